@@ -1,0 +1,46 @@
+"""What a user can do wrong, as exceptions: one line of what, one line of what to type, one exit code."""
+
+
+class LlamaError(Exception):
+    """A failure the user can act on. `hint` is a thing to type or to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(LlamaError):
+    """The command line or the call does not make sense."""
+
+    exit_code = 2
+
+
+class ModelRejected(LlamaError):
+    """The model folder is missing, damaged, hostile or of a kind that is not supported."""
+
+    exit_code = 3
+
+
+class DoesNotFit(LlamaError):
+    """Not enough memory, or no such device."""
+
+    exit_code = 4
+
+
+class InputRejected(LlamaError):
+    """The prompt or the input file cannot be used."""
+
+    exit_code = 5
+
+
+class OutputFailed(LlamaError):
+    """Standard output or an output file could not be written."""
+
+    exit_code = 74
+
+
+class NumericalError(LlamaError):
+    """The model produced NaN or infinity."""

@@ -1,0 +1,1 @@
+"""The transformer: pure torch, no files, no text."""

@@ -1,0 +1,233 @@
+"""params.json -> ModelArgs: the shape of a model, checked, with every derived size."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import ModelRejected, UsageError
+
+logger = logging.getLogger(__name__)
+
+Shape = tuple[int, ...]
+
+# Keys that change the arithmetic in ways this program does not compute.
+UNSUPPORTED_KEYS = ("quantization_args", "lora_args", "moe_args")
+
+# (dim, n_layers, n_heads, n_kv_heads) of Llama 3.2 1B and 3B: trained with a RoPE scale factor of 32,
+# which their params.json does not say (meta-llama/llama-models issues 166 and 241).
+FACTOR_32_SHAPES = {(2048, 16, 32, 8), (3072, 28, 24, 8)}
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of low RoPE frequencies; lengths in tokens."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """The shape of a model. Field names are Meta's; the defaults are Llama 3 8B's."""
+
+    dim: int = 4096
+    n_layers: int = 32
+    n_heads: int = 32
+    n_kv_heads: int = 8
+    vocab_size: int = 128256
+    multiple_of: int = 1024
+    ffn_dim_multiplier: float | None = 1.3
+    hidden_dim: int | None = None  # overrides the FFN formula
+    head_dim_override: int | None = None
+    norm_eps: float = 1e-5
+    rope_theta: float = 500000.0
+    rope_scaling: RopeScaling | None = None
+    max_seq_len: int = 8192  # the context the family was trained for
+
+    def __post_init__(self) -> None:
+        if self.head_dim_override is None and self.dim % self.n_heads:
+            raise ModelRejected(f"params.json: dim {self.dim} is not a multiple of n_heads {self.n_heads}")
+        if self.n_heads % self.n_kv_heads:
+            raise ModelRejected(
+                f"params.json: n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise ModelRejected(f"params.json: head size {self.head_dim} is odd; RoPE turns pairs")
+
+    @property
+    def head_dim(self) -> int:
+        return self.head_dim_override or self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Meta's rule: 2/3 of 4·dim, times the multiplier, rounded up to a multiple of `multiple_of`."""
+        if self.hidden_dim is not None:
+            return self.hidden_dim
+        hidden = int(2 * (4 * self.dim) / 3)
+        if self.ffn_dim_multiplier is not None:
+            hidden = int(self.ffn_dim_multiplier * hidden)
+        return self.multiple_of * math.ceil(hidden / self.multiple_of)
+
+    def weight_shapes(self) -> dict[str, Shape]:
+        """Every tensor of the model by Meta's name, in file order, with its whole (unsharded) shape."""
+        q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        shapes: dict[str, Shape] = {"tok_embeddings.weight": (self.vocab_size, self.dim)}
+        for layer in range(self.n_layers):
+            prefix = f"layers.{layer}."
+            shapes[prefix + "attention.wq.weight"] = (q_dim, self.dim)
+            shapes[prefix + "attention.wk.weight"] = (kv_dim, self.dim)
+            shapes[prefix + "attention.wv.weight"] = (kv_dim, self.dim)
+            shapes[prefix + "attention.wo.weight"] = (self.dim, q_dim)
+            shapes[prefix + "feed_forward.w1.weight"] = (self.ffn_dim, self.dim)
+            shapes[prefix + "feed_forward.w2.weight"] = (self.dim, self.ffn_dim)
+            shapes[prefix + "feed_forward.w3.weight"] = (self.ffn_dim, self.dim)
+            shapes[prefix + "attention_norm.weight"] = (self.dim,)
+            shapes[prefix + "ffn_norm.weight"] = (self.dim,)
+        shapes["norm.weight"] = (self.dim,)
+        shapes["output.weight"] = (self.vocab_size, self.dim)
+        return shapes
+
+    def n_params(self, *, tied: bool = False) -> int:
+        """Number of parameters; `tied` counts the embedding and the output matrix once."""
+        total = sum(math.prod(shape) for shape in self.weight_shapes().values())
+        return total - self.vocab_size * self.dim if tied else total
+
+
+class _RopeScalingParams(BaseModel):
+    """The explicit form, spelt as Hugging Face and torchchat spell it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    factor: float = Field(ge=1, le=1024)
+    low_freq_factor: float = Field(default=1.0, gt=0, le=1024)
+    high_freq_factor: float = Field(default=4.0, gt=0, le=1024)
+    original_max_position_embeddings: int = Field(default=8192, ge=1, le=2**31)
+
+
+class _Params(BaseModel):
+    """params.json as written. Strict: a float is no int, a bool is no number."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+    dim: int = Field(ge=1, le=2**17)
+    n_layers: int = Field(ge=1, le=1024)
+    n_heads: int = Field(ge=1, le=1024)
+    n_kv_heads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    vocab_size: Annotated[int, Field(ge=-1, le=2**21)] = -1
+    multiple_of: int = Field(default=256, ge=1, le=2**20)
+    ffn_dim_multiplier: Annotated[float, Field(gt=0, le=64)] | None = None
+    hidden_dim: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    intermediate_size: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    head_dim: Annotated[int, Field(ge=1, le=2**13)] | None = None
+    norm_eps: float = Field(default=1e-5, gt=0, le=1)
+    rope_theta: Annotated[float, Field(ge=1, le=1e12)] | None = None
+    rope_freq_base: Annotated[float, Field(ge=1, le=1e12)] | None = None
+    use_scaled_rope: bool | None = None
+    rope_scaling_factor: Annotated[float, Field(ge=1, le=1024)] | None = None
+    rope_high_freq_factor: Annotated[float, Field(gt=0, le=1024)] | None = None
+    rope_scaling: _RopeScalingParams | None = None
+    max_seq_len: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    max_batch_size: int | None = None  # a setting of the reference's scripts; nothing of the model
+
+
+def _checked(raw: Mapping[str, Any]) -> _Params:
+    try:
+        return _Params.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "constrained-float") or "params.json"
+        value = "" if first["type"] == "missing" else f", is {_short(first['input'])}"
+        raise ModelRejected(f"params.json: {where}: {first['msg']}{value}") from None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+    found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith("vision_")]
+    if found := [key for key in found if raw[key] not in (None, -1, {}, [])]:
+        raise ModelRejected(
+            f"params.json: {', '.join(found)}: this kind of checkpoint is not supported",
+            "use the bf16 text checkpoint of the same model",
+        )
+
+
+def _rope_scaling(params: _Params, flag: float | None) -> RopeScaling | None:
+    """Explicit key > `--rope-scale-factor` > 32 for the shapes of Llama 3.2 1B and 3B > 8."""
+    explicit = params.rope_scaling
+    if explicit is not None:
+        return RopeScaling(
+            explicit.factor,
+            explicit.low_freq_factor,
+            explicit.high_freq_factor,
+            explicit.original_max_position_embeddings,
+        )
+    if not params.use_scaled_rope:
+        if flag is not None:
+            raise UsageError(
+                f"--rope-scale-factor {flag:g}: this checkpoint does not use scaled RoPE", "leave it out"
+            )
+        return None
+    shape = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads)
+    default = 32.0 if shape in FACTOR_32_SHAPES else 8.0
+    factor = next(f for f in (params.rope_scaling_factor, flag, default) if f is not None)
+    return RopeScaling(factor, high_freq_factor=params.rope_high_freq_factor or 4.0)
+
+
+def _context_length(params: _Params, rope_theta: float, scaled: bool) -> int:
+    """What the family was trained for; Meta's params.json does not say it, so the RoPE settings tell."""
+    if params.max_seq_len is not None:
+        return params.max_seq_len
+    if scaled:
+        return 131072  # Llama 3.1 and later
+    return {500000.0: 8192, 1000000.0: 16384}.get(rope_theta, 4096)  # Llama 3, Code Llama, Llama 2
+
+
+def read_params(
+    raw: Mapping[str, Any],
+    *,
+    vocab_size: int | None = None,
+    llama2: bool = False,
+    rope_scale_factor: float | None = None,
+) -> ModelArgs:
+    """Turn the object of a params.json into ModelArgs; ModelRejected names the first bad field.
+
+    `vocab_size` is the weights' own and used where the file says -1 or nothing. `llama2` says that the
+    tokenizer is SentencePiece: such files leave out `rope_theta` and mean 10000, later ones 500000.
+    """
+    nested = raw.get("model")
+    raw = nested if isinstance(nested, Mapping) else raw
+    _refuse_unsupported(raw)
+    params = _checked(raw)
+    unknown = sorted(set(params.model_extra or {}) - set(UNSUPPORTED_KEYS))
+    unknown = [key for key in unknown if not key.startswith("vision_")]
+    if unknown:
+        logger.warning("params.json: ignoring unknown keys: %s", ", ".join(_short(key)[1:-1] for key in unknown))
+    vocab = params.vocab_size if params.vocab_size > 0 else vocab_size
+    if vocab is None:
+        raise ModelRejected(f"params.json: vocab_size must be 1 or more, or -1, is {params.vocab_size}")
+    theta = params.rope_theta or params.rope_freq_base or (10000.0 if llama2 else 500000.0)
+    scaling = _rope_scaling(params, rope_scale_factor)
+    return ModelArgs(
+        dim=params.dim,
+        n_layers=params.n_layers,
+        n_heads=params.n_heads,
+        n_kv_heads=params.n_kv_heads or params.n_heads,
+        vocab_size=vocab,
+        multiple_of=params.multiple_of,
+        ffn_dim_multiplier=params.ffn_dim_multiplier,
+        hidden_dim=params.hidden_dim or params.intermediate_size,
+        head_dim_override=params.head_dim,
+        norm_eps=params.norm_eps,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        max_seq_len=_context_length(params, theta, scaling is not None),
+    )

@@ -1,0 +1,42 @@
+"""The preallocated key/value cache: one slot per running sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .args import ModelArgs
+
+
+class Cache:
+    """Keys and values of every layer, each (n_slots, n_kv_heads, max_seq_len, head_dim)."""
+
+    def __init__(
+        self,
+        args: ModelArgs,
+        n_slots: int,
+        max_seq_len: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        n_kv_heads: int | None = None,
+    ) -> None:
+        self.n_slots = n_slots
+        self.max_seq_len = max_seq_len
+        shape = (n_slots, n_kv_heads or args.n_kv_heads, max_seq_len, args.head_dim)
+        # zeros, not empty: on a CPU the pages of a zeroed block exist only once they are written.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
+
+    def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values (N, n_kv_heads, head_dim) at (slots[i], positions[i])."""
+        self.keys[layer][slots, :, positions] = keys
+        self.values[layer][slots, :, positions] = values
+
+    def copy_prefix(self, source: int, targets: Sequence[int], length: int) -> None:
+        """Give the slots `targets` the first `length` positions of the slot `source`."""
+        for cached in (*self.keys, *self.values):
+            for target in targets:
+                cached[target, :, :length] = cached[source, :, :length]

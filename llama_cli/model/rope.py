@@ -1,0 +1,41 @@
+"""Rotary position embedding: positions turn pairs of query and key values (arXiv:2104.09864)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .args import ModelArgs, RopeScaling
+
+
+def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Llama 3.1's rule: long wavelengths are divided by `factor`, short ones kept, those between blended."""
+    wavelengths = 2 * math.pi / frequencies
+    # 0 where the wavelength is longer than original_context / low, 1 where shorter than original_context / high.
+    smooth = (scaling.original_context / wavelengths - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    blended = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+    scaled = torch.where(smooth < 0, frequencies / scaling.factor, blended)
+    return torch.where(smooth > 1, frequencies, scaled)
+
+
+def rope_table(args: ModelArgs, length: int, device: torch.device | str = "cpu") -> Tensor:
+    """Unit complex numbers exp(i · position · frequency), (length, head_dim / 2), complex64.
+
+    Angles are rounded to float32 as in Meta's code, which matters past a few thousand tokens.
+    """
+    exponents = torch.arange(0, args.head_dim, 2, dtype=torch.float32) / args.head_dim
+    frequencies = 1.0 / (args.rope_theta**exponents)
+    if args.rope_scaling is not None:
+        frequencies = scale_frequencies(frequencies, args.rope_scaling)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    return torch.polar(torch.ones_like(angles), angles).to(device)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn the interleaved pairs of x (N, heads, head_dim) by turns (N, 1, head_dim / 2), in float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (N, heads, head_dim / 2)
+    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
