@@ -36,6 +36,12 @@ class InputRejected(LlamaError):
     exit_code = 5
 
 
+class OutputRefused(LlamaError):
+    """The output exists, is locked or belongs to another run."""
+
+    exit_code = 7
+
+
 class OutputFailed(LlamaError):
     """Standard output or an output file could not be written."""
 

@@ -1,0 +1,1 @@
+"""Continuous batching: ids in, ids out."""

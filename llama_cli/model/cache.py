@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -35,8 +33,12 @@ class Cache:
         self.keys[layer][slots, :, positions] = keys
         self.values[layer][slots, :, positions] = values
 
-    def copy_prefix(self, source: int, targets: Sequence[int], length: int) -> None:
-        """Give the slots `targets` the first `length` positions of the slot `source`."""
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Give the slot `target` the first `length` positions of the slot `source`."""
         for cached in (*self.keys, *self.values):
-            for target in targets:
-                cached[target, :, :length] = cached[source, :, :length]
+            cached[target, :, :length] = cached[source, :, :length]
+
+    def copy_from(self, smaller: Cache) -> None:
+        """Take over all that a cache with fewer positions holds."""
+        for mine, other in zip((*self.keys, *self.values), (*smaller.keys, *smaller.values), strict=True):
+            mine[:, :, : smaller.max_seq_len] = other

@@ -1,0 +1,178 @@
+"""The loop: the only place where tokens are produced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from ..errors import NumericalError
+from . import sampler
+from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
+from .runner import Runner
+from .scheduler import Plan, Scheduler, Sequence, Work
+
+
+@dataclass
+class Stats:
+    """Counts and seconds of all steps so far. A step with any prompt in it counts as prefill."""
+
+    n_prompt: int = 0  # prompt tokens computed
+    n_reused: int = 0  # prompt tokens found in the cache
+    n_decoded: int = 0  # tokens made in steps without prompt tokens
+    n_steps: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    decode_steps: int = 0
+
+
+class Engine:
+    """Continuous batching: requests join and leave the running batch at every step."""
+
+    def __init__(self, runner: Runner, *, n_words: int, stop_tokens: frozenset[int], chunk: int = 512) -> None:
+        self.runner = runner
+        self.n_words = n_words  # ids from here on have no text and are never chosen
+        self.stop_tokens = stop_tokens
+        self.scheduler = Scheduler(runner.n_slots, chunk)
+        self.stats = Stats()
+        self._random: dict[Sequence, Random] = {}
+        self._cancelled: set[tuple[int, int]] = set()
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
+        """Run requests to their ends, as many at once as there are slots; `requests` is read as needed.
+
+        Abandoning the iterator abandons the requests.
+        """
+        coming = iter(requests)
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and self.scheduler.has_room:
+                    request = next(coming, None)
+                    if request is None:
+                        exhausted = True
+                    else:
+                        yield from self._start(request)
+                yield from self._drop_cancelled()
+                if self.scheduler.busy:
+                    yield from self._step()
+                elif exhausted:
+                    return
+        finally:
+            for sequence in list(self._random):
+                self._end(sequence)
+            self._cancelled.clear()
+
+    def cancel(self, key: int, sample: int) -> None:
+        """Stop one sample before the next step: the caller has seen a stop string."""
+        self._cancelled.add((key, sample))
+
+    def _start(self, request: Request) -> Iterator[Event]:
+        limit = min(len(request.prompt) + request.sampling.max_tokens, self.runner.max_seq_len)
+        for sample in range(request.sampling.n):
+            sequence = Sequence(request, sample, limit)
+            if sequence.is_full and not sequence.scores_prompt:
+                yield Finish(request.key, sample, "length")
+                continue
+            self.runner.reserve(limit)
+            self._random[sequence] = Random((request.seed + sample) % 2**64)
+            self.scheduler.add(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        del self._random[sequence]
+
+    def _drop_cancelled(self) -> Iterator[Event]:
+        if not self._cancelled:
+            return
+        for sequence in list(self._random):
+            if (sequence.request.key, sequence.sample) in self._cancelled:
+                self._end(sequence)
+                yield Finish(sequence.request.key, sequence.sample, "stop")
+        self._cancelled.clear()
+
+    def _step(self) -> Iterator[Event]:
+        began = time.perf_counter()
+        plan = self.scheduler.plan()
+        logits = self.runner.run(plan)[:, : self.n_words]
+        was_prefill = any(work.sequence.in_prefill for work in plan.work)
+        self.scheduler.advance(plan)
+        events = list(self._choose(plan.work, logits))
+        self._count(plan, was_prefill, time.perf_counter() - began)
+        yield from events
+
+    @torch.inference_mode()
+    def _choose(self, work: list[Work], logits: Tensor) -> Iterator[Event]:
+        """Score the prompts that asked for it and give every row at its end the next token."""
+        sequences, last_rows = [], []
+        first = 0
+        for piece in work:
+            sequence, n_outputs = piece.sequence, piece.n_outputs
+            if sequence.scores_prompt and piece.start < sequence.n_prompt:
+                yield from self._score_prompt(piece, logits[first : first + n_outputs])
+            first += n_outputs
+            if not piece.reaches_end:
+                continue
+            if sequence.is_full:  # only its prompt was to be scored
+                self._end(sequence)
+                yield Finish(sequence.request.key, sequence.sample, "length")
+            else:
+                sequences.append(sequence)
+                last_rows.append(first - 1)
+        if not sequences:
+            return
+        wanted = logits[last_rows]
+        chosen = sampler.pick(wanted, [self._draw(sequence) for sequence in sequences])
+        for sequence, token, of_row in zip(sequences, chosen, wanted, strict=True):
+            yield from self._append(sequence, token, of_row)
+
+    def _draw(self, sequence: Sequence) -> sampler.Draw:
+        sampling = sequence.request.sampling
+        generated = sequence.tokens[sequence.n_prompt :] if sampling.penalises else ()
+        return sampler.Draw(sampling, self._random[sequence], sequence.request.prompt, generated)
+
+    def _score_prompt(self, piece: Work, logits: Tensor) -> Iterator[Event]:
+        """The logits at position p tell the probability of token p + 1; the last ones tell the answer's."""
+        request = piece.sequence.request
+        targets = request.prompt[piece.start + 1 : piece.start + piece.length + 1]
+        if targets:
+            scores = sampler.logprobs(logits[: len(targets)], targets, request.sampling.top_logprobs)
+            yield PromptScored(request.key, tuple(scores))
+
+    def _append(self, sequence: Sequence, token: int | None, logits: Tensor) -> Iterator[Event]:
+        key, sample, sampling = sequence.request.key, sequence.sample, sequence.request.sampling
+        if token is None:
+            self._end(sequence)
+            yield Finish(key, sample, "error", _not_a_number(len(sequence.tokens)))
+            return
+        score: TokenLogprob | None = None
+        if sampling.wants_logprobs:
+            score = sampler.logprobs(logits[None], [token], sampling.top_logprobs)[0]
+        is_stop = token in sampling.stop_token_ids or (not sampling.ignore_eos and token in self.stop_tokens)
+        sequence.tokens.append(token)
+        yield Token(key, sample, token, score, is_stop)
+        if is_stop or sequence.is_full:
+            self._end(sequence)
+            yield Finish(key, sample, "stop" if is_stop else "length")
+
+    def _count(self, plan: Plan, was_prefill: bool, seconds: float) -> None:
+        self.stats.n_steps += 1
+        self.stats.n_reused = self.scheduler.n_reused
+        if was_prefill:
+            self.stats.prefill_seconds += seconds
+            self.stats.n_prompt += sum(work.length for work in plan.work if work.start < work.sequence.n_prompt)
+        else:
+            self.stats.decode_seconds += seconds
+            self.stats.decode_steps += 1
+            self.stats.n_decoded += len(plan.work)
+
+
+def _not_a_number(position: int) -> NumericalError:
+    return NumericalError(
+        f"the model produced NaN or infinity at position {position}",
+        "a damaged weight, or float16 overflowing: try --dtype fp32, or download the files again",
+    )

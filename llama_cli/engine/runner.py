@@ -1,0 +1,52 @@
+"""A plan in, logits out: turns the scheduler's integers into tensors and runs the model on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..model.cache import Cache
+from ..model.llama import Batch, Llama, Row
+from .scheduler import Plan
+
+# The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
+GROWTH = 256
+
+
+class Runner:
+    """Owns the model and its cache."""
+
+    def __init__(self, model: Llama, *, n_slots: int, max_seq_len: int) -> None:
+        self.model = model
+        self.n_slots = n_slots
+        self.max_seq_len = max_seq_len  # the cache never grows past this
+        self.device = model.tok_embeddings.weight.device
+        self.dtype = model.tok_embeddings.weight.dtype
+        self.cache = self._make_cache(0)
+
+    def _make_cache(self, length: int) -> Cache:
+        return Cache(self.model.args, self.n_slots, length, dtype=self.dtype, device=self.device)
+
+    def reserve(self, length: int) -> None:
+        """Make room for sequences of `length` tokens, keeping what is cached."""
+        if length <= self.cache.max_seq_len:
+            return
+        rounded = min(-(-length // GROWTH) * GROWTH, self.max_seq_len)
+        grown = self._make_cache(rounded)
+        grown.copy_from(self.cache)
+        self.cache = grown
+        self.model.prepare_rope(rounded)
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> Tensor:
+        """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
+        for copy in plan.copies:
+            self.cache.copy_prefix(copy.source, copy.target, copy.length)
+        rows, tokens, outputs = [], [], []
+        for work in plan.work:
+            assert work.sequence.slot is not None, "planned work has a slot"
+            rows.append(Row(work.sequence.slot, work.start, work.length))
+            tokens += work.tokens
+            outputs += range(len(tokens) - work.n_outputs, len(tokens))
+        logits: Tensor = self.model(Batch.of(rows, tokens, outputs, self.device), self.cache)
+        return logits

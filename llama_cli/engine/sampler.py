@@ -1,0 +1,137 @@
+"""Logits to tokens. Each request draws from a generator of its own, so its text knows no neighbours.
+
+Order: logit bias and penalties, then temperature, top-k, top-p, min-p, then one draw on the sorted
+candidates. Shapes: M rows, V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .request import Sampling, TokenLogprob
+
+# So many candidates are sorted before looking whether top-p needs more: sorting 128,256 takes ten times as long.
+FIRST_LOOK = 256
+
+
+class Draw(NamedTuple):
+    """What one row needs to choose a token."""
+
+    sampling: Sampling
+    random: Random
+    prompt: Sequence[int]
+    generated: Sequence[int]
+
+
+class Candidates(NamedTuple):
+    """The tokens that may be drawn, likeliest first, and their probabilities, which sum to 1."""
+
+    ids: Tensor  # (C,)
+    probabilities: Tensor  # (C,)
+
+
+def bias_and_penalise(logits: Tensor, draw: Draw) -> Tensor:
+    """Apply logit bias and penalties to one row (V,); returns a new tensor.
+
+    The repetition penalty counts prompt and answer (arXiv:1909.05858); the presence and frequency
+    penalties count the answer alone, as OpenAI's do.
+    """
+    logits = logits.clone()
+    sampling = draw.sampling
+    if sampling.logit_bias:
+        bias = torch.tensor(list(sampling.logit_bias.values()), dtype=logits.dtype, device=logits.device)
+        logits[torch.tensor(list(sampling.logit_bias), device=logits.device)] += bias
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor([*draw.prompt, *draw.generated], device=logits.device).unique()
+        values = logits[seen]
+        penalty = sampling.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if draw.generated:
+        answered = torch.tensor(list(draw.generated), device=logits.device)
+        counts = torch.bincount(answered, minlength=len(logits)).to(logits.dtype)
+        logits -= sampling.frequency_penalty * counts + sampling.presence_penalty * (counts > 0)
+    return logits
+
+
+def candidates(logits: Tensor, sampling: Sampling) -> Candidates:
+    """Which tokens of one row (V,) may be drawn.
+
+    Top-p is Meta's rule: with probabilities sorted, a token stays while the sum before it is at most
+    top_p, so the one that crosses the line stays.
+    """
+    scaled = logits / sampling.temperature
+    normaliser = scaled.logsumexp(-1)
+    n_vocab = len(scaled)
+    looked_at = min(FIRST_LOOK, n_vocab)
+    while True:
+        values, ids = scaled.topk(looked_at)
+        probabilities = (values - normaliser).exp()
+        kept = _filter(probabilities, sampling)
+        if len(kept) < looked_at or looked_at == n_vocab:
+            return Candidates(ids[: len(kept)], kept / kept.sum())
+        looked_at = min(looked_at * 16, n_vocab)
+
+
+def _filter(probabilities: Tensor, sampling: Sampling) -> Tensor:
+    """The leading probabilities that survive top-k, top-p and min-p."""
+    if sampling.top_k:
+        probabilities = probabilities[: sampling.top_k]
+    if 0 < sampling.top_k <= len(probabilities):
+        probabilities = probabilities / probabilities.sum()
+    if sampling.top_p < 1:
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities[: int((before <= sampling.top_p).sum())]
+    if sampling.min_p > 0:
+        probabilities = probabilities[: int((probabilities >= sampling.min_p * probabilities[0]).sum())]
+    return probabilities
+
+
+def choose(logits: Tensor, draw: Draw) -> int:
+    """The next token of one row (V,): the likeliest, or one draw at a single uniform number.
+
+    One number a token keeps the stream of random numbers in step with the text, whatever rounding does
+    to the number of candidates.
+    """
+    if draw.sampling.changes_logits:
+        logits = bias_and_penalise(logits, draw)
+    if draw.sampling.is_greedy:
+        return int(logits.argmax())
+    ids, probabilities = candidates(logits, draw.sampling)
+    place = int(torch.searchsorted(probabilities.double().cumsum(-1), draw.random.random(), right=True))
+    return int(ids[min(place, len(ids) - 1)])
+
+
+def pick(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
+    """Choose a token for each row of logits (M, V); None where the model produced NaN or infinity."""
+    likeliest = logits.max(-1)
+    healthy = likeliest.values.isfinite().tolist()  # the maximum shows NaN and +inf, and lets -inf masks pass
+    greedy = likeliest.indices.tolist()
+    chosen: list[int | None] = []
+    for row, draw in enumerate(draws):
+        if not healthy[row]:
+            chosen.append(None)
+        elif draw.sampling.is_greedy and not draw.sampling.changes_logits:
+            chosen.append(greedy[row])
+        else:
+            chosen.append(choose(logits[row], draw))
+    return chosen
+
+
+def logprobs(logits: Tensor, token_ids: Sequence[int], n_top: int) -> list[TokenLogprob]:
+    """Log-probabilities of `token_ids` (M) under logits (M, V), as the model gave them, and the n_top likeliest."""
+    normaliser = logits.logsumexp(-1, keepdim=True)
+    taken = torch.tensor(token_ids, device=logits.device)[:, None]
+    values = (logits.gather(-1, taken) - normaliser).squeeze(-1).tolist()
+    tops: list[tuple[tuple[int, float], ...]] = [()] * len(values)
+    if n_top:
+        best = logits.topk(min(n_top, logits.shape[-1]))
+        scores = (best.values - normaliser).tolist()
+        tops = [
+            tuple(zip(ids, row, strict=True)) for ids, row in zip(best.indices.tolist(), scores, strict=True)
+        ]
+    return [TokenLogprob(token, value, top) for token, value, top in zip(token_ids, values, tops, strict=True)]

@@ -1,0 +1,219 @@
+"""Who runs, in which cache slot, on which tokens. Integers and lists only: no torch."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .request import Request
+
+# A prompt waits for a neighbour that is computing the same beginning if that saves at least so many tokens.
+WORTH_WAITING_FOR = 16
+
+# Rows that need the logits of every prompt token take small steps: 64 rows of logits, not a whole prompt's.
+SCORING_CHUNK = 64
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One sample of one request, while it runs."""
+
+    request: Request
+    sample: int
+    limit: int  # most tokens, prompt included
+    tokens: list[int] = field(default_factory=list)  # prompt and generated
+    n_cached: int = 0  # tokens[:n_cached] have their keys and values in the slot
+    slot: int | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def n_generated(self) -> int:
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_pending(self) -> int:
+        return len(self.tokens) - self.n_cached
+
+    @property
+    def in_prefill(self) -> bool:
+        return self.n_cached < self.n_prompt
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Every sample shares the prompt: the first one scores it."""
+        return self.request.sampling.prompt_logprobs and self.sample == 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.tokens) >= self.limit
+
+
+class Copy(NamedTuple):
+    """Give slot `target` the first `length` positions of slot `source`."""
+
+    source: int
+    target: int
+    length: int
+
+
+class Work(NamedTuple):
+    """Compute tokens [start, start + length) of a sequence."""
+
+    sequence: Sequence
+    start: int
+    length: int
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.sequence.tokens[self.start : self.start + self.length]
+
+    @property
+    def reaches_end(self) -> bool:
+        return self.start + self.length == len(self.sequence.tokens)
+
+    @property
+    def n_outputs(self) -> int:
+        """For how many of its last tokens the logits are wanted."""
+        if self.sequence.scores_prompt and self.start < self.sequence.n_prompt:
+            return self.length
+        return 1 if self.reaches_end else 0
+
+
+class Plan(NamedTuple):
+    """One step: first the copies, then the work."""
+
+    copies: list[Copy]
+    work: list[Work]
+
+
+@dataclass
+class Slot:
+    """One row of the cache, and what it holds."""
+
+    index: int
+    held: list[int] = field(default_factory=list)  # of a sequence that has left
+    sequence: Sequence | None = None
+    last_used: int = 0
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids whose keys and values lie in the slot now."""
+        return self.held if self.sequence is None else self.sequence.tokens[: self.sequence.n_cached]
+
+
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Length of the longest common beginning."""
+    limit = min(len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    return next(i for i in range(limit) if a[i] != b[i])
+
+
+class Scheduler:
+    """Keeps sequences in slots; slots remember their last sequence, so that a shared beginning is free."""
+
+    def __init__(self, n_slots: int, chunk: int) -> None:
+        self.slots = [Slot(index) for index in range(n_slots)]
+        self.chunk = chunk  # most prompt tokens in one step
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.n_reused = 0  # prompt tokens that were not computed because a slot held them
+        self._clock = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another request could start now."""
+        return len(self.running) + len(self.waiting) < len(self.slots)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def plan(self) -> Plan:
+        """Admit what fits, then give every decoding row its token and the oldest prompts the rest of the step."""
+        copies = self._admit()
+        budget = self.chunk
+        work = []
+        for sequence in self.running:
+            if sequence.n_pending == 1:
+                work.append(Work(sequence, sequence.n_cached, 1))
+                continue
+            most = min(budget, SCORING_CHUNK) if sequence.scores_prompt else budget
+            length = min(sequence.n_pending, most)
+            if length > 0:
+                work.append(Work(sequence, sequence.n_cached, length))
+                budget -= length
+        return Plan(copies, work)
+
+    def advance(self, plan: Plan) -> None:
+        """The work of `plan` is done: its tokens are cached."""
+        for sequence, start, length in plan.work:
+            sequence.n_cached = start + length
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is; its slot keeps what it computed."""
+        if sequence.slot is None:
+            self.waiting.remove(sequence)
+            return
+        slot = self.slots[sequence.slot]
+        slot.held = sequence.tokens[: sequence.n_cached]
+        slot.sequence = None
+        self.running.remove(sequence)
+
+    def forget(self) -> None:
+        """Drop what free slots remember, as when the cache has been made anew."""
+        for slot in self.slots:
+            slot.held = []
+
+    def _admit(self) -> list[Copy]:
+        copies: list[Copy] = []
+        for sequence in list(self.waiting):
+            free = [slot for slot in self.slots if slot.sequence is None]
+            if not free:
+                break
+            copy = self._place(sequence, free)
+            if copy is not None and copy.length:
+                copies.append(copy)
+        return copies
+
+    def _place(self, sequence: Sequence, free: list[Slot]) -> Copy | None:
+        """Put a sequence into the best free slot, or leave it waiting for a neighbour's beginning."""
+        prompt = sequence.tokens
+        usable = 0 if sequence.scores_prompt else len(prompt) - 1  # the last token is computed in any case
+        shared = {slot.index: min(common_prefix(prompt, slot.tokens), usable) for slot in self.slots}
+        best = max(self.slots, key=lambda slot: (shared[slot.index], slot.sequence is None, -slot.last_used))
+        if self._should_wait(sequence, usable, shared[best.index]):
+            return None
+        # Reuse the best slot in place if it is free, else overwrite the one that was idle longest.
+        target = best if best.sequence is None and shared[best.index] else min(free, key=lambda s: s.last_used)
+        self._clock += 1
+        target.last_used = self._clock
+        target.held = []
+        target.sequence = sequence
+        sequence.slot = target.index
+        sequence.n_cached = shared[best.index]
+        self.n_reused += sequence.n_cached
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        if best is target:
+            return None
+        return Copy(best.index, target.index, sequence.n_cached)
+
+    def _should_wait(self, sequence: Sequence, usable: int, shared_now: int) -> bool:
+        for other in self.running:
+            if not other.in_prefill:
+                continue
+            gain = min(common_prefix(sequence.tokens, other.tokens), usable) - shared_now
+            if gain >= (1 if other.request is sequence.request else WORTH_WAITING_FOR):
+                return True
+        return False

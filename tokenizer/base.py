@@ -1,0 +1,82 @@
+"""What every tokenizer is, and how ids become text one at a time."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+
+class TokenizerError(ValueError):
+    """A tokenizer file cannot be used."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class EncodeError(ValueError):
+    """A text, or an id, is outside the vocabulary."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    @property
+    def kind(self) -> str:
+        """`tiktoken`, `char` or `sentencepiece`."""
+
+    @property
+    def n_words(self) -> int:
+        """Size of the vocabulary, special tokens included."""
+
+    @property
+    def bos_id(self) -> int | None: ...
+
+    @property
+    def eos_id(self) -> int | None: ...
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The ids with which the family's models end what they say."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]: ...
+
+    @property
+    def max_token_bytes(self) -> int:
+        """Length of the longest token: a text of B bytes has at least B / max_token_bytes tokens."""
+
+    def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+        """Ids of `text`. Text that looks like a special token stays text. EncodeError if it cannot be."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens show their names, as Meta's do."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of one id, often a part of a character."""
+
+
+class StreamDecoder:
+    """Decodes one id at a time and never shows half a character.
+
+    What `feed` and `finish` return adds up to `tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token_id: int) -> str:
+        """The text that is certain after one more id."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token_id))
+
+    def finish(self) -> str:
+        """The rest: bytes that never became a character, as U+FFFD."""
+        return self._decoder.decode(b"", final=True)

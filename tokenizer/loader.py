@@ -1,0 +1,59 @@
+"""Which tokenizer a file holds: decided by looking into it, not by its name."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from .base import Tokenizer, TokenizerError
+from .char import CharTokenizer
+
+TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n")
+
+# What else lies under this name on people's disks, by its first bytes.
+FOREIGN = {
+    b"version https://git-lfs": ("a git-lfs pointer, not the file itself", "git lfs pull"),
+    b"<": ("a web page, not a tokenizer", "download the file again, signed in"),
+    b"{": ("JSON, as Hugging Face's tokenizer.json is", "give Meta's tokenizer.model with --tokenizer"),
+    b"\x1f\x8b": ("compressed with gzip", "gunzip it"),
+    b"PK\x03\x04": ("a zip archive, not a tokenizer", "give Meta's tokenizer.model with --tokenizer"),
+}
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read chars.json, Meta's tiktoken file or a SentencePiece model; TokenizerError says what else it is."""
+    path = Path(path)
+    head = _read_head(path)
+    if TIKTOKEN_LINE.match(head):
+        from .bpe import BPETokenizer
+
+        return BPETokenizer(path)
+    if head.lstrip().startswith(b"["):
+        return CharTokenizer.from_file(path)
+    if head.startswith(b"\n"):  # field 1 of the protobuf: the first piece
+        from .spm import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(path)
+    for beginning, (what, hint) in FOREIGN.items():
+        if head.lstrip().startswith(beginning):
+            raise TokenizerError(f"{path} is {what}", hint)
+    if not head.strip(b"\0"):
+        raise TokenizerError(f"{path} is {'full of zeros' if head else 'empty'}", "download it again")
+    raise TokenizerError(
+        f"{path} is no tokenizer this program knows; it begins with {head[:16]!r}",
+        "give Meta's tokenizer.model, or the chars.json of a toy, with --tokenizer",
+    )
+
+
+def _read_head(path: Path) -> bytes:
+    """The first bytes of a regular file; a pipe or a device is not even opened."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise TokenizerError(f"{path} is {kind}", "give the tokenizer file itself")
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror or error}", "give another file with --tokenizer") from None

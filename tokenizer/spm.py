@@ -1,0 +1,63 @@
+"""Llama 2's tokenizer: a SentencePiece model. Needs the package `sentencepiece`, the extra `llama2`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .base import EncodeError, TokenizerError
+
+SPACE = "\u2581"  # how SentencePiece writes a space
+
+
+class SentencePieceTokenizer:
+    """Pieces as the model file numbers them: unknown 0, begin 1, end 2."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import sentencepiece
+        except ImportError:
+            raise TokenizerError(
+                f"{path.name} is a SentencePiece model (Llama 2), and the package that reads it is not installed",
+                "pip install 'llama-cli[llama2]'",
+            ) from None
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(path.read_bytes())
+        except (RuntimeError, ValueError):
+            raise TokenizerError(f"{path.name} is damaged: SentencePiece cannot read it") from None
+        model = self._model
+        self.n_words: int = model.GetPieceSize()
+        self.bos_id: int = model.bos_id()
+        self.eos_id: int = model.eos_id()
+        self.stop_tokens = frozenset({self.eos_id})
+        control = (token_id for token_id in range(self.n_words) if model.IsControl(token_id))
+        self.special_tokens: dict[str, int] = {model.IdToPiece(token_id): token_id for token_id in control}
+        self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
+        self.max_token_bytes = max(map(len, self._bytes))
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        piece: str = self._model.IdToPiece(token_id)
+        if self._model.IsByte(token_id):
+            return bytes([int(piece[3:5], 16)])  # <0x0A>
+        return piece.replace(SPACE, " ").encode()
+
+    def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+        """Ids of `text`. SentencePiece puts a space before the first word; `decode` shows it."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise EncodeError(f"character {error.start} is a lone surrogate, {text[error.start]!r}") from None
+        ids: list[int] = self._model.EncodeAsIds(text)
+        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids as part of a longer text: a leading space stays, since it parts two words there."""
+        return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if not 0 <= token_id < self.n_words:
+            raise EncodeError(f"id {token_id} is outside the vocabulary of {self.n_words}")
+        return self._bytes[token_id]
