@@ -1,0 +1,60 @@
+"""Looks at a file before opening it, and notices when it changes."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import ModelRejected
+
+
+class Identity(NamedTuple):
+    """What stays the same while nobody touches a file."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+def identify(path: Path) -> Identity:
+    """The identity of a regular file. Pipes, devices and folders are refused unopened: they could block."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise ModelRejected(f"{path} is {kind}", "give a folder with the files as they were downloaded")
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def read_head(path: Path, n_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError as error:
+        raise unreadable(path, error) from None
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """A whole file of at most `limit` bytes."""
+    size = identify(path).size
+    if size > limit:
+        raise ModelRejected(f"{path.name} has {size:,} bytes; such a file has at most {limit:,}")
+    return read_head(path, limit)
+
+
+def unreadable(path: Path, error: OSError) -> ModelRejected:
+    reason = (error.strerror or str(error)).lower()
+    return ModelRejected(f"cannot read {path}: {reason}", f"ls -l {path}")
+
+
+def ensure_unchanged(path: Path, before: Identity) -> None:
+    """ModelRejected if the file is not what it was: mapped weights change with their file."""
+    if identify(path) != before:
+        raise ModelRejected(
+            f"{path} changed while it was being read",
+            "run again; replace model files by renaming a finished copy over them",
+        )
