@@ -1,3 +1,32 @@
-"""Run Meta's native Llama checkpoints."""
+"""Run Meta's native Llama checkpoints.
+
+    import llama_cli
+
+    session = llama_cli.load("~/.llama/checkpoints/Llama3.2-1B")
+    for chunk in session.stream(["Once upon a time"], llama_cli.Sampling(max_tokens=64)):
+        print(chunk.text, end="", flush=True)
+    answers = session.complete(["Hello", "Bonjour"])  # the same, whole
+
+The names below are imported when they are first used, since torch takes seconds to load.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine.request import Sampling
+    from .errors import LlamaError
+    from .loader import load
+    from .session import Chunk, Completion, Prompt, Session
 
 __version__ = "0.1.0"
+
+__all__ = ["Chunk", "Completion", "LlamaError", "Prompt", "Sampling", "Session", "load"]
+
+_HOMES = {"load": "loader", "Sampling": "engine.request", "LlamaError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES.get(name, 'session')}", __name__), name)

@@ -48,9 +48,7 @@ def special_names() -> list[str]:
     """The 256 names of Llama 3.1 and later, in the order of their ids."""
     by_place = {place: name for name, place in NAMED_SPECIAL.items()}
     unnamed = iter(range(N_SPECIAL))
-    return [
-        by_place.get(place) or f"<|reserved_special_token_{next(unnamed)}|>" for place in range(N_SPECIAL)
-    ]
+    return [by_place.get(place) or f"<|reserved_special_token_{next(unnamed)}|>" for place in range(N_SPECIAL)]
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
@@ -116,9 +114,7 @@ class BPETokenizer:
         older = {f"<|reserved_special_token_{k}|>": self._n_ranks + 5 + k for k in range(246, 251)}
         self.special_tokens = {**primary, **older}
         self.max_token_bytes = max(map(len, ranks))
-        self._encoding = tiktoken.Encoding(
-            path.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=primary
-        )
+        self._encoding = tiktoken.Encoding(path.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=primary)
 
     @property
     def n_words(self) -> int:

@@ -13,6 +13,7 @@ from .checkpoint import Checkpoint
 from .huggingface import HuggingFaceWeights, params_of
 from .json_file import read_object
 from .meta import shard_paths
+from .regular_file import Identity
 from .safetensors_file import SafetensorsFiles, open_safetensors
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -44,7 +45,7 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     return Checkpoint(folder, params, "config.json", found, [weights], _identities(files))
 
 
-def _identities(files: SafetensorsFiles) -> dict[Path, tuple[int, int, int, int]]:
+def _identities(files: SafetensorsFiles) -> dict[Path, Identity]:
     return {file.path: file.identity for file in files.files}
 
 
@@ -61,5 +62,6 @@ def _require_safe_torch() -> None:
     numbers = torch.__version__.split("+")[0].split(".")[:2]
     if tuple(int(number) for number in numbers if number.isdigit()) < SAFE_TORCH:
         raise ModelRejected(
-            f"torch {torch.__version__} opens hostile checkpoints unsafely (CVE-2026-24747)", "pip install 'torch>=2.10'"
+            f"torch {torch.__version__} opens hostile checkpoints unsafely (CVE-2026-24747)",
+            "pip install 'torch>=2.10'",
         )

@@ -26,7 +26,14 @@ DOWNLOAD_AGAIN = "download the file again"
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # PKWARE's APPNOTE 4.3.7
 
 # Entries that torch.save writes, beside data/N.
-KNOWN_ENTRIES = {"data.pkl", "byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id"}
+KNOWN_ENTRIES = {
+    "data.pkl",
+    "byteorder",
+    "version",
+    ".format_version",
+    ".storage_alignment",
+    ".data/serialization_id",
+}
 
 # What lies under this name on people's disks instead, by its first bytes.
 FOREIGN = (
@@ -112,7 +119,8 @@ def _check_directory(path: Path, size: int) -> list[Record]:
         raise unreadable(path, error) from None
     except Exception:  # zipfile raises many kinds on damaged files
         raise ModelRejected(
-            f"{path.name} is cut short or damaged (no zip directory at its end): {size:,} bytes", DOWNLOAD_AGAIN
+            f"{path.name} is cut short or damaged (no zip directory at its end): {size:,} bytes",
+            DOWNLOAD_AGAIN,
         ) from None
 
 
@@ -142,7 +150,9 @@ def _check_overlap(path: Path, entries: list[zipfile.ZipInfo], located: dict[str
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         record = located[entry.filename]
         if entry.header_offset < last or record.offset + record.size > size:
-            raise ModelRejected(f"{path.name}: entry {entry.filename[:60]!r} overlaps another or the end", DOWNLOAD_AGAIN)
+            raise ModelRejected(
+                f"{path.name}: entry {entry.filename[:60]!r} overlaps another or the end", DOWNLOAD_AGAIN
+            )
         last = record.offset + record.size
 
 
@@ -183,7 +193,7 @@ def _refuse_code(path: Path) -> None:
 def _load(path: Path, mmap: bool) -> dict[str, Tensor]:
     try:
         # weights_only is spelt out: without it, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 would run the pickle.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)  # noqa: TID251
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception:  # torch's own texts advise to turn the protection off
         raise ModelRejected(f"{path.name} is damaged: torch cannot read it", DOWNLOAD_AGAIN) from None
     if type(loaded).__name__ not in ("dict", "OrderedDict"):

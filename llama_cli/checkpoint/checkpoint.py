@@ -61,7 +61,9 @@ class Checkpoint:
         """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
         for name in (EMBEDDING, LAST_NORM):
             if name not in self.shards[0].names():
-                raise ModelRejected(f"{self.folder}: {name} is missing", "this is no Llama checkpoint, or a damaged one")
+                raise ModelRejected(
+                    f"{self.folder}: {name} is missing", "this is no Llama checkpoint, or a damaged one"
+                )
         shape, dim = self.shards[0].shape(EMBEDDING), self.shards[0].shape(LAST_NORM)[-1]
         split_on_rows = len(self.shards) > 1 and shape[-1] == dim
         return shape[0] * len(self.shards) if split_on_rows else shape[0]
@@ -95,7 +97,8 @@ class Checkpoint:
             except ValueError:
                 share = "" if len(self.shards) == 1 else f"a part in {len(self.shards)} of "
                 raise ModelRejected(
-                    f"{where}{name} has shape {shape}, must be {share}{whole}", f"does {self.params_name} belong to it?"
+                    f"{where}{name} has shape {shape}, must be {share}{whole}",
+                    f"does {self.params_name} belong to it?",
                 ) from None
             first = self.shards[0]
             if shard.dtype(name) != self.dtype:

@@ -68,7 +68,9 @@ def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
     params["rope_theta"] = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "llama3":
-        params["rope_scaling"] = {key: value for key, value in rope.items() if key not in ("rope_type", "type", "rope_theta")}
+        params["rope_scaling"] = {
+            key: value for key, value in rope.items() if key not in ("rope_type", "type", "rope_theta")
+        }
     elif kind != "default":
         raise ModelRejected(f"config.json: rope_type {str(kind)[:40]!r} is not supported")
     return params

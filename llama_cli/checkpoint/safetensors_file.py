@@ -33,7 +33,9 @@ class SafetensorsFile:
         try:
             self._file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError, ValueError):
-            raise ModelRejected(f"{path.name} is damaged: its header and its data disagree", "download it again") from None
+            raise ModelRejected(
+                f"{path.name} is damaged: its header and its data disagree", "download it again"
+            ) from None
 
     def names(self) -> list[str]:
         return list(self._header)
@@ -112,7 +114,9 @@ def open_safetensors(folder: Path, *, mmap: bool = True) -> SafetensorsFiles:
             raise ModelRejected(f"{indexes[0].name}: {foreign[0][:60]!r} is outside its folder")
         absent = [name for name in names if not (folder / name).exists()]
         if absent:
-            raise ModelRejected(f"{folder}: {absent[0]} is missing ({len(absent)} of {len(names)} files)", "download it")
+            raise ModelRejected(
+                f"{folder}: {absent[0]} is missing ({len(absent)} of {len(names)} files)", "download it"
+            )
     else:
         names = [name for name in WHOLE_NAMES if (folder / name).exists()][:1]
     if not names:

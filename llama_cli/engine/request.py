@@ -37,9 +37,9 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 class Sampling:
     """How to choose tokens and when to stop: the flags, the JSON fields, the Python API and the defaults."""
 
-    max_tokens: Annotated[
-        int, Field(ge=0, lt=2**31, description="Most new tokens; cut to what the context holds.")
-    ] = 256
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31, description="Most new tokens; cut to what the context holds.")] = (
+        256
+    )
     temperature: Annotated[
         float, BeforeValidator(_temperature), Field(ge=0, le=10, description="0 takes the likeliest token.")
     ] = 0.6
@@ -78,9 +78,7 @@ class Sampling:
     ignore_eos: Annotated[bool, Field(description="Go on past the model's own stop tokens.")] = False
     n: Annotated[int, Field(ge=1, le=128, description="How many answers to each prompt.")] = 1
     logprobs: Annotated[bool, Field(description="Report the log-probability of each new token.")] = False
-    top_logprobs: Annotated[
-        int, Field(ge=0, le=20, description="Report the likeliest tokens at each place.")
-    ] = 0
+    top_logprobs: Annotated[int, Field(ge=0, le=20, description="Report the likeliest tokens at each place.")] = 0
     prompt_logprobs: Annotated[bool, Field(description="Report the prompt's log-probabilities too.")] = False
 
     @property

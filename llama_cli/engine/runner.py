@@ -42,7 +42,9 @@ class Runner:
         """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
         for copy in plan.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
-        rows, tokens, outputs = [], [], []
+        rows: list[Row] = []
+        tokens: list[int] = []
+        outputs: list[int] = []
         for work in plan.work:
             assert work.sequence.slot is not None, "planned work has a slot"
             rows.append(Row(work.sequence.slot, work.start, work.length))

@@ -47,7 +47,7 @@ def bias_and_penalise(logits: Tensor, draw: Draw) -> Tensor:
         bias = torch.tensor(list(sampling.logit_bias.values()), dtype=logits.dtype, device=logits.device)
         logits[torch.tensor(list(sampling.logit_bias), device=logits.device)] += bias
     if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor([*draw.prompt, *draw.generated], device=logits.device).unique()
+        seen = torch.tensor(list({*draw.prompt, *draw.generated}), device=logits.device)
         values = logits[seen]
         penalty = sampling.repetition_penalty
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
@@ -131,7 +131,5 @@ def logprobs(logits: Tensor, token_ids: Sequence[int], n_top: int) -> list[Token
     if n_top:
         best = logits.topk(min(n_top, logits.shape[-1]))
         scores = (best.values - normaliser).tolist()
-        tops = [
-            tuple(zip(ids, row, strict=True)) for ids, row in zip(best.indices.tolist(), scores, strict=True)
-        ]
+        tops = [tuple(zip(ids, row, strict=True)) for ids, row in zip(best.indices.tolist(), scores, strict=True)]
     return [TokenLogprob(token, value, top) for token, value, top in zip(token_ids, values, tops, strict=True)]

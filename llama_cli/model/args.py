@@ -136,14 +136,14 @@ class _Params(BaseModel):
     max_batch_size: int | None = None  # a setting of the reference's scripts; nothing of the model
 
 
-def _checked(raw: Mapping[str, Any]) -> _Params:
+def _checked(raw: Mapping[str, Any], source: str) -> _Params:
     try:
         return _Params.model_validate(dict(raw))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "constrained-float") or "params.json"
+        where = ".".join(str(part) for part in first["loc"] if part != "constrained-float") or "the object"
         value = "" if first["type"] == "missing" else f", is {_short(first['input'])}"
-        raise ModelRejected(f"params.json: {where}: {first['msg']}{value}") from None
+        raise ModelRejected(f"{source}: {where}: {first['msg']}{value}") from None
 
 
 def _short(value: object) -> str:
@@ -151,11 +151,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
     found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith("vision_")]
     if found := [key for key in found if raw[key] not in (None, -1, {}, [])]:
         raise ModelRejected(
-            f"params.json: {', '.join(found)}: this kind of checkpoint is not supported",
+            f"{source}: {', '.join(found)}: this kind of checkpoint is not supported",
             "use the bf16 text checkpoint of the same model",
         )
 
@@ -172,9 +172,7 @@ def _rope_scaling(params: _Params, flag: float | None) -> RopeScaling | None:
         )
     if not params.use_scaled_rope:
         if flag is not None:
-            raise UsageError(
-                f"--rope-scale-factor {flag:g}: this checkpoint does not use scaled RoPE", "leave it out"
-            )
+            raise UsageError(f"--rope-scale-factor {flag:g}: this checkpoint does not use scaled RoPE", "leave it out")
         return None
     shape = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads)
     default = 32.0 if shape in FACTOR_32_SHAPES else 8.0
@@ -194,26 +192,28 @@ def _context_length(params: _Params, rope_theta: float, scaled: bool) -> int:
 def read_params(
     raw: Mapping[str, Any],
     *,
+    source: str = "params.json",
     vocab_size: int | None = None,
     llama2: bool = False,
     rope_scale_factor: float | None = None,
 ) -> ModelArgs:
     """Turn the object of a params.json into ModelArgs; ModelRejected names the first bad field.
 
-    `vocab_size` is the weights' own and used where the file says -1 or nothing. `llama2` says that the
-    tokenizer is SentencePiece: such files leave out `rope_theta` and mean 10000, later ones 500000.
+    `source` is the file's name, for messages. `vocab_size` is the weights' own, used where the file says -1
+    or nothing. `llama2` says that the tokenizer is SentencePiece: such files leave out `rope_theta` and mean
+    10000, later ones 500000.
     """
     nested = raw.get("model")
     raw = nested if isinstance(nested, Mapping) else raw
-    _refuse_unsupported(raw)
-    params = _checked(raw)
+    _refuse_unsupported(raw, source)
+    params = _checked(raw, source)
     unknown = sorted(set(params.model_extra or {}) - set(UNSUPPORTED_KEYS))
     unknown = [key for key in unknown if not key.startswith("vision_")]
     if unknown:
-        logger.warning("params.json: ignoring unknown keys: %s", ", ".join(_short(key)[1:-1] for key in unknown))
+        logger.warning("%s: ignoring unknown keys: %s", source, ", ".join(_short(key)[1:-1] for key in unknown))
     vocab = params.vocab_size if params.vocab_size > 0 else vocab_size
     if vocab is None:
-        raise ModelRejected(f"params.json: vocab_size must be 1 or more, or -1, is {params.vocab_size}")
+        raise ModelRejected(f"{source}: vocab_size must be 1 or more, or -1, is {params.vocab_size}")
     theta = params.rope_theta or params.rope_freq_base or (10000.0 if llama2 else 500000.0)
     scaling = _rope_scaling(params, rope_scale_factor)
     return ModelArgs(

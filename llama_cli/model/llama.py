@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .args import ModelArgs
 from .cache import Cache
-from .rope import rope_table, rotate
+from .rope import rope_table, rotate, split_last
 
 
 class Row(NamedTuple):
@@ -116,9 +116,9 @@ class Attention(nn.Module):
         self.wo = nn.Linear(q_dim, args.dim, bias=False)
 
     def forward(self, x: Tensor, batch: Batch, cache: Cache, turns: Tensor, masks: list[Tensor | None]) -> Tensor:
-        q = rotate(self.wq(x).unflatten(-1, (-1, self.head_dim)), turns)  # (N, H, D)
-        k = rotate(self.wk(x).unflatten(-1, (-1, self.head_dim)), turns)  # (N, K, D)
-        v = self.wv(x).unflatten(-1, (-1, self.head_dim))  # (N, K, D)
+        q = rotate(split_last(self.wq(x), self.head_dim), turns)  # (N, H, D)
+        k = rotate(split_last(self.wk(x), self.head_dim), turns)  # (N, K, D)
+        v = split_last(self.wv(x), self.head_dim)  # (N, K, D)
         cache.write(self.layer, batch.slots, batch.positions, k, v)
         keys, values = cache.keys[self.layer], cache.values[self.layer]
         mixed = []
@@ -129,7 +129,8 @@ class Attention(nn.Module):
             mixed.append(attend(of_row, keys[row.slot, :, :end], values[row.slot, :, :end], mask))
             first += row.length
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        return self.wo(together.flatten(1))
+        out: Tensor = self.wo(together.flatten(1))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -142,7 +143,8 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(args.dim, args.ffn_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return out
 
 
 class TransformerBlock(nn.Module):
@@ -157,7 +159,8 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, batch: Batch, cache: Cache, turns: Tensor, masks: list[Tensor | None]) -> Tensor:
         x = x + self.attention(self.attention_norm(x), batch, cache, turns, masks)
-        return x + self.feed_forward(self.ffn_norm(x))
+        out: Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return out
 
 
 class Llama(nn.Module):
@@ -177,10 +180,11 @@ class Llama(nn.Module):
         self.rope = rope_table(self.args, length, self.tok_embeddings.weight.device)
 
     def forward(self, batch: Batch, cache: Cache) -> Tensor:
-        x = self.tok_embeddings(batch.tokens)  # (N, dim)
+        x: Tensor = self.tok_embeddings(batch.tokens)  # (N, dim)
         turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2)
         masks = [causal_mask(row, x.device) for row in batch.rows]
         for layer in self.layers:
             x = layer(x, batch, cache, turns, masks)
         wanted = self.norm(x[batch.outputs])  # (M, dim)
-        return self.output(wanted).float()  # (M, vocab_size)
+        logits: Tensor = self.output(wanted)  # (M, vocab_size)
+        return logits.float()

@@ -35,7 +35,12 @@ def rope_table(args: ModelArgs, length: int, device: torch.device | str = "cpu")
     return torch.polar(torch.ones_like(angles), angles).to(device)
 
 
+def split_last(x: Tensor, size: int) -> Tensor:
+    """(..., n · size) -> (..., n, size)."""
+    return x.view(*x.shape[:-1], -1, size)
+
+
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turn the interleaved pairs of x (N, heads, head_dim) by turns (N, 1, head_dim / 2), in float32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (N, heads, head_dim / 2)
+    pairs = torch.view_as_complex(split_last(x.float(), 2))  # (N, heads, head_dim / 2)
     return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,8 @@ from tokenizer.char import CharTokenizer
 
 from ..errors import InputRejected, LlamaError, OutputRefused
 from ..model.args import ModelArgs, read_params
-from ..model.llama import Llama
-from ..model.rope import rotate
+from ..model.llama import Llama, TransformerBlock
+from ..model.rope import rotate, split_last
 
 # 1.4 M parameters: the largest that stays under 3 MB in bfloat16.
 PARAMS = {
@@ -64,9 +65,9 @@ def training_logits(model: Llama, tokens: Tensor, dropout: float = 0.0) -> Tenso
     head_dim, length = model.args.head_dim, tokens.shape[1]
     turns = model.rope[:length][:, None]  # (T, 1, D / 2)
     x = F.dropout(model.tok_embeddings(tokens), dropout)
-    for layer in model.layers:
+    for layer in cast("list[TransformerBlock]", model.layers):
         attention, normed = layer.attention, layer.attention_norm(x)
-        q, k, v = (w(normed).unflatten(-1, (-1, head_dim)) for w in (attention.wq, attention.wk, attention.wv))
+        q, k, v = (split_last(w(normed), head_dim) for w in (attention.wq, attention.wk, attention.wv))
         q, k, v = (t.transpose(1, 2) for t in (rotate(q, turns), rotate(k, turns), v))  # (B, heads, T, D)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         x = x + F.dropout(attention.wo(mixed.transpose(1, 2).flatten(2)), dropout)
@@ -83,10 +84,11 @@ def windows(ids: Tensor, length: int) -> Tensor:
 def validation_loss(model: Llama, ids: Tensor, length: int) -> float:
     """Mean loss in nats per character over all windows of a text."""
     pieces = windows(ids, length)
-    total = sum(
-        float(F.cross_entropy(training_logits(model, part[:, :-1]).flatten(0, 1), part[:, 1:].flatten())) * len(part)
-        for part in pieces.split(BATCH)
-    )
+    total = 0.0
+    for first in range(0, len(pieces), BATCH):
+        part = pieces[first : first + BATCH]
+        logits = training_logits(model, part[:, :-1])
+        total += float(F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())) * len(part)
     return total / len(pieces)
 
 
@@ -124,7 +126,14 @@ class Progress:
 
 
 def train(
-    model: Llama, ids: Tensor, held_out: Tensor, budget: Budget, *, dropout: float, seed: int, compiled: bool = False
+    model: Llama,
+    ids: Tensor,
+    held_out: Tensor,
+    budget: Budget,
+    *,
+    dropout: float,
+    seed: int,
+    compiled: bool = False,
 ) -> Iterator[Progress]:
     """Train in place on `ids`, measuring on `held_out`; yields after every step."""
     length = model.args.max_seq_len
@@ -138,7 +147,7 @@ def train(
         starts = torch.randint(len(ids) - length, (BATCH,), generator=generator)
         pieces = ids[starts[:, None] + torch.arange(length + 1)]
         loss = F.cross_entropy(forward(model, pieces[:, :-1], dropout).flatten(0, 1), pieces[:, 1:].flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -205,7 +214,13 @@ def run(options: argparse.Namespace) -> int:
     best, last, exit_code = float("inf"), float("nan"), 0
     progress = None
     steps = train(
-        model, ids[:cut], ids[cut:], budget, dropout=options.dropout, seed=options.seed, compiled=options.compile
+        model,
+        ids[:cut],
+        ids[cut:],
+        budget,
+        dropout=options.dropout,
+        seed=options.seed,
+        compiled=options.compile,
     )
     try:
         for progress in steps:

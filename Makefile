@@ -1,0 +1,52 @@
+# `make` lists what there is.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+MINUTES ?= 60
+OUT ?= toy-model
+
+.PHONY: help install demo check format test test-all bench toy wheel clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Make the environment and install everything for development
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	-$(PIP) --no-deps llama-models==0.3.0
+	touch $@
+
+demo: install ## Complete a prompt on the bundled toy
+	$(BIN)/llama-cli complete "ROMEO:" --max-tokens 200 --seed 1
+
+check: install ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: install ## Rewrite the sources as `check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: install ## Run the tests, about a minute
+	$(BIN)/python -m pytest -q -n 2
+
+test-all: install ## Run the slow tests too
+	$(BIN)/python -m pytest -q -n 2 -m ''
+
+toy: install ## Train a toy model: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]
+	@test -n "$(TEXT)" || { echo 'usage: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]' >&2; exit 2; }
+	$(BIN)/python -m llama_cli.toy.train "$(TEXT)" --out "$(OUT)" --minutes $(MINUTES)
+
+wheel: install ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## Remove what was built; the environment stays
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

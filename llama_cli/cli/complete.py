@@ -1,0 +1,84 @@
+"""`llama-cli complete`: continue a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..engine.request import Sampling
+from ..errors import UsageError
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, with_options
+from .prompts import read_prompt
+from .terminal import Terminal, format_stats
+
+if TYPE_CHECKING:
+    from ..engine.request import Request
+    from ..session import Session
+
+BETWEEN_SAMPLES = "\n---\n"
+
+
+@with_options
+def complete(
+    prompt: Annotated[str | None, typer.Argument(help="The text to continue; - reads standard input.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
+    prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", help="The prompt as ids: 1,2,3.")] = None,
+    model: ModelOptions,
+    sampling: Sampling,
+    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.", rich_help_panel=OUTPUT_PANEL)] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream/--no-stream", help="Print as it is made.", rich_help_panel=OUTPUT_PANEL)
+    ] = True,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object for each sample.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Send control characters to a terminal too.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    stats: Annotated[
+        bool,
+        typer.Option("--stats", help="Report speed and memory at the end.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    messages: MessageOptions,
+) -> None:
+    """Continue a text.
+
+    The prompt is the argument, -f FILE and what is piped in, joined by line breaks.
+    """
+    messages.apply()
+    if sampling.wants_logprobs and not as_json:
+        raise UsageError("--logprobs, --top-logprobs and --prompt-logprobs need --json", "add --json")
+    content = read_prompt(prompt, file, prompt_ids)
+    if model.model is None:
+        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+
+    from .run import Run, load_model
+
+    session = load_model(model, batch_size=sampling.n)
+    (request,) = session.requests([content], sampling)
+    run = Run(session)
+    terminal = Terminal(raw=raw)
+    shown = _text_of(session, content, request) if echo else ""
+    if as_json:
+        for completion in run.collect([request]):
+            terminal.write_json(run.describe(completion, shown))
+    elif sampling.n == 1 and stream:
+        terminal.write(shown)
+        for text in run.texts(request):
+            terminal.write(text)
+        terminal.write("\n")
+    else:
+        samples = [shown + completion.text for completion in run.collect([request])]
+        terminal.write(BETWEEN_SAMPLES.join(samples) + "\n")
+    session.ensure_unchanged()
+    if stats:
+        terminal.note(format_stats(run.timings()))
+
+
+def _text_of(session: Session, content: str | list[int], request: Request) -> str:
+    return content if isinstance(content, str) else session.tokenizer.decode(request.prompt)

@@ -1,0 +1,170 @@
+"""Dataclasses to flags: one field is one flag, with its default and its help."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from ..engine.request import Sampling
+from ..errors import UsageError
+from .terminal import show_log, write_stderr
+
+# Flags that are not simply the field's name.
+SAMPLING_FLAGS = {
+    "max_tokens": ("--max-tokens", "-n"),
+    "temperature": ("--temperature", "-t"),
+    "n": ("--num-samples",),
+}
+
+# Meta's own spellings, for scripts that have them; not shown in the help.
+ALIASES = {
+    "--ckpt-dir": "--model",
+    "--tokenizer-path": "--tokenizer",
+    "--max-gen-len": "--max-tokens",
+    "--max-batch-size": "--batch-size",
+}
+
+MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
+
+
+def _model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
+    return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how to run it."""
+
+    model: Annotated[
+        str | None,
+        _model_option("--model", "-m", envvar="LLAMA_CLI_MODEL", help="The model's folder. Default: the bundled toy."),
+    ] = None
+    tokenizer: Annotated[
+        Path | None, _model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
+    ] = None
+    max_seq_len: Annotated[
+        int | None,
+        _model_option(
+            "--max-seq-len", "-c", min=1, help="Context in tokens. Default: what the family was trained for."
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "bf16", "fp16", "fp32"],
+        _model_option("--dtype", help="Of weights and arithmetic; auto: as stored."),
+    ] = "auto"
+    device: Annotated[str, _model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    threads: Annotated[
+        int | None, _model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
+    ] = None
+    rope_scale_factor: Annotated[
+        float | None,
+        _model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),
+    ] = None
+    mmap: Annotated[bool, _model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
+        True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MessageOptions:
+    """What to say on standard error."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT_PANEL)] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=OUTPUT_PANEL)] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
+
+    def apply(self) -> None:
+        show_log(logging.ERROR if self.quiet else logging.INFO if self.verbose else logging.WARNING)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            write_stderr(f"llama-cli: {text}")
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields."""
+    signature = inspect.signature(command, eval_str=True)
+    groups = {
+        name: p.annotation
+        for name, p in signature.parameters.items()
+        if isinstance(p.annotation, type) and dataclasses.is_dataclass(p.annotation)
+    }
+    plain = [p for name, p in signature.parameters.items() if name not in groups]
+    flags = [flag for group in groups.values() for flag in _flags_of(group)]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        built = {name: _build(group, values) for name, group in groups.items()}
+        command(**{p.name: values[p.name] for p in plain}, **built)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*plain, *flags)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _flags_of(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    parameters = []
+    for each in dataclasses.fields(group):
+        default = each.default if each.default is not dataclasses.MISSING else None
+        annotation = hints[each.name]
+        if group is Sampling:
+            annotation, default = _sampling_flag(each.name, annotation), default if default != () else None
+        parameters.append(
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return parameters
+
+
+def _sampling_flag(name: str, annotation: Any) -> Any:
+    """The typer option of one field of Sampling; its bounds stay with Sampling."""
+    value_type, *metadata = get_args(annotation)
+    description = next(item.description for item in metadata if isinstance(item, FieldInfo))
+    flags = SAMPLING_FLAGS.get(name, (f"--{name.replace('_', '-')}",))
+    origin = get_origin(value_type)
+    if origin is tuple:
+        element = get_args(value_type)[0]
+        value_type = list[get_args(element)[0]] | None  # type: ignore[misc]
+    elif origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        value_type = list[str] | None
+    return Annotated[value_type, typer.Option(*flags, help=description, rich_help_panel=SAMPLING_PANEL)]
+
+
+def _build(group: type, values: dict[str, Any]) -> Any:
+    chosen = {each.name: values[each.name] for each in dataclasses.fields(group)}
+    if group is not Sampling:
+        return group(**chosen)
+    chosen["logit_bias"] = _parse_biases(chosen["logit_bias"] or [])
+    chosen["stop"] = chosen["stop"] or ()
+    chosen["stop_token_ids"] = chosen["stop_token_ids"] or ()
+    try:
+        return Sampling(**chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        flag = SAMPLING_FLAGS.get(name, (f"--{name.replace('_', '-')}",))[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{flag}: {message}, is {str(first['input'])[:60]}", "llama-cli complete --help") from None
+
+
+def _parse_biases(texts: list[str]) -> dict[int, float]:
+    biases = {}
+    for text in texts:
+        token_id, _, bias = text.partition("=")
+        try:
+            biases[int(token_id)] = float(bias)
+        except ValueError:
+            raise UsageError(f"--logit-bias {text!r} is not ID=BIAS", "--logit-bias 128001=-100") from None
+    return biases

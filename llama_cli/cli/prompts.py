@@ -1,0 +1,78 @@
+"""Where a prompt comes from: the argument, a file, standard input, or ids."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+from ..errors import InputRejected, UsageError
+
+
+def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str | list[int]:
+    """The prompt: ids, or the argument, the file and what is piped in, each on a line of its own.
+
+    One newline at the end of a file or of a pipe is taken off: `echo` and editors put it there.
+    """
+    if ids is not None:
+        if argument is not None or file is not None:
+            raise UsageError("--prompt-ids and a text prompt exclude each other", "give one of them")
+        return parse_ids(ids)
+    asked = argument == "-" or (file is not None and str(file) == "-")
+    parts = [] if argument in (None, "-") else [_checked_argument(str(argument))]
+    if file is not None and str(file) != "-":
+        parts.append(_decode(_read_file(file), str(file)))
+    if asked or is_piped():
+        parts.append(_decode(_read_stdin(), "standard input"))
+    if not parts:
+        raise UsageError("no prompt", 'llama-cli complete "Once upon a time", or -f FILE, or pipe it in')
+    return "\n".join(parts)
+
+
+def is_piped() -> bool:
+    """Whether something was piped or redirected into this process; a terminal or /dev/null was not."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def parse_ids(text: str) -> list[int]:
+    """`1,2,3` as ids."""
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise UsageError(f"--prompt-ids {text[:60]!r} is no list of numbers", "--prompt-ids 1,2,3") from None
+
+
+def _checked_argument(text: str) -> str:
+    return _decode(os.fsencode(text), "the prompt", strip=False)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputRejected(f"cannot read {path}: {reason}", "give another file with -f") from None
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise InputRejected("standard input is closed", "give the prompt as an argument")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputRejected(f"cannot read standard input: {error.strerror}") from None
+
+
+def _decode(data: bytes, what: str, *, strip: bool = True) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputRejected(
+            f"{what} is not valid UTF-8 at byte {error.start}", "convert it: iconv -f latin1 -t utf-8"
+        ) from None
+    return text.removesuffix("\n").removesuffix("\r") if strip else text

@@ -1,0 +1,141 @@
+"""Everything that is shown: the product on standard output, notes on standard error.
+
+Text of a model, of a file name or of an error may hold anything. On a terminal its control characters are
+shown, never sent; in a pipe the product goes through byte for byte. No text goes through rich's markup.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+from ..errors import OutputFailed
+
+# C0 but tab and newline, DEL, C1, line and paragraph separators, bidirectional controls, tag characters:
+# what moves a cursor, renames a window, writes a clipboard or hides what it says.
+_UNSAFE = [
+    *(code for code in range(0x20) if code not in (0x09, 0x0A)),
+    *range(0x7F, 0xA0),
+    0x061C,
+    *range(0x200E, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+    0xFEFF,
+    *range(0xFFF9, 0xFFFC),
+    *range(0xE0000, 0xE0080),
+]
+_SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
+_ONE_LINE = {**_SHOWN, 0x09: " ", 0x0A: " "}
+
+
+class ReaderGone(Exception):
+    """Whoever read standard output has closed it."""
+
+
+def visible(text: str) -> str:
+    """`text` with every character that could act on a terminal written out, as in `\\x1b`."""
+    return text.translate(_SHOWN)
+
+
+def one_line(text: str) -> str:
+    """`visible`, without line breaks, and printable whatever the surrogates in a file's name."""
+    return text.translate(_ONE_LINE).encode("utf-8", "backslashreplace").decode()
+
+
+class Terminal:
+    """Standard output and standard error."""
+
+    def __init__(self, *, raw: bool = False) -> None:
+        self._show_controls = not raw and sys.stdout is not None and sys.stdout.isatty()
+
+    def write(self, text: str) -> None:
+        """Part of the product. Flushed at once: people watch it being made."""
+        self._write_bytes((visible(text) if self._show_controls else text).encode("utf-8", "replace"))
+
+    def write_json(self, value: object) -> None:
+        """One object on one line of plain ASCII, which no reader of lines can split or misread."""
+        self._write_bytes(json.dumps(value, allow_nan=False).encode() + b"\n")
+
+    def _write_bytes(self, data: bytes) -> None:
+        if sys.stdout is None:
+            raise OutputFailed("standard output is closed", "do not close it, or send it to a file")
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except (OSError, ValueError) as error:
+            drop_stdout()
+            if isinstance(error, BrokenPipeError):
+                raise ReaderGone from None
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = "free some space" if full else "look at where it goes"
+            raise OutputFailed(f"cannot write standard output: {reason.lower()}", hint) from None
+
+    def note(self, text: str) -> None:
+        """A line for the person at the keyboard."""
+        write_stderr(text)
+
+
+def drop_stdout() -> None:
+    """Let what is still buffered go nowhere, so that Python's exit does not try again and fail."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = None
+
+
+def write_stderr(text: str) -> None:
+    """One line, made safe. Failing to complain is no failure."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.buffer.write((one_line(text) + "\n").encode())
+        sys.stderr.buffer.flush()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def show_error(message: str, hint: str | None, code: int, *, as_json: bool = False) -> None:
+    """What is wrong and what to type; with `--json` as an object."""
+    if as_json:
+        error = {"code": code, "message": one_line(message), "hint": hint and one_line(hint)}
+        write_stderr(json.dumps({"error": error}))
+        return
+    write_stderr(f"llama-cli: error: {message}")
+    if hint:
+        write_stderr(f"hint: {hint}")
+
+
+class _LogHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        write_stderr(f"llama-cli: {level}{record.getMessage()}")
+
+
+def show_log(level: int) -> None:
+    """Send this program's own log from `level` on to standard error."""
+    logger = logging.getLogger("llama_cli")
+    logger.handlers = [_LogHandler()]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def format_stats(stats: dict[str, Any]) -> str:
+    """The line of `--stats`, from the object that `--json` shows as `timings`."""
+    parts = [f"load {stats['load_seconds']:.2f} s"]
+    if stats["first_token_seconds"] is not None:
+        parts.append(f"first token {stats['first_token_seconds'] * 1000:.0f} ms")
+    parts.append(f"prompt {stats['prompt_tokens']} tokens ({stats['cached_tokens']} cached)")
+    if stats["prefill_tokens_per_second"] is not None:
+        parts[-1] += f" at {stats['prefill_tokens_per_second']:.1f}/s"
+    if stats["decode_tokens_per_second"] is not None:
+        parts.append(f"answer {stats['decode_tokens']} tokens at {stats['decode_tokens_per_second']:.1f}/s")
+        parts.append(f"weights {stats['weight_gigabytes_per_second']:.1f} GB/s")
+    parts.append(f"peak memory {stats['peak_memory_bytes'] / 2**20:.0f} MiB")
+    return "llama-cli: " + ", ".join(parts)

@@ -1,0 +1,160 @@
+"""Puts the parts together: a folder becomes a Session."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tokenizer import Tokenizer, TokenizerError, load_tokenizer
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .engine.engine import Engine
+from .engine.runner import Runner
+from .errors import DoesNotFit, ModelRejected, UsageError
+from .memory import choose_context, free_memory, plan_memory
+from .model.args import ModelArgs, read_params
+from .model.llama import Llama
+from .session import ModelInfo, Session
+
+logger = logging.getLogger(__name__)
+
+DtypeName = Literal["auto", "bf16", "fp16", "fp32"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+# The bundled character-level model, made by toy/train.py.
+TOY = Path(__file__).parent / "toy"
+
+# A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
+SPARE_IDS = 1024
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    tokenizer: str | Path | None = None,
+    max_seq_len: int | None = None,
+    batch_size: int = 1,
+    dtype: DtypeName = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    rope_scale_factor: float | None = None,
+    mmap: bool = True,
+) -> Session:
+    """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
+
+    `max_seq_len` is the context in tokens; the default is what the family was trained for, or what fits
+    into memory. `dtype` auto is the dtype the weights are stored in. LlamaError says what is wrong with the
+    folder, or what does not fit.
+    """
+    began = time.perf_counter()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
+    words = _open_tokenizer(checkpoint)
+    args = read_params(
+        checkpoint.params,
+        source=checkpoint.params_name,
+        vocab_size=checkpoint.vocab_size,
+        llama2=words.kind == "sentencepiece",
+        rope_scale_factor=rope_scale_factor,
+    )
+    checkpoint.check(args)
+    _check_vocabulary(args, words, checkpoint)
+    where = _choose_device(device)
+    as_dtype = _choose_dtype(dtype, checkpoint.dtype, where)
+    plan = plan_memory(args, n_slots=batch_size, itemsize=as_dtype.itemsize, tied=checkpoint.is_tied)
+    context = choose_context(plan, _free_memory(where), asked=max_seq_len, trained=args.max_seq_len)
+    if max_seq_len is None and context < args.max_seq_len:
+        logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
+    transformer = build_model(checkpoint, args, as_dtype, where)
+    checkpoint.ensure_unchanged()
+    runner = Runner(transformer, n_slots=batch_size, max_seq_len=context)
+    engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
+    info = ModelInfo(
+        name="toy" if model is None else _name_of(checkpoint.folder),
+        folder=str(checkpoint.folder),
+        dtype=str(as_dtype).removeprefix("torch."),
+        device=str(where),
+        weight_bytes=args.n_params(tied=True) * as_dtype.itemsize,
+        load_seconds=time.perf_counter() - began,
+    )
+    return Session(engine, words, args, info, checkpoint.ensure_unchanged)
+
+
+def build_model(checkpoint: Checkpoint, args: ModelArgs, dtype: torch.dtype, device: torch.device) -> Llama:
+    """The transformer with its weights in place, one copy of them in memory, or none where they stay mapped."""
+    with torch.device("meta"):
+        model = Llama(args)
+    for name, tensor in checkpoint.tensors(args):
+        module = model.get_submodule(name.removesuffix(".weight"))
+        module.weight = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
+    if checkpoint.is_tied:
+        model.output.weight = model.tok_embeddings.weight
+    assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
+    return model.eval()
+
+
+def _open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    if checkpoint.tokenizer is None:
+        raise ModelRejected(
+            f"no tokenizer.model or chars.json in {checkpoint.folder}, above it or in its original/",
+            "give one with --tokenizer FILE",
+        )
+    try:
+        return load_tokenizer(checkpoint.tokenizer)
+    except TokenizerError as error:
+        raise ModelRejected(error.message, error.hint) from None
+
+
+def _check_vocabulary(args: ModelArgs, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    spare = args.vocab_size - tokenizer.n_words
+    if not 0 <= spare <= SPARE_IDS:
+        raise ModelRejected(
+            f"the tokenizer has {tokenizer.n_words:,} tokens, the model {args.vocab_size:,}",
+            f"{checkpoint.tokenizer} belongs to another model: give the right one with --tokenizer",
+        )
+    if spare:
+        logger.info("the model has %d ids without text; they are never chosen", spare)
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name!r} is no device", "use auto, cpu, cuda, cuda:0 or mps") from None
+    present = {
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not present.get(device.type, False):
+        raise DoesNotFit(f"there is no device {name!r} here", "--device cpu")
+    return device
+
+
+def _choose_dtype(name: DtypeName, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """float16 files run in bfloat16 on a CPU, which has instructions for that and not for float16."""
+    if name != "auto":
+        return DTYPES[name]
+    return torch.bfloat16 if stored == torch.float16 and device.type == "cpu" else stored
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_memory()
+
+
+def _name_of(folder: Path) -> str:
+    """The folder's own name; `original` and `mp8` say nothing, so the one above them."""
+    resolved = folder.resolve()
+    while resolved.name == "original" or resolved.name.startswith("mp"):
+        resolved = resolved.parent
+    return resolved.name

@@ -1,0 +1,252 @@
+"""Text in, text out: tokenises prompts, decodes tokens as they come, watches for stop strings."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tokenizer import EncodeError, StreamDecoder, Tokenizer
+
+from .engine.engine import Engine, Stats
+from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
+from .errors import InputRejected, LlamaError
+from .model.args import ModelArgs
+
+
+class Prompt(NamedTuple):
+    """A prompt with settings of its own. Ids are taken as they are; text gets the begin token."""
+
+    content: str | Sequence[int]
+    sampling: Sampling
+
+
+AnyPrompt = str | Sequence[int] | Prompt
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one step added to one sample of one prompt. `finish_reason` is set in the last chunk only."""
+
+    prompt: int  # which prompt, counted from 0
+    sample: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: LlamaError | None = None
+
+
+@dataclass
+class Completion:
+    """One finished sample.
+
+    `token_ids` keeps a stop token as its last id, as Meta's generate() does; `text` leaves it out, and ends
+    before a stop string.
+    """
+
+    prompt: int
+    sample: int
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+    @classmethod
+    def of(cls, request: Request) -> list[Completion]:
+        """The empty completions of a request, one for each sample."""
+        seeds = [(request.seed + sample) % 2**64 for sample in range(request.sampling.n)]
+        return [cls(request.key, sample, request.prompt, seed) for sample, seed in enumerate(seeds)]
+
+    def add(self, chunk: Chunk) -> None:
+        """Take over what a chunk of the same sample brought."""
+        self.text += chunk.text
+        self.token_ids += chunk.token_ids
+        self.logprobs += chunk.logprobs
+        self.prompt_logprobs += chunk.prompt_logprobs
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was loaded, for people to read."""
+
+    name: str
+    folder: str
+    dtype: str
+    device: str
+    weight_bytes: int  # read once for every decoding step
+    load_seconds: float
+
+
+class StopFinder:
+    """Holds back text that may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """The text that is certainly before any stop string."""
+        if not self._stops or self.found:
+            return "" if self.found else text
+        self._held += text
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self.found = True
+            return self._held[: min(places)]
+        keep = max(map(self._possible_beginning, self._stops))
+        ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return ready
+
+    def finish(self) -> str:
+        """What was held back, now that no more text comes."""
+        rest, self._held = ("" if self.found else self._held), ""
+        return rest
+
+    def _possible_beginning(self, stop: str) -> int:
+        """Length of the longest end of the held text with which `stop` begins."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+class _Answer:
+    """Decoding state of one running sample."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._decoder = StreamDecoder(tokenizer)
+        self.stop = StopFinder(stops)
+
+    def feed(self, token: Token) -> str:
+        return "" if token.is_stop else self.stop.feed(self._decoder.feed(token.id))
+
+    def finish(self) -> str:
+        return self.stop.feed(self._decoder.finish()) + self.stop.finish()
+
+
+class Session:
+    """A loaded model. Make one with `llama_cli.load`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        args: ModelArgs,
+        info: ModelInfo,
+        ensure_unchanged: Callable[[], None],
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.args = args
+        self.info = info
+        self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
+
+    @property
+    def max_seq_len(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return self.engine.runner.max_seq_len
+
+    @property
+    def stats(self) -> Stats:
+        return self.engine.stats
+
+    def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
+        """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
+        ids = tuple(self._encode_text(content) if isinstance(content, str) else self._check_ids(content))
+        if not ids:
+            raise InputRejected(
+                "the prompt is empty, and this model has no begin token to start from",
+                "give it a first character",
+            )
+        if len(ids) + min(max_tokens, 1) > self.max_seq_len:
+            self._refuse_length(f"{len(ids):,} tokens")
+        return ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        # A token has few bytes: what cannot fit is refused before the work of tokenising it.
+        n_bytes = len(text.encode("utf-8", "surrogatepass"))
+        at_least = -(-n_bytes // self.tokenizer.max_token_bytes)
+        if at_least > self.max_seq_len:
+            self._refuse_length(f"{at_least:,} tokens or more")
+        try:
+            return self.tokenizer.encode(text, bos=self.tokenizer.bos_id is not None)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def _check_ids(self, ids: Sequence[int]) -> Sequence[int]:
+        for token_id in ids:
+            if not 0 <= token_id < self.args.vocab_size:
+                raise InputRejected(f"prompt id {token_id} is not in 0 ... {self.args.vocab_size - 1}")
+        return ids
+
+    def _refuse_length(self, length: str) -> None:
+        raise InputRejected(
+            f"the prompt has {length}; the context holds {self.max_seq_len:,}, the answer included",
+            "give a larger context with --max-seq-len, or shorten the prompt",
+        )
+
+    def requests(self, prompts: Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Request]:
+        """Prompts as the engine takes them: ids, settings and a seed. `sampling` is for those without their own."""
+        default = sampling or Sampling()
+        for key, prompt in enumerate(prompts):
+            content, own = prompt if isinstance(prompt, Prompt) else (prompt, default)
+            seed = secrets.randbits(63) if own.seed is None else own.seed
+            yield Request(key, self.encode(content, own.max_tokens), own, seed)
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Chunk]:
+        """Run requests together, as many at a time as the batch size, and yield text as it is made.
+
+        `requests` is read as needed, so it may be endless. Chunks of different requests interleave. A request
+        that fails ends with a chunk that carries the error; the others go on.
+        """
+        answers: dict[tuple[int, int], _Answer] = {}
+
+        def noted() -> Iterator[Request]:
+            for request in requests:
+                for sample in range(request.sampling.n):
+                    answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
+                yield request
+
+        for event in self.engine.generate(noted()):
+            if isinstance(event, PromptScored):
+                yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
+                continue
+            answer = answers[event.key, event.sample]
+            if isinstance(event, Token):
+                text = answer.feed(event)
+                if answer.stop.found:
+                    self.engine.cancel(event.key, event.sample)
+                scores = () if event.logprob is None else (event.logprob,)
+                yield Chunk(event.key, event.sample, text, (event.id,), scores)
+            else:
+                del answers[event.key, event.sample]
+                yield _last_chunk(event, answer)
+
+    def stream(self, prompts: Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
+        """`run` for prompts that are text or ids."""
+        return self.run(self.requests(prompts, sampling))
+
+    def complete(self, prompts: str | Iterable[AnyPrompt], sampling: Sampling | None = None) -> list[Completion]:
+        """Run prompts to their ends: the completions in the order of the prompts, each with its n samples.
+
+        LlamaError if the model produces NaN.
+        """
+        requests = list(self.requests([prompts] if isinstance(prompts, str) else prompts, sampling))
+        completions = {(c.prompt, c.sample): c for request in requests for c in Completion.of(request)}
+        for chunk in self.run(requests):
+            if chunk.error is not None:
+                raise chunk.error
+            completions[chunk.prompt, chunk.sample].add(chunk)
+        return list(completions.values())
+
+
+def _last_chunk(event: Finish, answer: _Answer) -> Chunk:
+    reason: FinishReason = "stop" if answer.stop.found else event.reason
+    return Chunk(event.key, event.sample, answer.finish(), finish_reason=reason, error=event.error)
