@@ -1,0 +1,74 @@
+"""What several test modules share: where the goldens lie, and small checkpoints made on the spot."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llama_cli.checkpoint import open_checkpoint
+from llama_cli.loader import build_model
+from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.cache import Cache
+from llama_cli.model.llama import Batch, Llama, Row
+
+DATA = Path(__file__).parent / "data"
+
+# Further goldens that are not committed: a folder named by this variable, or skipped.
+KIT = Path(os.environ["LLAMA_CLI_KIT"]) if os.environ.get("LLAMA_CLI_KIT") else None
+needs_kit = pytest.mark.skipif(KIT is None, reason="LLAMA_CLI_KIT names no kit of further goldens")
+
+TINY = ["tiny/gqa", "tiny/mha", "tiny/ffnmult", "tiny/scaled", "tiny/kv8", "tiny/bpe1024"]
+
+
+def kit_folder(name: str) -> Path:
+    assert KIT is not None
+    return KIT / name
+
+
+def golden(folder: Path) -> dict:
+    return json.loads((folder / "golden.json").read_text())
+
+
+def golden_tensors(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "golden.safetensors")
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32, positions: int = 2048) -> Llama:
+    """The bare transformer of a folder."""
+    checkpoint = open_checkpoint(folder)
+    args = read_params(checkpoint.params, vocab_size=checkpoint.vocab_size)
+    checkpoint.check(args)
+    model = build_model(checkpoint, args, dtype, torch.device("cpu"))
+    model.prepare_rope(positions)
+    return model
+
+
+def new_cache(model: Llama, n_slots: int, length: int) -> Cache:
+    return Cache(model.args, n_slots, length, dtype=model.tok_embeddings.weight.dtype)
+
+
+@torch.inference_mode()
+def forward(model: Llama, cache: Cache, tokens: list[int], start: int = 0, slot: int = 0) -> Tensor:
+    """Logits (T, V) of `tokens` at positions start, start + 1, ..."""
+    return model(Batch.of([Row(slot, start, len(tokens))], tokens, range(len(tokens))), cache)
+
+
+def random_model(args: ModelArgs, seed: int = 0, positions: int = 256) -> Llama:
+    """A model of random weights whose logits spread enough to choose by."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Llama(args)
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+        if weight.dim() == 2:
+            weight.normal_(0, 1.5 / weight.shape[1] ** 0.5, generator=generator)
+    model.prepare_rope(positions)
+    return model.eval()
+
+
+SMALL = ModelArgs(
+    dim=32, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=96, multiple_of=16, ffn_dim_multiplier=None, max_seq_len=256
+)
