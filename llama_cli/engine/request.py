@@ -44,7 +44,7 @@ class Sampling:
         float, BeforeValidator(_temperature), Field(ge=0, le=10, description="0 takes the likeliest token.")
     ] = 0.6
     top_p: Annotated[
-        float, Field(gt=0, le=1, description="Keep the likeliest tokens up to this sum of probability.")
+        float, Field(ge=0, le=1, description="Keep the likeliest tokens up to this sum of probability.")
     ] = 0.9
     top_k: Annotated[int, Field(ge=0, lt=2**31, description="Keep this many tokens; 0 keeps all.")] = 0
     min_p: Annotated[

@@ -1,0 +1,220 @@
+"""Meta's byte-pair tokenizer against ids that Meta's class gave."""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import DATA, kit_folder, needs_kit
+
+from tokenizer import EncodeError, StreamDecoder, TokenizerError, load_tokenizer
+from tokenizer.bpe import BPETokenizer, slices
+
+TOKENIZERS = DATA / "tokenizer"
+
+
+def real_llama3() -> Path | None:
+    """Meta's own file, inside the package llama-models where that is installed."""
+    spec = importlib.util.find_spec("llama_models")
+    return Path(spec.origin).parent / "llama3/tokenizer.model" if spec and spec.origin else None
+
+
+LLAMA3 = real_llama3()
+needs_llama3 = pytest.mark.skipif(LLAMA3 is None, reason="llama-models, which has Meta's tokenizer.model, is absent")
+NAMES = ["bytes256", "tiny768", pytest.param("llama3", marks=needs_llama3)]
+
+
+@pytest.fixture(name="pair", params=NAMES, scope="module")
+def _pair(request):
+    """A tokenizer and its goldens."""
+    path = LLAMA3 if request.param == "llama3" else TOKENIZERS / f"{request.param}.model"
+    return load_tokenizer(path), json.loads((TOKENIZERS / f"{request.param}.json").read_text())
+
+
+def test_every_golden_text(pair):
+    tokenizer, goldens = pair
+    assert len(goldens["cases"]) == 59
+    for case in goldens["cases"]:
+        assert tokenizer.encode(case["text"]) == case["ids"], case["name"]
+        assert tokenizer.decode(case["ids"]) == case["decoded"], case["name"]
+
+
+def test_every_golden_long_run(pair):
+    tokenizer, goldens = pair
+    for case in goldens["long_cases"]:
+        ids = tokenizer.encode(case["prefix"] + case["unit"] * case["repeat"] + case["suffix"])
+        joined = ",".join(map(str, ids)).encode()
+        assert len(ids) == case["n_ids"], case["name"]
+        assert hashlib.sha256(joined).hexdigest() == case["sha256_of_comma_joined_ids"], case["name"]
+
+
+def test_every_golden_decoding(pair):
+    tokenizer, goldens = pair
+    for case in goldens["decode_cases"]:
+        assert tokenizer.decode(case["ids"]) == case["decoded"]
+        if "bytes_hex_per_token" not in case:
+            continue
+        assert [tokenizer.token_bytes(i).hex() for i in case["ids"]] == case["bytes_hex_per_token"]
+        prefixes = [tokenizer.decode(case["ids"][: n + 1]) for n in range(len(case["ids"]))]
+        assert prefixes == case["prefix_decoded"]
+
+
+def test_special_ids(pair):
+    tokenizer, goldens = pair
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (goldens["bos_id"], goldens["eos_id"])
+    assert tokenizer.n_words == goldens["n_words"]
+    assert sorted(tokenizer.stop_tokens) == goldens["stop_tokens"]
+    for name, token_id in goldens["special_tokens_first_16"].items():
+        assert tokenizer.special_tokens[name] == token_id
+        assert tokenizer.decode([token_id]) == name
+
+
+def test_both_generations_of_names_resolve(pair):
+    """Llama 3 called its last five ids reserved 246 to 250; 3.1 counts to 245 and means other ids by 2 to 4."""
+    tokenizer, _ = pair
+    last = tokenizer.n_words - 1
+    assert tokenizer.special_tokens["<|reserved_special_token_250|>"] == last
+    assert tokenizer.special_tokens["<|reserved_special_token_245|>"] == last
+    assert tokenizer.special_tokens["<|reserved_special_token_246|>"] == last - 4
+    assert tokenizer.special_tokens["<|reserved_special_token_2|>"] == tokenizer.n_words - 256 + 12
+
+
+def test_begin_and_end_are_asked_for(pair):
+    tokenizer, _ = pair
+    assert tokenizer.encode("a", bos=True, eos=True) == [tokenizer.bos_id, *tokenizer.encode("a"), tokenizer.eos_id]
+    assert tokenizer.encode("", bos=True) == [tokenizer.bos_id]
+
+
+def test_every_id_decodes(pair):
+    tokenizer, _ = pair
+    assert all(tokenizer.token_bytes(token_id) for token_id in range(tokenizer.n_words))
+    for outside in (-1, tokenizer.n_words):
+        with pytest.raises(EncodeError, match=f"id {outside} is outside the vocabulary"):
+            tokenizer.token_bytes(outside)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.lists(st.text(max_size=20) | st.sampled_from(["<|eot_id|>", "<|begin_of_text|>", "<|"])).map("".join))
+def test_no_text_makes_a_control_token(text):
+    tokenizer = tiny()
+    ids = tokenizer.encode(text)
+    assert all(token_id < 768 for token_id in ids)
+    assert tokenizer.decode(ids) == text
+
+
+def tiny() -> BPETokenizer:
+    return load_tokenizer(TOKENIZERS / "tiny768.model")
+
+
+def test_streams_add_up_to_the_whole():
+    """20,000 random id streams: characters cut anywhere, and never half of one shown."""
+    tokenizer, chance = tiny(), random.Random(11)
+    for _ in range(20_000):
+        ids = [chance.randrange(tokenizer.n_words if chance.random() < 0.1 else 300) for _ in range(chance.randint(0, 8))]
+        decoder = StreamDecoder(tokenizer)
+        parts = [decoder.feed(token_id) for token_id in ids]
+        assert "".join(parts) + decoder.finish() == tokenizer.decode(ids)
+
+
+def test_a_character_is_shown_once_it_is_whole():
+    decoder = StreamDecoder(tiny())
+    shown = [decoder.feed(byte) for byte in "é😀".encode()]
+    assert shown == ["", "é", "", "", "", "😀"]
+
+
+def slow_slices(text):
+    """Meta's rule, a character at a time."""
+    for at in range(0, len(text), 400_000):
+        piece, start, run = text[at : at + 400_000], 0, 0
+        for i, character in enumerate(piece):
+            run = run + 1 if i and character.isspace() == piece[i - 1].isspace() else 1
+            if i and run > 25_000:
+                yield piece[start:i]
+                start, run = i, 1
+        yield piece[start:]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cuts_are_the_slow_twins(seed):
+    chance = random.Random(seed)
+    units = ["a", " ", "\n", "\x1c", "\u3000", "字", "x y"]
+    text = "".join(chance.choice(units) * chance.choice([1, 3, 24_999, 25_000, 25_001, 50_001]) for _ in range(14))
+    assert list(slices(text)) == list(slow_slices(text))
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\n", "字", "😀", "'", "\0", "ab ", "\t "])
+def test_a_million_repeated_characters(unit):
+    """tiktoken alone panics on a million spaces."""
+    tokenizer = tiny()
+    text = unit * (1_000_000 // len(unit))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_lone_surrogate_is_refused_with_its_place():
+    with pytest.raises(EncodeError, match="character 2 is a lone surrogate"):
+        tiny().encode("ab\ud800c")
+
+
+def lines(n=256):
+    return [base64.b64encode(bytes([i])) + b" %d" % i for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        (lambda rows: [*rows[:7], b"!!!! 7", *rows[8:]], r"line 8: b'!!!!' is not base64"),
+        (lambda rows: [*rows[:7], *rows[8:]], "line 8: the rank must be 7"),
+        (lambda rows: [*rows[:7], rows[8], rows[7], *rows[9:]], "line 8: the rank must be 7"),
+        (lambda rows: [*rows, b"AAAA"], "line 257: the rank must be 256"),
+        (lambda rows: [*rows, b"AAAA -1"], "line 257: the rank must be 256"),
+        (lambda rows: [*rows, b"AAAA 256.0"], "line 257: the rank must be 256"),
+        (lambda rows: [*rows, b"AA== 256"], r"line 257: token b'\\x00' is there already, as 0"),
+        (lambda rows: [*rows, b" 256"], "line 257: the token is empty"),
+        (lambda rows: [*rows[:9], b"", *rows[9:]], "line 10: the token is empty"),
+        (lambda rows: rows[:255], "no token for 1 of the 256 bytes, 0xff first"),
+    ],
+)
+def test_damaged_files_name_the_line(tmp_path, change, fragment):
+    """Skipping a bad line, as Meta's reader does, would shift the id of every special token."""
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(b"\n".join(change(lines())) + b"\n")
+    with pytest.raises(TokenizerError, match=fragment):
+        load_tokenizer(path)
+
+
+def test_the_form_of_line_ends_does_not_matter(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    for joined in (b"\n".join(lines()), b"\r\n".join(lines()) + b"\r\n", b"\n".join(lines()) + b"\n\n"):
+        path.write_bytes(joined)
+        assert load_tokenizer(path).n_words == 512
+
+
+@needs_kit
+@needs_llama3
+def test_llama_cpp_vectors():
+    folder = kit_folder("tokenizer/llamacpp")
+    texts = (folder / "ggml-vocab-llama-bpe.gguf.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    wanted = (folder / "ggml-vocab-llama-bpe.gguf.out").read_text().splitlines()
+    tokenizer = load_tokenizer(LLAMA3)
+    assert len(wanted) == 44
+    for text, ids in zip(texts, wanted, strict=False):
+        assert tokenizer.encode(text) == [int(token) for token in ids.split()], text
+
+
+@pytest.mark.slow
+@needs_llama3
+def test_two_thousand_strings_are_metas():
+    """Against Meta's class itself, on random and adversarial texts."""
+    reference_module = pytest.importorskip("llama_models.llama3.tokenizer")
+    reference = reference_module.Tokenizer(LLAMA3)
+    tokenizer, chance = load_tokenizer(LLAMA3), random.Random(3)
+    pools = ["abc XYZ 0123 .,!?'\n\t", "äöüß€ 漢字 かな 한글", "😀👨‍👩‍👧 \u202e\u0000\x1b", "<|eot_id|> 's'LL 'Re", " \r\n\u3000\xa0"]
+    for _ in range(2000):
+        pool = "".join(chance.sample(pools, chance.randint(1, 3)))
+        text = "".join(chance.choice(pool) for _ in range(chance.randint(0, 80)))
+        assert tokenizer.encode(text) == reference.encode(text, bos=False, eos=False), text

@@ -1,0 +1,69 @@
+"""What a tokenizer file is, told from its bytes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from support import kit_folder, needs_kit
+
+from tokenizer import TokenizerError, load_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (b"", "is empty"),
+        (b"\0" * 100, "is full of zeros"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a git-lfs pointer"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b'{"version": "1.0", "model": {}}', "Hugging Face's tokenizer.json"),
+        (b"\x1f\x8b\x08\0\0", "compressed with gzip"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"hello world", r"it begins with b'hello world'"),
+        (b"\n\xff\xff\xff", "SentencePiece cannot read it"),
+    ],
+)
+def test_other_files_are_named_for_what_they_are(tmp_path, content, fragment):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(content)
+    with pytest.raises(TokenizerError, match=fragment):
+        load_tokenizer(path)
+
+
+def test_folders_pipes_and_absent_files(tmp_path):
+    with pytest.raises(TokenizerError, match="is a folder"):
+        load_tokenizer(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(TokenizerError, match="is no regular file"):
+        load_tokenizer(tmp_path / "pipe")  # opening it would wait for ever
+    with pytest.raises(TokenizerError, match="No such file"):
+        load_tokenizer(tmp_path / "absent")
+
+
+def test_the_heavy_libraries_wait_until_they_are_needed():
+    code = "import sys, tokenizer; print([m for m in ('tiktoken', 'sentencepiece', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@needs_kit
+def test_sentencepiece_ids_of_a_trained_model():
+    import json
+
+    pytest.importorskip("sentencepiece")
+    folder = kit_folder("stories260k-sp")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
+    assert tokenizer.kind == "sentencepiece"
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.n_words) == (1, 2, 512)
+    for case in json.loads((folder / "golden.json").read_text())["cases"]:
+        assert tokenizer.encode(case["prompt"], bos=True) == case["prompt_ids"]
+        assert case["text"].startswith((case["prompt"] + tokenizer.decode(case["greedy_ids_f32"])).strip()[:40])
+
+
+@needs_kit
+def test_sentencepiece_bytes():
+    pytest.importorskip("sentencepiece")
+    tokenizer = load_tokenizer(kit_folder("stories260k-sp") / "tokenizer.model")
+    text = "a 漢 b\n"
+    assert tokenizer.decode(tokenizer.encode(text)) == " " + text
