@@ -29,8 +29,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # The bundled character-level model, made by toy/train.py.
 TOY = Path(__file__).parent / "toy"
 
+# Models below this many bytes of weights run on one thread, unless --threads says otherwise.
+SMALL_MODEL_BYTES = 16 << 20
+
 # A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
-SPARE_IDS = 1024
+SPARE_IDS = 128
 
 
 def load(
@@ -52,8 +55,6 @@ def load(
     folder, or what does not fit.
     """
     began = time.perf_counter()
-    if threads is not None:
-        torch.set_num_threads(threads)
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
     words = _open_tokenizer(checkpoint)
     args = read_params(
@@ -67,6 +68,7 @@ def load(
     _check_vocabulary(args, words, checkpoint)
     where = _choose_device(device)
     as_dtype = _choose_dtype(dtype, checkpoint.dtype, where)
+    _use_threads(threads, checkpoint.n_bytes)
     plan = plan_memory(args, n_slots=batch_size, itemsize=as_dtype.itemsize, tied=checkpoint.is_tied)
     context = choose_context(plan, _free_memory(where), asked=max_seq_len, trained=args.max_seq_len)
     if max_seq_len is None and context < args.max_seq_len:
@@ -120,6 +122,12 @@ def _check_vocabulary(args: ModelArgs, tokenizer: Tokenizer, checkpoint: Checkpo
         )
     if spare:
         logger.info("the model has %d ids without text; they are never chosen", spare)
+
+
+def _use_threads(asked: int | None, n_bytes: int) -> None:
+    """A toy's matrices are done before a second thread has woken up; on a busy machine it waits for it."""
+    if asked is not None or n_bytes < SMALL_MODEL_BYTES:
+        torch.set_num_threads(asked or 1)
 
 
 def _choose_device(name: str) -> torch.device:

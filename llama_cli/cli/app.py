@@ -13,10 +13,10 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import LlamaError
+from ..errors import LlamaError, OutputFailed
 from .complete import complete
 from .options import ALIASES
-from .terminal import ReaderGone, drop_stdout, show_error
+from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 
@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = rewrite_aliases(sys.argv[1:] if arguments is None else arguments)
     _install_handlers()
     try:
+        if sys.stdout is None:
+            raise OutputFailed(*CLOSED_OUTPUT)
         code = app(arguments, prog_name="llama-cli", standalone_mode=False)
         _flush_stdout()
     except (ReaderGone, BrokenPipeError):

@@ -32,6 +32,9 @@ _SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code 
 _ONE_LINE = {**_SHOWN, 0x09: " ", 0x0A: " "}
 
 
+CLOSED_OUTPUT = ("standard output is closed", "do not close it, or send it to a file")
+
+
 class ReaderGone(Exception):
     """Whoever read standard output has closed it."""
 
@@ -62,7 +65,7 @@ class Terminal:
 
     def _write_bytes(self, data: bytes) -> None:
         if sys.stdout is None:
-            raise OutputFailed("standard output is closed", "do not close it, or send it to a file")
+            raise OutputFailed(*CLOSED_OUTPUT)
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()

@@ -1,0 +1,78 @@
+"""The README tells the truth, and the rules of the sources hold."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_cli.cli.options import ModelOptions
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+in_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+
+
+def tree_of_the_readme():
+    """The paths of the tree, each with its comment."""
+    block = next(part for part in README.split("```") if part.startswith("\nllama_cli/\n"))
+    paths, stack = {}, []
+    for line in block.strip("\n").splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, comment = line.strip().partition(" ")
+        stack[depth:] = [name]
+        paths["".join(stack)] = comment.strip()
+    return paths
+
+
+@in_checkout
+def test_the_tree_in_the_readme_is_the_tree():
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    shown = tree_of_the_readme()
+    for path in shown:
+        assert (ROOT / path).exists(), f"README shows {path}"
+    quiet = re.compile(r"tests/.*|.*/__init__\.py|\.gitignore|README\.md|LICENSE")
+    missing = sorted(name for name in files if name not in shown and not quiet.fullmatch(name))
+    assert not missing, f"README does not show {missing}"
+
+
+def test_every_line_of_the_tree_has_a_comment():
+    assert all(comment or path == "llama_cli/" for path, comment in tree_of_the_readme().items())
+
+
+def test_the_flags_in_the_readme_exist():
+    done = subprocess.run([sys.executable, "-m", "llama_cli", "complete", "--help"], capture_output=True, text=True, check=True)
+    commands = [line for line in README.splitlines() if "llama-cli complete" in line and line.startswith("$")]
+    assert len(commands) >= 5
+    for line in commands:
+        for flag in re.findall(r"(?<!\w)--?[a-z][a-z-]*", line.split("#")[0].partition("complete")[2]):
+            assert re.search(rf"{re.escape(flag)}\b", done.stdout), f"{flag} in {line!r}"
+
+
+def test_load_takes_what_the_flags_give():
+    import dataclasses
+    import inspect
+
+    from llama_cli.loader import load
+
+    flags = {field.name for field in dataclasses.fields(ModelOptions)}
+    assert flags == set(inspect.signature(load).parameters) - {"batch_size"}
+
+
+@pytest.mark.parametrize("package", ["llama_cli", "tokenizer"])
+def test_only_the_gate_loads_pickles(package):
+    """A bare torch.load would run the pickle under TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1."""
+    calls = {
+        path.name: re.findall(r"torch\.load\([^)]*\)", path.read_text())
+        for path in (ROOT / package).rglob("*.py")
+    }
+    used = {name: found for name, found in calls.items() if found}
+    assert set(used) <= {"archive.py"}
+    assert all("weights_only=True" in call for found in used.values() for call in found)
+
+
+def test_nothing_of_the_building_machine_is_named():
+    for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("llama_cli/**/*.py")]:
+        assert not re.search(r"/work/|/tmp/w/|pypi\.org|files\.pythonhosted", path.read_text()), path
