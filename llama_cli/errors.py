@@ -36,6 +36,10 @@ class InputRejected(LlamaError):
     exit_code = 5
 
 
+class ContextTooLong(InputRejected):
+    """The prompt is longer than the context."""
+
+
 class OutputRefused(LlamaError):
     """The output exists, is locked or belongs to another run."""
 

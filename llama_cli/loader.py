@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .engine.engine import Engine
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
-from .memory import choose_context, free_memory, plan_memory
+from .memory import choose_context, choose_slots, free_memory, plan_memory
 from .model.args import ModelArgs, read_params
 from .model.llama import Llama
 from .session import ModelInfo, Session
@@ -32,6 +34,10 @@ TOY = Path(__file__).parent / "toy"
 # Models below this many bytes of weights run on one thread, unless --threads says otherwise.
 SMALL_MODEL_BYTES = 16 << 20
 
+# Where the batch size is left open: no more slots than this, and as many as leave each so many tokens.
+MOST_SLOTS = 16
+USUAL_CONTEXT = 4096
+
 # A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
 SPARE_IDS = 128
 
@@ -41,7 +47,7 @@ def load(
     *,
     tokenizer: str | Path | None = None,
     max_seq_len: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = 1,
     dtype: DtypeName = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -50,9 +56,9 @@ def load(
 ) -> Session:
     """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
 
-    `max_seq_len` is the context in tokens; the default is what the family was trained for, or what fits
-    into memory. `dtype` auto is the dtype the weights are stored in. LlamaError says what is wrong with the
-    folder, or what does not fit.
+    `batch_size` None means as many as memory holds, at most 16. `max_seq_len` is the context in tokens; the
+    default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
+    are stored in. LlamaError says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
@@ -69,13 +75,16 @@ def load(
     where = _choose_device(device)
     as_dtype = _choose_dtype(dtype, checkpoint.dtype, where)
     _use_threads(threads, checkpoint.n_bytes)
-    plan = plan_memory(args, n_slots=batch_size, itemsize=as_dtype.itemsize, tied=checkpoint.is_tied)
-    context = choose_context(plan, _free_memory(where), asked=max_seq_len, trained=args.max_seq_len)
+    free = _free_memory(where)
+    plan = plan_memory(args, n_slots=batch_size or MOST_SLOTS, itemsize=as_dtype.itemsize, tied=checkpoint.is_tied)
+    if batch_size is None:
+        plan = choose_slots(plan, free, context=max_seq_len or min(args.max_seq_len, USUAL_CONTEXT))
+    context = choose_context(plan, free, asked=max_seq_len, trained=args.max_seq_len)
     if max_seq_len is None and context < args.max_seq_len:
         logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
     transformer = build_model(checkpoint, args, as_dtype, where)
     checkpoint.ensure_unchanged()
-    runner = Runner(transformer, n_slots=batch_size, max_seq_len=context)
+    runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
     engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
     info = ModelInfo(
         name="toy" if model is None else _name_of(checkpoint.folder),
@@ -84,6 +93,7 @@ def load(
         device=str(where),
         weight_bytes=args.n_params(tied=True) * as_dtype.itemsize,
         load_seconds=time.perf_counter() - began,
+        fingerprint=_fingerprint(checkpoint, as_dtype),
     )
     return Session(engine, words, args, info, checkpoint.ensure_unchanged)
 
@@ -158,6 +168,15 @@ def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_memory()
+
+
+def _fingerprint(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
+    """Changes with whatever changes the answers, as far as can be told without reading the weights."""
+    digest = hashlib.sha256(json.dumps([dict(checkpoint.params), str(dtype)], sort_keys=True).encode())
+    if checkpoint.tokenizer is not None:
+        digest.update(checkpoint.tokenizer.read_bytes())
+    digest.update(str([identity.size for identity in checkpoint.files.values()]).encode())
+    return digest.hexdigest()
 
 
 def _name_of(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def choose_context(plan: MemoryPlan, available: int, *, asked: int | None, train
         f" {asked or 1:,} tokens x {plan.n_slots}); {format_bytes(available)} are free",
         hint,
     )
+
+
+def choose_slots(plan: MemoryPlan, available: int, *, context: int) -> MemoryPlan:
+    """The same plan with as many slots as leave each of them `context` tokens; one at least."""
+    per_slot = plan.per_token * context
+    left = available / (1 + HEADROOM) - plan.weights - plan.logits
+    return dataclasses.replace(plan, n_slots=max(1, min(plan.n_slots, int(left // per_slot))))
 
 
 def free_memory() -> int:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer
+from tokenizer.chat import Message, chat_format
 
 from .engine.engine import Engine, Stats
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
-from .errors import InputRejected, LlamaError
+from .errors import ContextTooLong, InputRejected, LlamaError
 from .model.args import ModelArgs
 
 
@@ -83,6 +84,7 @@ class ModelInfo:
     device: str
     weight_bytes: int  # read once for every decoding step
     load_seconds: float
+    fingerprint: str  # of the configuration, the tokenizer and the sizes of the weights
 
 
 class StopFinder:
@@ -186,8 +188,18 @@ class Session:
                 raise InputRejected(f"prompt id {token_id} is not in 0 ... {self.args.vocab_size - 1}")
         return ids
 
+    def encode_dialog(self, dialog: Sequence[Message], max_tokens: int = 1) -> tuple[int, ...]:
+        """The ids of a dialog in the chat format of the model's family; InputRejected if it has none."""
+        form = chat_format(self.tokenizer)
+        if form is None:
+            raise InputRejected("this model has no chat format", "give prompts instead of messages")
+        try:
+            return self.encode(form.encode(dialog), max_tokens)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
     def _refuse_length(self, length: str) -> None:
-        raise InputRejected(
+        raise ContextTooLong(
             f"the prompt has {length}; the context holds {self.max_seq_len:,}, the answer included",
             "give a larger context with --max-seq-len, or shorten the prompt",
         )

@@ -19,7 +19,9 @@ def test_llama_3_8b_in_bfloat16():
     assert EIGHT_B.per_token == 128 * 1024
 
 
-@pytest.mark.parametrize("case", json.loads((DATA / "params_family.json").read_text())["models"], ids=lambda c: c["model"])
+@pytest.mark.parametrize(
+    "case", json.loads((DATA / "params_family.json").read_text())["models"], ids=lambda c: c["model"]
+)
 def test_the_largest_context_is_the_largest(case):
     args = read_params(case["params"])
     plan = plan_memory(args, n_slots=4, itemsize=2, tied=False)

@@ -77,7 +77,11 @@ def slow_stop(text, stops):
 
 
 @settings(max_examples=1000, deadline=None)
-@given(data=st.data(), text=st.text("ab\n", max_size=30), stops=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3))
+@given(
+    data=st.data(),
+    text=st.text("ab\n", max_size=30),
+    stops=st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3),
+)
 def test_stop_strings_at_every_split(data, text, stops):
     """However the text is cut into pieces, the result is that of the earliest stop in the whole."""
     finder, shown, at = StopFinder(stops), "", 0

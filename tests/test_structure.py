@@ -28,7 +28,9 @@ def tree_of_the_readme():
 
 @in_checkout
 def test_the_tree_in_the_readme_is_the_tree():
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     files = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
     shown = tree_of_the_readme()
     for path in shown:
@@ -43,7 +45,9 @@ def test_every_line_of_the_tree_has_a_comment():
 
 
 def test_the_flags_in_the_readme_exist():
-    done = subprocess.run([sys.executable, "-m", "llama_cli", "complete", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cli", "complete", "--help"], capture_output=True, text=True, check=True
+    )
     commands = [line for line in README.splitlines() if "llama-cli complete" in line and line.startswith("$")]
     assert len(commands) >= 5
     for line in commands:
@@ -65,8 +69,7 @@ def test_load_takes_what_the_flags_give():
 def test_only_the_gate_loads_pickles(package):
     """A bare torch.load would run the pickle under TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1."""
     calls = {
-        path.name: re.findall(r"torch\.load\([^)]*\)", path.read_text())
-        for path in (ROOT / package).rglob("*.py")
+        path.name: re.findall(r"torch\.load\([^)]*\)", path.read_text()) for path in (ROOT / package).rglob("*.py")
     }
     used = {name: found for name, found in calls.items() if found}
     assert set(used) <= {"archive.py"}

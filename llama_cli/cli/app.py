@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import LlamaError, OutputFailed
+from .batch import batch
 from .complete import complete
 from .options import ALIASES
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
@@ -55,6 +56,7 @@ def _main(
 
 
 app.command()(complete)
+app.command()(batch)
 
 
 class Terminated(BaseException):

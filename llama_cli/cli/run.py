@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..loader import load
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .options import ModelOptions
 
 
-def load_model(options: ModelOptions, *, batch_size: int) -> Session:
+def load_model(options: ModelOptions, *, batch_size: int | None) -> Session:
     """A session as the flags ask for it."""
     return load(
         options.model,
@@ -77,25 +77,11 @@ class Run:
             },
         }
         if completion.logprobs:
-            described["logprobs"] = [self._score(score) for score in completion.logprobs]
+            described["logprobs"] = describe_scores(self.session, completion.logprobs)
         if completion.prompt_logprobs:
-            described["prompt_logprobs"] = [
-                None,
-                *(self._score(score) for score in completion.prompt_logprobs),
-            ]
+            described["prompt_logprobs"] = [None, *describe_scores(self.session, completion.prompt_logprobs)]
         described["timings"] = self.timings()
         return described
-
-    def _score(self, score: TokenLogprob) -> dict[str, Any]:
-        described = self._named(score.token_id, score.logprob)
-        if score.top:
-            described["top_logprobs"] = [self._named(token_id, value) for token_id, value in score.top]
-        return described
-
-    def _named(self, token_id: int, logprob: float) -> dict[str, Any]:
-        raw = self.session.tokenizer.token_bytes(token_id)
-        token = raw.decode("utf-8", errors="replace")
-        return {"token_id": token_id, "token": token, "bytes": list(raw), "logprob": logprob}
 
     def timings(self) -> dict[str, Any]:
         """Seconds, tokens per second, bytes; None where nothing was measured."""
@@ -113,6 +99,22 @@ class Run:
             "weight_gigabytes_per_second": bandwidth,
             "peak_memory_bytes": peak_memory(),
         }
+
+
+def describe_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+    """Log-probabilities as JSON shows them: each with its token, and the likeliest at its place."""
+
+    def named(token_id: int, logprob: float) -> dict[str, Any]:
+        raw = session.tokenizer.token_bytes(token_id)
+        token = raw.decode("utf-8", errors="replace")
+        return {"token_id": token_id, "token": token, "bytes": list(raw), "logprob": logprob}
+
+    described = []
+    for score in scores:
+        described.append(named(score.token_id, score.logprob))
+        if score.top:
+            described[-1]["top_logprobs"] = [named(token_id, value) for token_id, value in score.top]
+    return described
 
 
 def _per_second(count: int, seconds: float) -> float | None:

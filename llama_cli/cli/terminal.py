@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+import time
 from typing import Any
 
 from ..errors import OutputFailed
@@ -127,6 +128,57 @@ def show_log(level: int) -> None:
     logger.handlers = [_LogHandler()]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class Progress:
+    """Rows done of all, on standard error: a bar on a terminal, else a line every half minute."""
+
+    SECONDS_BETWEEN_LINES = 30.0
+
+    def __init__(self, total: int | None, *, quiet: bool) -> None:
+        self._total = total
+        self._done = self._failed = 0
+        self._began = self._last = time.monotonic()
+        self._quiet = quiet
+        self._bar: Any = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            self._bar = _make_bar()
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, *, failed: bool = False) -> None:
+        """One more row is settled."""
+        self._done += 1
+        self._failed += failed
+
+    def show(self, tokens: int) -> None:
+        """Bring what is shown up to date."""
+        now = time.monotonic()
+        rate = tokens / max(now - self._began, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, description=f"{self._failed} failed, {rate:.0f} tok/s")
+        elif not self._quiet and now - self._last >= self.SECONDS_BETWEEN_LINES:
+            self._last = now
+            of = "" if self._total is None else f" of {self._total}"
+            write_stderr(f"llama-cli: {self._done}{of} rows, {self._failed} failed, {rate:.1f} tok/s")
+
+
+def _make_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
+    return Bar(*columns, console=console, transient=True)
 
 
 def format_stats(stats: dict[str, Any]) -> str:

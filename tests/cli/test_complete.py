@@ -140,10 +140,20 @@ def test_prompts_from_files_and_pipes(tmp_path):
     ("arguments", "code", "message", "hint"),
     [
         (["-m", "nowhere", "x"], 3, "there is no nowhere; tried nowhere, nowhere/original", "-m FOLDER"),
-        (["-m", TINY, "x" * 9000, "-c", "64"], 5, "tokens or more; the context holds 64, the answer included", "--max-seq-len"),
+        (
+            ["-m", TINY, "x" * 9000, "-c", "64"],
+            5,
+            "tokens or more; the context holds 64, the answer included",
+            "--max-seq-len",
+        ),
         (["abc€", "-q"], 5, "'€' at character 3 (line 1, column 4)", "its 65 characters are"),
         (["", "-q"], 5, "the prompt is empty", "first character"),
-        (["-m", TINY, "x", "-t", "-1"], 2, "--temperature: Input should be greater than or equal to 0, is -1", "--help"),
+        (
+            ["-m", TINY, "x", "-t", "-1"],
+            2,
+            "--temperature: Input should be greater than or equal to 0, is -1",
+            "--help",
+        ),
         (["-m", TINY, "x", "-t", "1e-45"], 2, "--temperature: temperature must be 0 (greedy) or", "--help"),
         (["-m", TINY, "x", "--top-p", "nan"], 2, "--top-p", "--help"),
         (["-m", TINY, "x", "--num-samples", "0"], 2, "--num-samples", "--help"),
@@ -157,7 +167,12 @@ def test_prompts_from_files_and_pipes(tmp_path):
         (["-m", TINY, "--prompt-ids", "1,9999"], 5, "prompt id 9999 is not in 0 ... 1023", None),
         (["-m", TINY, "-f", "absent.txt"], 5, "cannot read absent.txt: no such file", "-f"),
         (["-m", TINY, "--rope-scale-factor", "8", "x"], 2, "does not use scaled RoPE", "leave it out"),
-        (["-m", TINY, "--tokenizer", str(DATA / "tokenizer/bytes256.model"), "x"], 3, "the tokenizer has 512", "--tokenizer"),
+        (
+            ["-m", TINY, "--tokenizer", str(DATA / "tokenizer/bytes256.model"), "x"],
+            3,
+            "the tokenizer has 512",
+            "--tokenizer",
+        ),
         (["-m", TINY, "--tokenizer", "absent", "x"], 3, "absent: No such file", "--tokenizer"),
         (["-m", TINY], 2, "no prompt", "Once upon a time"),
     ],
@@ -198,7 +213,10 @@ def test_names_of_folders_cannot_act_on_the_terminal(run, tmp_path):
 
 def test_metas_own_flags_work(run):
     expected = run("-m", TINY, "Hello", *GREEDY)
-    assert run("--ckpt_dir", TINY, "--tokenizer_path", f"{TINY}/tokenizer.model", "Hello", "-t", 0, "--max_gen_len=12") == expected
+    assert (
+        run("--ckpt_dir", TINY, "--tokenizer_path", f"{TINY}/tokenizer.model", "Hello", "-t", 0, "--max_gen_len=12")
+        == expected
+    )
     assert rewrite_aliases(["--ckpt-dir=x", "--max_seq_len", "5"]) == ["--model=x", "--max_seq_len", "5"]
     assert all(name.startswith("--") for name in ALIASES)
 

@@ -1,6 +1,5 @@
 """Pipes, signals, start: what only a process of its own can show."""
 
-import os
 import resource
 import signal
 import subprocess
@@ -37,7 +36,9 @@ def test_a_full_disk():
     assert lines == ["llama-cli: error: cannot write standard output: no space left on device", "hint: free some space"]
 
 
-@pytest.mark.parametrize("arguments", [LONG, ["--version"], ["complete", "--help"]], ids=["complete", "version", "help"])
+@pytest.mark.parametrize(
+    "arguments", [LONG, ["--version"], ["complete", "--help"]], ids=["complete", "version", "help"]
+)
 def test_a_closed_output(arguments):
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", *command(*arguments)],
@@ -61,7 +62,9 @@ def test_signals_end_it_with_their_code(number, code, after_bytes):
 def test_an_ignored_interrupt_stays_ignored():
     """A shell starts background jobs with SIGINT ignored."""
     arguments = ["complete", "-m", TINY, "Hello", "-n", "200", "-t", "0"]
-    with launch(*arguments, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) as process:
+    with launch(
+        *arguments, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ) as process:
         process.stdout.read(5)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
@@ -118,4 +121,3 @@ def test_reading_a_model_writes_nothing(tmp_path):
         folder.chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert not os.listdir(tmp_path) == []

@@ -38,7 +38,19 @@ def test_every_control_character_of_unicode_is_harmless():
 def test_random_output_leaves_a_terminal_as_it_was():
     """500 random outputs with escapes of every kind on an emulated screen: only cells with text change."""
     chance = random.Random(8)
-    pieces = ["\x1b[2J", "\x1b[31m", "\x1b]0;title\x07", "\x1b]52;c;AAAA\x07", "\x9b5A", "\x1bc", "\x0e", "\b\b", "\r", "abc", " "]
+    pieces = [
+        "\x1b[2J",
+        "\x1b[31m",
+        "\x1b]0;title\x07",
+        "\x1b]52;c;AAAA\x07",
+        "\x9b5A",
+        "\x1bc",
+        "\x0e",
+        "\b\b",
+        "\r",
+        "abc",
+        " ",
+    ]
     for _ in range(500):
         text = "".join(chance.choice(pieces) for _ in range(12))
         screen = pyte.Screen(400, 5)

@@ -224,7 +224,9 @@ def test_generate_is_metas_generate(name):
     assert [answers[key, 0][0] for key in range(3)] == ragged["outputs"]
 
 
-@pytest.mark.parametrize("where", ["tok_embeddings", "norm", "output", "layers.0.feed_forward.w1", "layers.1.attention.wv"])
+@pytest.mark.parametrize(
+    "where", ["tok_embeddings", "norm", "output", "layers.0.feed_forward.w1", "layers.1.attention.wv"]
+)
 def test_not_a_number_ends_the_row_with_the_reason(where):
     model = random_model(SMALL)
     weight = model.get_submodule(where).weight

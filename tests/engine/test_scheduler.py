@@ -131,7 +131,9 @@ def test_scoring_a_prompt_computes_all_of_it_in_small_steps():
     assert [(work.start, work.length, work.n_outputs) for work in plan.work] == [(0, SCORING_CHUNK, SCORING_CHUNK)]
 
 
-@pytest.mark.parametrize(("a", "b", "n"), [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 2, 3], 2), ([5], [6], 0)])
+@pytest.mark.parametrize(
+    ("a", "b", "n"), [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 2, 3], 2), ([5], [6], 0)]
+)
 def test_common_prefix(a, b, n):
     assert common_prefix(a, b) == common_prefix(b, a) == n
 

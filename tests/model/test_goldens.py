@@ -77,9 +77,7 @@ def test_any_chunk_size_is_prefill(chunk):
     case = golden(DATA / "tiny/gqa")["prompts"]["long300"]
     ids, cache = case["ids"], new_cache(model, 1, 300)
     logits = torch.cat([forward(model, cache, ids[at : at + chunk], at) for at in range(0, len(ids), chunk)])
-    torch.testing.assert_close(
-        logits[case["logit_positions"]], expected["long300.prefill.f32"], atol=ATOL, rtol=0
-    )
+    torch.testing.assert_close(logits[case["logit_positions"]], expected["long300.prefill.f32"], atol=ATOL, rtol=0)
 
 
 def test_bfloat16_stays_near_metas_bfloat16():
@@ -93,9 +91,7 @@ def test_bfloat16_stays_near_metas_bfloat16():
         assert (logits - expected[f"{prompt}.prefill.bf16"]).abs().mean() <= 0.1, prompt
 
 
-@pytest.mark.parametrize(
-    "name", [*SHARDED, *(pytest.param(name, marks=needs_kit) for name in SHARDED_IN_KIT)]
-)
+@pytest.mark.parametrize("name", [*SHARDED, *(pytest.param(name, marks=needs_kit) for name in SHARDED_IN_KIT)])
 def test_shards_make_the_whole(name):
     """Bit for bit: merging copies, it does not compute."""
     folder = DATA / name if name in SHARDED else kit_folder(name)

@@ -115,7 +115,9 @@ def test_streams_add_up_to_the_whole():
     """20,000 random id streams: characters cut anywhere, and never half of one shown."""
     tokenizer, chance = tiny(), random.Random(11)
     for _ in range(20_000):
-        ids = [chance.randrange(tokenizer.n_words if chance.random() < 0.1 else 300) for _ in range(chance.randint(0, 8))]
+        ids = [
+            chance.randrange(tokenizer.n_words if chance.random() < 0.1 else 300) for _ in range(chance.randint(0, 8))
+        ]
         decoder = StreamDecoder(tokenizer)
         parts = [decoder.feed(token_id) for token_id in ids]
         assert "".join(parts) + decoder.finish() == tokenizer.decode(ids)
@@ -213,7 +215,13 @@ def test_two_thousand_strings_are_metas():
     reference_module = pytest.importorskip("llama_models.llama3.tokenizer")
     reference = reference_module.Tokenizer(LLAMA3)
     tokenizer, chance = load_tokenizer(LLAMA3), random.Random(3)
-    pools = ["abc XYZ 0123 .,!?'\n\t", "äöüß€ 漢字 かな 한글", "😀👨‍👩‍👧 \u202e\u0000\x1b", "<|eot_id|> 's'LL 'Re", " \r\n\u3000\xa0"]
+    pools = [
+        "abc XYZ 0123 .,!?'\n\t",
+        "äöüß€ 漢字 かな 한글",
+        "😀👨‍👩‍👧 \u202e\u0000\x1b",
+        "<|eot_id|> 's'LL 'Re",
+        " \r\n\u3000\xa0",
+    ]
     for _ in range(2000):
         pool = "".join(chance.sample(pools, chance.randint(1, 3)))
         text = "".join(chance.choice(pool) for _ in range(chance.randint(0, 80)))

@@ -25,7 +25,11 @@ def test_dialogs_are_metas(case):
 
 
 @settings(max_examples=200, deadline=None)
-@given(dialog=st.lists(st.builds(Message, st.sampled_from(ROLES), st.text(max_size=40) | st.just("<|eot_id|>")), max_size=4))
+@given(
+    dialog=st.lists(
+        st.builds(Message, st.sampled_from(ROLES), st.text(max_size=40) | st.just("<|eot_id|>")), max_size=4
+    )
+)
 def test_contents_make_no_control_tokens(dialog):
     """The control ids are the begin, and three for each message and the answer's two: no more."""
     ids = Llama3Format(TOKENIZER).encode(dialog)

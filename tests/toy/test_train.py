@@ -17,7 +17,7 @@ from llama_cli.model.args import read_params
 from llama_cli.toy import train as training
 from tokenizer import CharTokenizer
 
-WORDS = "the quick brown fox jumps over a lazy dog and runs away from it\n".split(" ")
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it\n"]
 
 
 @pytest.fixture(name="text_file")

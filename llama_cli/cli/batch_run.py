@@ -1,0 +1,296 @@
+"""Carries out `llama-cli batch`: rows in, the engine, rows out. Imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import stat
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy
+
+from .. import __version__
+from ..engine.request import Request, Sampling
+from ..errors import ContextTooLong, InputRejected
+from ..jobs.identity import describe_input, describe_sampling, settle_identity
+from ..jobs.ledger import Ledger
+from ..jobs.order import InOrder
+from ..jobs.results import Answer, OutputFormat, RowWriter
+from ..jobs.rows import BadRow, ErrorCode, Format, Job, Row, hash_of, read_rows, seed_of
+from ..jobs.starts import Starts
+from ..session import Chunk, Completion
+from .options import MessageOptions, ModelOptions
+from .run import describe_scores, load_model
+from .stopping import Stopping
+from .terminal import Progress
+
+SOME_ROWS_FAILED = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSettings:
+    """What the flags say about the files."""
+
+    input_format: Format
+    output_format: OutputFormat
+    output: Path
+    ordered: bool
+    retry_errors: bool
+    strict: bool
+    shard: tuple[int, int]  # which part of how many
+    force_resume: bool
+
+
+@dataclasses.dataclass
+class Running:
+    """A row that is in the engine."""
+
+    job: Job
+    n_prompt: int
+    completions: list[Completion]
+    n_finished: int = 0
+
+
+@dataclasses.dataclass
+class Counts:
+    """How the run goes."""
+
+    ok: int = 0
+    failed: int = 0
+    skipped: int = 0  # finished by an earlier run
+    tokens: int = 0
+
+
+class BatchRun:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        source: BinaryIO,
+        model: ModelOptions,
+        sampling: Sampling,
+        batch_size: int | None,
+        messages: MessageOptions,
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.model = model
+        self.sampling = sampling
+        self.batch_size = batch_size
+        self.messages = messages
+        self.counts = Counts()
+        self.stopping = Stopping()
+        self._running: dict[int, Running] = {}
+        self._seekable = stat.S_ISREG(os.fstat(source.fileno()).st_mode)
+        self._seen: set[int] = set()  # ids of an input that can be read only once
+
+    def run(self) -> int:
+        """The exit code."""
+        with Ledger(self.settings.output) as self.ledger, self.stopping:
+            if self.ledger.torn is not None:
+                self.messages.note(f"a torn last row was moved to {self.ledger.torn}")
+            total = self._survey() if self._seekable else None
+            self.session = load_model(self.model, batch_size=self.batch_size)
+            self.done, errors_before = self.ledger.done(retry_errors=self.settings.retry_errors)
+            self._settle()
+            self.starts = Starts(self.settings.output)
+            try:
+                code = self._run_rows(total, errors_before)
+            finally:
+                self.starts.close()
+        return code
+
+    def _run_rows(self, total: int | None, errors_before: int) -> int:
+        began = time.monotonic()
+        with Progress(total, quiet=self.messages.quiet) as self.progress:
+            early = self._run_suspects() if self._seekable and self.starts.n_suspects else {}
+            order = InOrder(self._write, ordered=self.settings.ordered)
+            self._drain(self.session.run(self._requests(order, early)), order)
+        self.session.ensure_unchanged()
+        if not self.stopping.requested:
+            self.starts.remove()
+            if self.settings.retry_errors:
+                self.ledger.compact()
+        self._close(time.monotonic() - began)
+        if self.stopping.requested:
+            return self.stopping.exit_code
+        return SOME_ROWS_FAILED if self.counts.failed + errors_before else 0
+
+    def _close(self, seconds: float) -> None:
+        counts = self.counts
+        rows = counts.ok + counts.failed
+        line = f"{rows} rows: {counts.ok} ok, {counts.failed} errors"
+        if counts.skipped:
+            line += f", {counts.skipped} done before"
+        rate = counts.tokens / seconds if seconds else 0.0
+        self.messages.note(f"{line}, {counts.tokens} tokens, {rate:.1f} tok/s, {seconds:.1f} s")
+
+    def _settle(self) -> None:
+        """Fix who this run is; a resumed one takes over the seed and the time it was begun with."""
+        part, whole = self.settings.shard
+        identity = {
+            "version": __version__,
+            "model": self.session.info.name,
+            "fingerprint": self.session.info.fingerprint,
+            "sampling": describe_sampling(dataclasses.replace(self.sampling, seed=None)),
+            "output_format": self.settings.output_format,
+            "shard": f"{part + 1}/{whole}",
+            "created": int(time.time()),
+            "input": describe_input(Path(str(self.source.name))) if self._seekable else None,
+            "run_seed": self.sampling.seed,
+        }
+        has_rows = self.settings.output.stat().st_size > 0
+        if identity["run_seed"] is None and not has_rows:
+            identity["run_seed"] = secrets.randbits(32)
+        force = self.settings.force_resume
+        settled = settle_identity(self.settings.output, identity, has_rows=has_rows, force=force)
+        self.run_seed = int(settled["run_seed"])
+        self.writer = RowWriter(self.settings.output_format, self.session.info.name, int(settled["created"]))
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows of this shard, from the beginning of the input."""
+        if self._seekable:
+            self.source.seek(0)
+        part, whole = self.settings.shard
+        rows = read_rows(self.source, self.settings.input_format, self.sampling)
+        return (row for row in rows if row.index % whole == part)
+
+    def _survey(self) -> int:
+        """Read the whole input once: how many rows, and no id twice. InputRejected names what is in the way."""
+        hashes: array[int] = array("Q")
+        for row in self._rows():
+            if self.settings.strict and isinstance(row, BadRow):
+                raise InputRejected(f"line {row.index + 1}: {row.message}", "mend it, or leave out --strict")
+            hashes.append(hash_of(row.custom_id))
+        found = numpy.frombuffer(hashes, dtype=numpy.uint64) if hashes else numpy.empty(0, numpy.uint64)
+        if len(numpy.unique(found)) < len(found):
+            self._refuse_duplicates(found)
+        return len(found)
+
+    def _refuse_duplicates(self, hashes: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]) -> None:
+        values, counts = numpy.unique(hashes, return_counts=True)
+        twice = values[counts > 1][0]
+        lines = [row.index + 1 for row in self._rows() if hash_of(row.custom_id) == int(twice)]
+        raise InputRejected(
+            f"the same custom_id on lines {', '.join(map(str, lines[:5]))}", "give every row an id of its own"
+        )
+
+    def _requests(self, order: InOrder, early: dict[str, bytes]) -> Iterator[Request]:
+        """The rows that are left to run, as the engine takes them; the others are settled on the way."""
+        for row in self._rows():
+            if self.stopping.requested:
+                return
+            if row.custom_id in self.done:
+                self.counts.skipped += 1
+                self.progress.advance()
+                continue
+            ticket = order.ticket()
+            if row.custom_id in early:
+                order.put(ticket, early.pop(row.custom_id))
+                continue
+            row = self._without_duplicates(row)
+            request = self._request(ticket, row) if isinstance(row, Job) else row
+            if isinstance(request, BadRow):
+                order.put(ticket, self._fail(request))
+            else:
+                yield request
+
+    def _without_duplicates(self, row: Row) -> Row:
+        if self._seekable:
+            return row
+        known = hash_of(row.custom_id)
+        if known in self._seen:
+            return BadRow(row.index, row.custom_id, "duplicate_custom_id", "an earlier row has this custom_id")
+        self._seen.add(known)
+        return row
+
+    def _request(self, key: int, job: Job) -> Request | BadRow:
+        sampling = job.sampling
+        try:
+            if job.is_chat:
+                ids = self.session.encode_dialog(job.content, sampling.max_tokens)  # type: ignore[arg-type]
+            else:
+                ids = self.session.encode(job.content, sampling.max_tokens)  # type: ignore[arg-type]
+        except InputRejected as error:
+            code: ErrorCode = "invalid_request"
+            if isinstance(error, ContextTooLong):
+                code = "context_length_exceeded"
+            elif "surrogate" in error.message:
+                code = "invalid_unicode"
+            return BadRow(job.index, job.custom_id, code, error.message)
+        own_seed = sampling.seed if sampling.seed != self.sampling.seed else None
+        seed = seed_of(self.run_seed, job.custom_id) if own_seed is None else own_seed
+        request = Request(key, ids, sampling, seed)
+        self._running[key] = Running(job, len(ids), Completion.of(request))
+        self.starts.begin(job.custom_id)
+        return request
+
+    def _run_suspects(self) -> dict[str, bytes]:
+        """Rows that ran when the run before died, one at a time: {custom_id: row}."""
+        finished: dict[str, bytes] = {}
+        for row in self._rows():
+            if self.stopping.requested:
+                break
+            if not isinstance(row, Job) or row.custom_id in self.done or not self.starts.is_suspect(row.custom_id):
+                continue
+            if self.starts.is_given_up(row.custom_id):
+                message = "the process died whenever this row ran"
+                finished[row.custom_id] = self._fail(BadRow(row.index, row.custom_id, "crashed", message))
+                continue
+            request = self._request(0, row)
+            if isinstance(request, BadRow):
+                finished[row.custom_id] = self._fail(request)
+                continue
+            taken: list[bytes] = []
+            order = InOrder(taken.append, ordered=False)
+            self._drain(self.session.run([request]), order)
+            if taken:  # none where a signal came first
+                finished[row.custom_id] = taken[0]
+        return finished
+
+    def _drain(self, chunks: Iterator[Chunk], order: InOrder) -> None:
+        for chunk in chunks:
+            running = self._running[chunk.prompt]
+            running.completions[chunk.sample].add(chunk)
+            self.counts.tokens += len(chunk.token_ids)
+            if chunk.error is not None:
+                job = running.job
+                running.n_finished = -len(running.completions) * 2  # the other samples are of no use any more
+                order.put(
+                    chunk.prompt, self._fail(BadRow(job.index, job.custom_id, "numerical_error", str(chunk.error)))
+                )
+            if chunk.finish_reason is not None:
+                running.n_finished += 1
+                if running.n_finished == len(running.completions):
+                    order.put(chunk.prompt, self._finish(self._running.pop(chunk.prompt)))
+            if self.stopping.out_of_time:
+                break
+
+    def _finish(self, running: Running) -> bytes:
+        self.counts.ok += 1
+        self.progress.advance()
+        answers = [
+            Answer(
+                completion.text,
+                completion.finish_reason,
+                len(completion.token_ids),
+                describe_scores(self.session, completion.logprobs) if completion.logprobs else None,
+            )
+            for completion in running.completions
+        ]
+        return self.writer.answer(running.job, answers, running.n_prompt)
+
+    def _fail(self, row: BadRow) -> bytes:
+        self.counts.failed += 1
+        self.progress.advance(failed=True)
+        return self.writer.error(row)
+
+    def _write(self, row: bytes) -> None:
+        self.ledger.append(row)
+        self.progress.show(self.counts.tokens)

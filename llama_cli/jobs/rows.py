@@ -1,0 +1,221 @@
+"""Input rows: what is asked, or what is wrong with the asking. A bad row never stops the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Literal
+
+from pydantic import ValidationError
+
+from tokenizer.chat import Message
+
+from ..engine.request import Sampling
+
+MAX_LINE_BYTES = 16 << 20
+SKIP_BYTES = 1 << 20
+
+Format = Literal["auto", "openai", "prompts", "text"]
+ErrorCode = Literal[
+    "invalid_json",
+    "invalid_request",
+    "invalid_unicode",
+    "line_too_long",
+    "duplicate_custom_id",
+    "context_length_exceeded",
+    "numerical_error",
+    "crashed",
+]
+
+SAMPLING_FIELDS = {each.name for each in dataclasses.fields(Sampling)}
+
+# OpenAI's request fields that say nothing about the text, or nothing to a program that runs one model.
+IGNORED_FIELDS = {"model", "user", "metadata", "store", "service_tier", "parallel_tool_calls"}
+URLS = {"/v1/completions", "/v1/chat/completions"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A good row. `content` is text, ids or a dialog."""
+
+    index: int  # counted from 0 over all rows of the input
+    custom_id: str
+    content: str | tuple[int, ...] | tuple[Message, ...]
+    sampling: Sampling
+
+    @property
+    def is_chat(self) -> bool:
+        return not isinstance(self.content, str) and any(isinstance(part, Message) for part in self.content)
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row that cannot run, and why."""
+
+    index: int
+    custom_id: str
+    code: ErrorCode
+    message: str
+
+
+Row = Job | BadRow
+
+
+class RowError(Exception):
+    """What is wrong with one row."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ErrorCode = code
+        self.message = message
+
+
+def hash_of(custom_id: str) -> int:
+    """64 bits that stand for an id: a million ids take 8 MB, and two alike turn up once in 30 million runs."""
+    return int.from_bytes(hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def seed_of(run_seed: int, custom_id: str) -> int:
+    """The seed of a row: the same wherever and whenever the row runs."""
+    return hash_of(f"{run_seed}:{custom_id}") >> 1
+
+
+def read_lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of a file without their ends; None for one that is too long, which is never held whole."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (more := file.readline(SKIP_BYTES)) and not more.endswith(b"\n"):
+                pass
+            yield None
+        else:
+            yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def read_rows(file: BinaryIO, format_: Format, defaults: Sampling) -> Iterator[Row]:
+    """Every line as a Job or a BadRow, read as needed. `auto` takes the first line for an example of all."""
+    for index, line in enumerate(read_lines(file)):
+        if index == 0 and format_ == "auto" and line is not None and not line.lstrip().startswith(b"{"):
+            format_ = "text"
+        yield parse_row(index, line, format_, defaults)
+
+
+def parse_row(index: int, line: bytes | None, format_: Format, defaults: Sampling) -> Row:
+    """One line; `auto` is either of the JSON forms."""
+    custom_id = f"line-{index + 1:06d}"
+    try:
+        if line is None:
+            raise RowError("line_too_long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
+        text = _decode(line)
+        if format_ == "text":
+            return Job(index, custom_id, text, defaults)
+        fields = _parse_object(text)
+        custom_id = _id_of(fields, custom_id)
+        body = _body_of(fields, format_)
+        return Job(index, custom_id, _content_of(body), _sampling_of(body, defaults))
+    except RowError as error:
+        return BadRow(index, custom_id, error.code, error.message)
+
+
+def _decode(line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError("invalid_unicode", f"byte {error.start} is not UTF-8") from None
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise RowError("invalid_json", "the line is nested too deeply") from None
+    except ValueError as error:
+        raise RowError("invalid_json", f"the line is no JSON: {str(error).split(';')[0]}") from None
+    if not isinstance(fields, dict):
+        raise RowError("invalid_json", f"the line must be an object, is a {type(fields).__name__}")
+    return fields
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _id_of(fields: Mapping[str, Any], default: str) -> str:
+    given = fields.get("custom_id", fields.get("id", default))
+    if not isinstance(given, str) or not 1 <= len(given) <= 512:
+        raise RowError("invalid_request", f"custom_id must be a text of 1 to 512 characters, is {_short(given)}")
+    if any("\ud800" <= character <= "\udfff" for character in given):
+        raise RowError("invalid_unicode", "custom_id has a lone surrogate")
+    return given
+
+
+def _body_of(fields: dict[str, Any], format_: Format) -> dict[str, Any]:
+    """The settings of a row: OpenAI's `body`, or the short row itself without its id."""
+    if format_ == "openai" or (format_ != "prompts" and "body" in fields):
+        url, body = fields.get("url"), fields.get("body")
+        if url is not None and url not in URLS:
+            raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {_short(url)}")
+        if not isinstance(body, dict):
+            raise RowError("invalid_request", f"body must be an object, is {_short(body)}")
+        unknown = fields.keys() - {"custom_id", "id", "method", "url", "body"}
+        if unknown:
+            raise RowError("invalid_request", f"unknown field {_short(min(unknown))}")
+        return body
+    return {key: value for key, value in fields.items() if key not in ("id", "custom_id")}
+
+
+def _content_of(body: Mapping[str, Any]) -> str | tuple[int, ...] | tuple[Message, ...]:
+    prompt, messages = body.get("prompt"), body.get("messages")
+    if (prompt is None) == (messages is None):
+        raise RowError("invalid_request", "a row has either prompt or messages")
+    if messages is not None:
+        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+            raise RowError("invalid_request", "messages must be a list of objects with role and content")
+        try:
+            return tuple(Message.of(message) for message in messages)
+        except ValueError as error:
+            raise RowError("invalid_request", str(error)) from None
+    if isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt):
+        return tuple(prompt)
+    if not isinstance(prompt, str):
+        raise RowError("invalid_request", f"prompt must be a text or a list of ids, is {_short(prompt)}")
+    return prompt
+
+
+def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
+    """The row's own settings over the run's. OpenAI's spellings are understood."""
+    chosen: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in ("prompt", "messages") or name in IGNORED_FIELDS or value is None:
+            continue
+        if name == "stream" and value is False:
+            continue
+        if name == "max_completion_tokens":
+            name = "max_tokens"
+        if name not in SAMPLING_FIELDS:
+            raise RowError("invalid_request", f"unknown field {_short(name)}")
+        chosen[name] = value
+    if type(chosen.get("logprobs")) is int:  # how many, in OpenAI's older API
+        chosen["top_logprobs"], chosen["logprobs"] = chosen["logprobs"], True
+    if isinstance(chosen.get("logit_bias"), dict):
+        chosen["logit_bias"] = {_as_id(key): value for key, value in chosen["logit_bias"].items()}
+    try:
+        return dataclasses.replace(defaults, **chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise RowError("invalid_request", f"{where}: {reason}, is {_short(first['input'])}") from None
+
+
+def _as_id(key: str) -> int:
+    try:
+        return int(key)
+    except ValueError:
+        raise RowError("invalid_request", f"logit_bias: {_short(key)} is no token id") from None
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."
