@@ -177,8 +177,12 @@ class Session:
         at_least = -(-n_bytes // self.tokenizer.max_token_bytes)
         if at_least > self.max_seq_len:
             self._refuse_length(f"{at_least:,} tokens or more")
+        return self.tokenize(text)
+
+    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
+        """The ids of a text of any length, behind the begin token if the model has one."""
         try:
-            return self.tokenizer.encode(text, bos=self.tokenizer.bos_id is not None)
+            return self.tokenizer.encode(text, bos=bos and self.tokenizer.bos_id is not None)
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 

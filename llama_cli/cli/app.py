@@ -17,6 +17,7 @@ from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .complete import complete
 from .options import ALIASES
+from .score import score
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
@@ -57,6 +58,7 @@ def _main(
 
 app.command()(complete)
 app.command()(batch)
+app.command()(score)
 
 
 class Terminated(BaseException):

@@ -138,7 +138,7 @@ class Engine:
     def _score_prompt(self, piece: Work, logits: Tensor) -> Iterator[Event]:
         """The logits at position p tell the probability of token p + 1; the last ones tell the answer's."""
         request = piece.sequence.request
-        targets = request.prompt[piece.start + 1 : piece.start + piece.length + 1]
+        targets = request.prompt[piece.first_scored + 1 : piece.start + piece.length + 1]
         if targets:
             scores = sampler.logprobs(logits[: len(targets)], targets, request.sampling.top_logprobs)
             yield PromptScored(request.key, tuple(scores))

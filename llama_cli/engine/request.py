@@ -107,6 +107,7 @@ class Request(NamedTuple):
     prompt: tuple[int, ...]
     sampling: Sampling
     seed: int  # of the first sample; sample i draws from seed + i
+    score_from: int = 1  # with prompt_logprobs: the first prompt token to score; those before may come from the cache
 
 
 class TokenLogprob(NamedTuple):
@@ -128,7 +129,7 @@ class Token(NamedTuple):
 
 
 class PromptScored(NamedTuple):
-    """Log-probabilities of prompt tokens 1, 2, ... of a request; the first token has none."""
+    """Log-probabilities of the next prompt tokens of a request, from `score_from` on; the very first token has none."""
 
     key: int
     logprobs: tuple[TokenLogprob, ...]

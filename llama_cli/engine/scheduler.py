@@ -82,8 +82,13 @@ class Work(NamedTuple):
     def n_outputs(self) -> int:
         """For how many of its last tokens the logits are wanted."""
         if self.sequence.scores_prompt and self.start < self.sequence.n_prompt:
-            return self.length
+            return self.start + self.length - self.first_scored
         return 1 if self.reaches_end else 0
+
+    @property
+    def first_scored(self) -> int:
+        """The first place whose logits tell the probability of a prompt token that is to be scored."""
+        return min(max(self.start, self.sequence.request.score_from - 1), self.start + self.length)
 
 
 class Plan(NamedTuple):
@@ -148,12 +153,18 @@ class Scheduler:
             if sequence.n_pending == 1:
                 work.append(Work(sequence, sequence.n_cached, 1))
                 continue
-            most = min(budget, SCORING_CHUNK) if sequence.scores_prompt else budget
-            length = min(sequence.n_pending, most)
+            length = min(sequence.n_pending, budget, self._most(sequence))
             if length > 0:
                 work.append(Work(sequence, sequence.n_cached, length))
                 budget -= length
         return Plan(copies, work)
+
+    def _most(self, sequence: Sequence) -> int:
+        """How many tokens of a prompt may run in one step, where it is being scored."""
+        if not sequence.scores_prompt:
+            return self.chunk
+        unscored = sequence.request.score_from - 1 - sequence.n_cached
+        return unscored if unscored > 0 else SCORING_CHUNK
 
     def advance(self, plan: Plan) -> None:
         """The work of `plan` is done: its tokens are cached."""
@@ -189,7 +200,9 @@ class Scheduler:
     def _place(self, sequence: Sequence, free: list[Slot]) -> Copy | None:
         """Put a sequence into the best free slot, or leave it waiting for a neighbour's beginning."""
         prompt = sequence.tokens
-        usable = 0 if sequence.scores_prompt else len(prompt) - 1  # the last token is computed in any case
+        usable = len(prompt) - 1  # the last token is computed in any case
+        if sequence.scores_prompt:
+            usable = min(usable, sequence.request.score_from - 1)
         shared = {slot.index: min(common_prefix(prompt, slot.tokens), usable) for slot in self.slots}
         best = max(self.slots, key=lambda slot: (shared[slot.index], slot.sequence is None, -slot.last_used))
         if self._should_wait(sequence, usable, shared[best.index]):
