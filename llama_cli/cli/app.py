@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .complete import complete
+from .merge import merge
 from .options import ALIASES
 from .score import score
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
@@ -58,6 +59,7 @@ def _main(
 
 app.command()(complete)
 app.command()(batch)
+app.command()(merge)
 app.command()(score)
 
 
