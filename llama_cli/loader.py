@@ -175,7 +175,7 @@ def _fingerprint(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
     digest = hashlib.sha256(json.dumps([dict(checkpoint.params), str(dtype)], sort_keys=True).encode())
     if checkpoint.tokenizer is not None:
         digest.update(checkpoint.tokenizer.read_bytes())
-    digest.update(str([identity.size for identity in checkpoint.files.values()]).encode())
+    digest.update(str([identity.size for identity in checkpoint.identities.values()]).encode())
     return digest.hexdigest()
 
 

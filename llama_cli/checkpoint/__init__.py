@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
 
 from ..errors import ModelRejected
 from .archive import open_archive
-from .catalog import find_folder, find_tokenizer
+from .catalog import expand, find_folder, find_tokenizer
 from .checkpoint import Checkpoint
-from .huggingface import HuggingFaceWeights, params_of
+from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
 from .json_file import read_object
 from .meta import shard_paths
-from .regular_file import Identity
-from .safetensors_file import SafetensorsFiles, open_safetensors
+from .reshard import Slice
+from .safetensors_file import open_safetensors
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "Slice", "open_checkpoint"]
 
 SAFE_TORCH = (2, 10)
 
@@ -24,44 +25,36 @@ SAFE_TORCH = (2, 10)
 def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mmap: bool = True) -> Checkpoint:
     """Open the model in a folder: Meta's .pth shards, Meta's names in .safetensors, or Hugging Face's files.
 
-    Everything about it is checked, nothing is allocated. `mmap=False` reads the files into memory, for
-    disks that may fail or files that may change while in use. ModelRejected says what is wrong.
+    Everything about it is checked, nothing is allocated. `mmap=False` copies the weights into memory when
+    they are streamed, for files that may change while in use. ModelRejected says what is wrong.
     """
-    _require_safe_torch()
+    require_safe_torch(torch.__version__)
     folder = find_folder(path)
-    found = Path(tokenizer).expanduser() if tokenizer is not None else find_tokenizer(folder)
-    if (folder / "params.json").exists():
+    words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
+    has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
+    shards = shard_paths(folder) if has_params else []
+    if shards:
         params = read_object(folder / "params.json")
-        shards = shard_paths(folder)
-        if shards:
-            archives = [open_archive(shard, mmap=mmap) for shard in shards]
-            identities = {archive.path: archive.identity for archive in archives}
-            return Checkpoint(folder, params, "params.json", found, archives, identities)
-        files = open_safetensors(folder, mmap=mmap)
-        return Checkpoint(folder, params, "params.json", found, [files], _identities(files))
-    params = params_of(read_object(folder / "config.json"))
-    files = open_safetensors(folder, mmap=mmap)
-    weights = HuggingFaceWeights(files, _head_dim(params))
-    return Checkpoint(folder, params, "config.json", found, [weights], _identities(files))
+        archives = [open_archive(shard) for shard in shards]
+        identities = {archive.path: archive.identity for archive in archives}
+        return Checkpoint(folder, params, "params.json", words, archives, identities, mmap=mmap)
+    files = open_safetensors(folder, metas_first=has_params)
+    identities = {file.path: file.identity for file in files.files}
+    theirs = speaks_hugging_face(files)
+    if has_config and (theirs or not has_params):
+        config = read_object(folder / "config.json")
+        params, source, tied = params_of(config), "config.json", bool(config.get("tie_word_embeddings"))
+    else:
+        params, source = read_object(folder / "params.json"), "params.json"
+        tied = "lm_head.weight" not in files.names()
+    weights = HuggingFaceWeights(files, tied=tied) if theirs else files
+    return Checkpoint(folder, params, source, words, [weights], identities, huggingface_rows=theirs, mmap=mmap)
 
 
-def _identities(files: SafetensorsFiles) -> dict[Path, Identity]:
-    return {file.path: file.identity for file in files.files}
-
-
-def _head_dim(params: dict[str, object]) -> int:
-    """Needed before the whole of the parameters is checked: to undo the order of rows of wq and wk."""
-    dim, n_heads, explicit = (params.get(key) for key in ("dim", "n_heads", "head_dim"))
-    head_dim = explicit or (dim // n_heads if isinstance(dim, int) and isinstance(n_heads, int) and n_heads > 0 else 0)
-    if not isinstance(head_dim, int) or head_dim < 1:
-        raise ModelRejected(f"config.json: no head size from hidden_size {dim!r} and num_attention_heads {n_heads!r}")
-    return head_dim
-
-
-def _require_safe_torch() -> None:
-    numbers = torch.__version__.split("+")[0].split(".")[:2]
-    if tuple(int(number) for number in numbers if number.isdigit()) < SAFE_TORCH:
+def require_safe_torch(version: str) -> None:
+    """ModelRejected for a torch that hostile checkpoints can break."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match is None or (int(match[1]), int(match[2])) < SAFE_TORCH:
         raise ModelRejected(
-            f"torch {torch.__version__} opens hostile checkpoints unsafely (CVE-2026-24747)",
-            "pip install 'torch>=2.10'",
+            f"torch {version} has CVE-2026-24747; llama-cli needs 2.10 or newer", "pip install 'torch>=2.10'"
         )

@@ -5,37 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelRejected
+from .quoting import plain
+from .regular_file import unreadable
 
 CONFIG_NAMES = ("params.json", "config.json")
 WEIGHT_PATTERNS = ("consolidated.*.pth", "*.safetensors")
+FILE_SUFFIXES = (".pth", ".safetensors", ".json")
 TOKENIZER_NAMES = ("tokenizer.model", "chars.json")
+WANTED = "give the folder with params.json and consolidated.00.pth: -m FOLDER"
 
 
 def find_folder(path: str | Path) -> Path:
-    """The folder itself, its `original/`, or one of `original/mp*`; ModelRejected lists every path tried."""
-    asked = Path(path).expanduser()
-    if asked.is_file():
-        asked = asked.parent
-    tried = [asked, asked / "original", *_listed(asked / "original", "mp*")]
+    """The folder itself, its `original/`, or one of `original/mp*`; ModelRejected lists every path tried.
+
+    A file of a model stands for its folder.
+    """
+    asked = expand(path)
+    try:
+        if asked.is_file():
+            if asked.suffix not in FILE_SUFFIXES:
+                raise ModelRejected(f"{plain(asked)} is no file of a model folder", WANTED)
+            asked = asked.parent
+        return _search(asked)
+    except OSError as error:  # no permission to look, a name too long
+        raise unreadable(asked, error) from None
+
+
+def _search(asked: Path) -> Path:
+    original = asked / "original"
+    tried = [asked, original, *sorted(_listed(original, "mp*"), key=lambda place: (len(place.name), place))]
     for folder in tried:
-        if _has_config(folder) and any(_listed(folder, pattern) for pattern in WEIGHT_PATTERNS):
+        if _has_config(folder) and _has_weights(folder):
             return folder
     for folder in tried:
         if _has_config(folder):
             raise ModelRejected(
-                f"{folder} has no weights: no consolidated.00.pth, no .safetensors",
+                f"{plain(folder)} has no weights: no consolidated.00.pth, no .safetensors",
                 "finish the download, or give the folder that holds them",
             )
     if not asked.exists():
-        what = f"there is no {asked}"
-    elif any(_listed(asked, pattern) for pattern in WEIGHT_PATTERNS):
-        what = f"{asked} has weights, but no params.json"
+        what = f"there is no {plain(asked)}"
+    elif not asked.is_dir():
+        what = f"{plain(asked)} is neither a folder nor a regular file"
+    elif _has_weights(asked):
+        what = f"{plain(asked)} has weights, but no params.json"
     else:
-        what = f"{asked} holds no model"
-    places = ", ".join(str(folder) for folder in tried)
-    raise ModelRejected(
-        f"{what}; tried {places}", "give the folder with params.json and consolidated.00.pth: -m FOLDER"
-    )
+        what = f"{plain(asked)} holds no model"
+    places = ", ".join(plain(place) for place in [*tried, original / "mp*"])
+    raise ModelRejected(f"{what}; tried {places}", WANTED)
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -47,9 +64,21 @@ def find_tokenizer(folder: Path) -> Path | None:
     return None
 
 
+def expand(path: str | Path) -> Path:
+    """A path as typed, with `~` replaced."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~ of a user that does not exist
+        return Path(path)
+
+
 def _has_config(folder: Path) -> bool:
     return any((folder / name).exists() for name in CONFIG_NAMES)
 
 
+def _has_weights(folder: Path) -> bool:
+    return any(_listed(folder, pattern) for pattern in WEIGHT_PATTERNS)
+
+
 def _listed(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern)) if folder.is_dir() else []
+    return list(folder.glob(pattern)) if folder.is_dir() else []

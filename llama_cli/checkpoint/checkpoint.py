@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,15 +13,19 @@ from torch import Tensor
 
 from ..errors import ModelRejected
 from ..model.args import ModelArgs
+from .huggingface import metas_rows
+from .meta import shard_name
+from .quoting import plain, quote
 from .regular_file import Identity, ensure_unchanged
-from .reshard import merge, split_dimension
+from .reshard import Part, Shape, Slice, read_slice, split_dimension
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
+FIRST_MATRIX = "layers.0.attention.wq.weight"
 AT_MOST = 5  # names in one message
 
 
 class Shard(Protocol):
-    """Tensors by Meta's name. Only `tensor` may read the file."""
+    """Tensors by Meta's name. Only reading from what `tensor` returns reads the file."""
 
     def names(self) -> list[str]: ...
 
@@ -38,97 +41,155 @@ class Checkpoint:
     """An opened model folder. Nothing of the weights has been read yet."""
 
     folder: Path
-    params: Mapping[str, Any]  # params.json's object
+    params: Mapping[str, Any]  # params.json's object, or config.json's in its words
     params_name: str  # the file it came from
     tokenizer: Path | None
     shards: Sequence[Shard]
-    files: Mapping[Path, Identity]
+    identities: Mapping[Path, Identity]
+    huggingface_rows: bool = False  # wq and wk have their rows in Hugging Face's order
+    mmap: bool = True
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files with the weights."""
+        return tuple(self.identities)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the weights are stored in."""
+        self._require(EMBEDDING)
         return self.shards[0].dtype(EMBEDDING)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all weights as stored."""
-        return sum(
-            prod(shard.shape(name)) * shard.dtype(name).itemsize for shard in self.shards for name in shard.names()
-        )
+        """Bytes of all weights as stored; a shared output matrix counts once."""
+        sizes = [
+            prod(shard.shape(name)) * shard.dtype(name).itemsize
+            for shard in self.shards
+            for name in shard.names()
+            if name != OUTPUT or not self.is_tied
+        ]
+        return sum(sizes)
 
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
-        for name in (EMBEDDING, LAST_NORM):
-            if name not in self.shards[0].names():
-                raise ModelRejected(
-                    f"{self.folder}: {name} is missing", "this is no Llama checkpoint, or a damaged one"
-                )
-        shape, dim = self.shards[0].shape(EMBEDDING), self.shards[0].shape(LAST_NORM)[-1]
-        split_on_rows = len(self.shards) > 1 and shape[-1] == dim
-        return shape[0] * len(self.shards) if split_on_rows else shape[0]
+        (rows, columns), (dim,) = self._require(EMBEDDING, 2), self._require(LAST_NORM, 1)
+        split_on_rows = len(self.shards) > 1 and columns == dim
+        return rows * len(self.shards) if split_on_rows else rows
+
+    def _require(self, name: str, n_dims: int | None = None) -> Shape:
+        """The shape of a tensor of shard 0 that no Llama checkpoint lacks."""
+        if name not in self.shards[0].names():
+            raise ModelRejected(
+                f"{plain(self.folder)}: {name} is missing", "this is no Llama checkpoint, or a damaged one"
+            )
+        shape = self.shards[0].shape(name)
+        if n_dims is not None and len(shape) != n_dims:
+            raise ModelRejected(
+                f"{plain(self.folder)}: {name} has shape {shape}, must have {n_dims} dimensions",
+                "this is no Llama checkpoint, or a damaged one",
+            )
+        return shape
 
     @property
     def is_tied(self) -> bool:
         """Whether the output matrix is the embedding: left out of the file, or sharing its storage."""
         if OUTPUT not in self.shards[0].names():
             return True
+        if any(not {EMBEDDING, OUTPUT} <= set(shard.names()) for shard in self.shards):
+            return False
         pairs = [(shard.tensor(EMBEDDING), shard.tensor(OUTPUT)) for shard in self.shards]
         return all(a.data_ptr() == b.data_ptr() and a.shape == b.shape for a, b in pairs)
 
     def check(self, args: ModelArgs) -> None:
         """Compare names, shapes and dtypes with what `args` asks for; ModelRejected says what is off."""
         expected = args.weight_shapes()
+        self._check_count(expected)
         for number, shard in enumerate(self.shards):
-            where = f"{self.folder.name}: " if len(self.shards) == 1 else f"{self.folder.name}, shard {number:02d}: "
-            names = set(shard.names())
-            missing = [name for name in expected if name not in names and name != OUTPUT]
-            unexpected = sorted(names - expected.keys())
-            if missing or unexpected:
-                lists = [_listed("missing", missing), _listed("unexpected", unexpected)]
-                raise ModelRejected(where + "; ".join(filter(None, lists)), f"does {self.params_name} belong to it?")
-            self._check_tensors(shard, expected, where)
+            where = plain(self.folder.name) + (f", shard {number:02d}" if len(self.shards) > 1 else "") + ": "
+            self._check_names(shard, expected, where)
+            present = set(shard.names())
+            for name in [name for name in expected if name in present]:
+                self._check_tensor(shard, name, expected[name], where)
 
-    def _check_tensors(self, shard: Shard, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-        for name in shard.names():
-            shape, whole = shard.shape(name), expected[name]
-            try:
-                dim = split_dimension(whole, shape, len(self.shards))
-            except ValueError:
-                share = "" if len(self.shards) == 1 else f"a part in {len(self.shards)} of "
-                raise ModelRejected(
-                    f"{where}{name} has shape {shape}, must be {share}{whole}",
-                    f"does {self.params_name} belong to it?",
-                ) from None
-            first = self.shards[0]
-            if shard.dtype(name) != self.dtype:
-                raise ModelRejected(f"{where}{name} is {_name(shard.dtype(name))}, the rest {_name(self.dtype)}")
-            if shard.shape(name) != first.shape(name):
-                raise ModelRejected(f"{where}{name} has shape {shape}, in shard 00 {first.shape(name)}")
-            if dim is None and shard is not first and not torch.equal(shard.tensor(name), first.tensor(name)):
-                raise ModelRejected(f"{where}{name} differs from shard 00's: these are parts of two models")
+    def _check_count(self, expected: Mapping[str, Shape]) -> None:
+        """Shards missing at the end leave no gap in the names; the size of a part tells how many there are."""
+        whole, part = expected[FIRST_MATRIX], self._require(FIRST_MATRIX, 2)
+        n_here = len(self.shards)
+        if part[1] == whole[1] and part[0] > 0 and whole[0] % part[0] == 0 and whole[0] // part[0] > n_here:
+            n_shards = whole[0] // part[0]
+            raise ModelRejected(
+                f"{plain(self.folder)}: shard {n_here:02d} of {n_shards} is missing: {FIRST_MATRIX} has shape {part},"
+                f" a part in {n_shards} of {whole}",
+                f"download {shard_name(n_here)}, or see whether {self.params_name} belongs to the weights",
+            )
 
-    def tensors(self, args: ModelArgs) -> Iterator[tuple[str, Tensor]]:
-        """Whole tensors, one at a time, in the order of `args.weight_shapes()`; a tied output is left out.
+    def _check_names(self, shard: Shard, expected: Mapping[str, Shape], where: str) -> None:
+        names = set(shard.names())
+        optional = set() if OUTPUT in self.shards[0].names() else {OUTPUT}
+        missing = [name for name in expected if name not in names | optional]
+        unexpected = sorted(names - (expected.keys() - optional))
+        lists = [_list_names("missing", missing), _list_names("unexpected", unexpected)]
+        if missing or unexpected:
+            raise ModelRejected(where + "; ".join(filter(None, lists)), f"does {self.params_name} belong to it?")
 
-        A tensor that one file holds alone stays mapped from it: nothing is copied.
+    def _check_tensor(self, shard: Shard, name: str, whole: Shape, where: str) -> None:
+        first, shape, n_shards = self.shards[0], shard.shape(name), len(self.shards)
+        hint = f"does {self.params_name} belong to it?"
+        try:
+            dim = split_dimension(whole, shape, n_shards)
+        except ValueError:
+            share = "" if n_shards == 1 else f"a part in {n_shards} of "
+            raise ModelRejected(f"{where}{name} has shape {shape}, must be {share}{whole}", hint) from None
+        if shard.dtype(name) != self.dtype:
+            raise ModelRejected(
+                f"{where}{name} is {_name(shard.dtype(name))}, the rest {_name(self.dtype)}",
+                "use a checkpoint stored in one dtype",
+            )
+        if shape != first.shape(name):
+            raise ModelRejected(f"{where}{name} has shape {shape}, in shard 00 {first.shape(name)}", hint)
+        if dim is None and shard is not first and not _same_bytes(shard.tensor(name), first.tensor(name)):
+            raise ModelRejected(
+                f"{where}{name} differs from shard 00's: these are parts of two models",
+                "download all shards again, from one place",
+            )
+
+    def tensors(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Tensors in the order of `args.weight_shapes()`, one at a time, after `check`; a tied output is left out.
+
+        `part` says which slice of each is wanted, and only that is read. A tensor that one file holds in one
+        run stays mapped from it: nothing is copied, unless the checkpoint was opened with `mmap=False`.
         """
+        is_tied = self.is_tied
         for name, shape in args.weight_shapes().items():
-            if name == OUTPUT and self.is_tied:
+            if name == OUTPUT and is_tied:
                 continue
-            yield name, merge([shard.tensor(name) for shard in self.shards], shape)
+            wanted = (part and part(name, shape)) or Slice(0, 0, shape[0])
+            stored = [shard.tensor(name) for shard in self.shards]
+            tensor = read_slice(stored, shape, *wanted)
+            if self.huggingface_rows:
+                tensor = metas_rows(name, tensor, args.head_dim)
+            in_file = {source.untyped_storage().data_ptr() for source in stored}
+            is_mapped = tensor.untyped_storage().data_ptr() in in_file
+            yield name, tensor.clone() if is_mapped and not self.mmap else tensor
 
     def ensure_unchanged(self) -> None:
         """ModelRejected if a file is not the one that was opened."""
-        for path, identity in self.files.items():
+        for path, identity in self.identities.items():
             ensure_unchanged(path, identity)
 
 
-def _listed(what: str, names: list[str]) -> str:
-    shown = ", ".join(repr(name[:80]) for name in islice(names, AT_MOST))
+def _list_names(what: str, names: list[str]) -> str:
+    shown = ", ".join(quote(name) for name in names[:AT_MOST])
     more = f" and {len(names) - AT_MOST} more" if len(names) > AT_MOST else ""
     return f"{what}: {shown}{more}" if names else ""
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Equality that holds for NaN too."""
+    return torch.equal(a.view(torch.uint8), b.view(torch.uint8))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelRejected
+from .quoting import plain, quote
 from .safetensors_file import SafetensorsFiles
 
 OUTER_NAMES = {
@@ -29,6 +30,8 @@ LAYER_NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+IGNORED = re.compile(r".*rotary_emb\.inv_freq")  # old files store what follows from the head size
+OUTPUT = "output.weight"
 
 # config.json's key -> params.json's.
 CONFIG_KEYS = {
@@ -43,37 +46,81 @@ CONFIG_KEYS = {
     "max_position_embeddings": "max_seq_len",
 }
 
-# Values that this program computes; anything else would come out wrong without a word.
-REQUIRED_VALUES = {
+# Values that this program computes; anything else would come out wrong without a word. None: not there.
+ALLOWED_VALUES: dict[str, tuple[object, ...]] = {
     "model_type": ("llama",),
     "hidden_act": ("silu", None),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
-    "quantization_config": (None,),
+    "partial_rotary_factor": (1, None),
 }
+ARCHITECTURE = "LlamaForCausalLM"
+REQUIRED_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+DEFAULT_THETA = 10000.0  # transformers' own
+SCALING_KEYS = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+USE_BF16 = "use the bf16 checkpoint of the same model"
 
 
 def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json in the words of params.json; both styles of RoPE settings are understood."""
-    for key, allowed in REQUIRED_VALUES.items():
+    if config.get("quantization_config") is not None:
+        raise ModelRejected("config.json: the weights are quantised (quantization_config); not supported", USE_BF16)
+    architectures = config.get("architectures") or [ARCHITECTURE]
+    if architectures != [ARCHITECTURE]:
+        raise ModelRejected(
+            f"config.json: the architecture is {quote(architectures)}; only {ARCHITECTURE} is supported",
+            "give a Llama text model",
+        )
+    for key, allowed in ALLOWED_VALUES.items():
         if config.get(key) not in allowed:
-            raise ModelRejected(f"config.json: {key} is {str(config.get(key))[:60]!r}; only Llama's own is supported")
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if key not in config:
-            raise ModelRejected(f"config.json: {key} is missing")
+            raise ModelRejected(
+                f"config.json: {key} is {quote(config.get(key))}; only {allowed[0]!r} is supported",
+                "give a Llama text model",
+            )
+    missing = [key for key in REQUIRED_KEYS if config.get(key) is None]
+    if missing:
+        raise ModelRejected(f"config.json: {', '.join(missing)} must be given", "download config.json again")
     params = {ours: config[theirs] for theirs, ours in CONFIG_KEYS.items() if config.get(theirs) is not None}
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return params | _rope_params(config)
+
+
+def _rope_params(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling`; transformers 5 writes both into rope_parameters."""
+    key = "rope_scaling" if config.get("rope_parameters") is None else "rope_parameters"
+    rope = {} if config.get(key) is None else config[key]
     if not isinstance(rope, Mapping):
-        raise ModelRejected(f"config.json: rope_scaling must be an object, is {str(rope)[:60]!r}")
-    params["rope_theta"] = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "llama3":
-        params["rope_scaling"] = {
-            key: value for key, value in rope.items() if key not in ("rope_type", "type", "rope_theta")
-        }
-    elif kind != "default":
-        raise ModelRejected(f"config.json: rope_type {str(kind)[:40]!r} is not supported")
-    return params
+        raise ModelRejected(f"config.json: {key} must be an object, is {quote(rope)}", "download config.json again")
+    settings = dict(rope)
+    kinds = [kind for kind in (settings.pop("rope_type", None), settings.pop("type", None)) if kind is not None]
+    kind = kinds[0] if kinds else "default"
+    thetas = [settings.pop("rope_theta", None), config.get("rope_theta"), DEFAULT_THETA]
+    params: dict[str, Any] = {"rope_theta": next(theta for theta in thetas if theta is not None)}
+    known = {"llama3": SCALING_KEYS, "default": set()}.get(kind if isinstance(kind, str) else "")
+    if known is None:
+        raise ModelRejected(
+            f"config.json: {key} is of type {quote(kind)}; only 'default' and 'llama3' are supported",
+            "give a checkpoint with Llama's own RoPE",
+        )
+    unknown = sorted(name for name, value in settings.items() if name not in known and value is not None)
+    if unknown:
+        raise ModelRejected(
+            f"config.json: {key} of type {quote(kind)} has {quote(unknown[0])}, which is not supported",
+            "give a checkpoint with Llama's own RoPE",
+        )
+    return params | {"rope_scaling": settings} if kind == "llama3" else params
+
+
+def speaks_hugging_face(files: SafetensorsFiles) -> bool:
+    """Whether tensors are named in Hugging Face's way; ModelRejected if some are and some are in Meta's."""
+    theirs = [name for name in files.names() if name.startswith("model.") or name in OUTER_NAMES]
+    metas = [name for name in files.names() if name.startswith("layers.") or name in OUTER_NAMES.values()]
+    if theirs and metas:
+        raise ModelRejected(
+            f"{plain(files.files[0].path.parent)} mixes Meta's names and Hugging Face's:"
+            f" {quote(metas[0])} and {quote(theirs[0])}",
+            "give a folder with the files of one of them",
+        )
+    return bool(theirs)
 
 
 def meta_name(name: str) -> str:
@@ -87,13 +134,18 @@ def meta_name(name: str) -> str:
 
 
 class HuggingFaceWeights:
-    """A set of safetensors files, seen in Meta's vocabulary."""
+    """A set of safetensors files under Meta's names; rows of wq and wk still in Hugging Face's order."""
 
-    def __init__(self, files: SafetensorsFiles, head_dim: int) -> None:
+    def __init__(self, files: SafetensorsFiles, *, tied: bool) -> None:
         self._files = files
-        self._head_dim = head_dim
-        ignored = re.compile(r".*rotary_emb\.inv_freq")
-        self._theirs = {meta_name(name): name for name in files.names() if not ignored.fullmatch(name)}
+        self._theirs = {meta_name(name): name for name in files.names() if not IGNORED.fullmatch(name)}
+        if tied:
+            self._theirs.pop(OUTPUT, None)  # transformers uses the embedding even where both are stored
+        elif OUTPUT not in self._theirs:
+            raise ModelRejected(
+                "'lm_head.weight' is missing, and config.json does not say tie_word_embeddings",
+                "download the missing file, or set tie_word_embeddings to true if the model is tied",
+            )
 
     def names(self) -> list[str]:
         return list(self._theirs)
@@ -105,13 +157,16 @@ class HuggingFaceWeights:
         return self._files.dtype(self._theirs[name])
 
     def tensor(self, name: str) -> Tensor:
-        tensor = self._files.tensor(self._theirs[name])
-        if name.endswith(("attention.wq.weight", "attention.wk.weight")):
-            return interleave_pairs(tensor, self._head_dim)
-        return tensor
+        return self._files.tensor(self._theirs[name])
 
 
-def interleave_pairs(weight: Tensor, head_dim: int) -> Tensor:
-    """Undo Hugging Face's order of rows: theirs turns halves of a head, Meta's neighbours."""
-    rows, dim = weight.shape
-    return weight.view(rows // head_dim, 2, head_dim // 2, dim).transpose(1, 2).reshape(rows, dim)
+def metas_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:
+    """Undo Hugging Face's order of rows in whole heads of wq or wk: theirs turns halves, Meta's neighbours.
+
+    theirs  0 2 4 6 1 3 5 7      Meta's  0 1 2 3 4 5 6 7      (head_dim 8)
+    """
+    if not name.endswith(("attention.wq.weight", "attention.wk.weight")):
+        return weight
+    rows, columns = weight.shape
+    assert rows % head_dim == 0, "whole heads"
+    return weight.view(-1, 2, head_dim // 2, columns).transpose(1, 2).reshape(rows, columns)

@@ -7,23 +7,28 @@ import re
 from pathlib import Path
 
 from ..errors import ModelRejected
+from .quoting import plain
 
 logger = logging.getLogger(__name__)
 
-SHARD_NAME = re.compile(r"consolidated\.(\d{2,})\.pth")
+SHARD_NAME = re.compile(r"consolidated\.(\d\d)\.pth", re.ASCII)
+
+
+def shard_name(rank: int) -> str:
+    return f"consolidated.{rank:02d}.pth"
 
 
 def shard_paths(folder: Path) -> list[Path]:
     """The shards in the order of their ranks, which must be 0, 1, 2, ... without a gap."""
-    found = {int(match[1]): path for path in folder.glob("*.pth") if (match := SHARD_NAME.fullmatch(path.name))}
-    others = sorted(path.name for path in folder.glob("*.pth") if not SHARD_NAME.fullmatch(path.name))
+    names = sorted(path.name for path in folder.glob("*.pth"))
+    ranks = [int(match[1]) for name in names if (match := SHARD_NAME.fullmatch(name))]
+    others = [plain(name) for name in names if not SHARD_NAME.fullmatch(name)]
     if others:
-        logger.info("%s: ignoring %s", folder, ", ".join(others))
-    n_shards = max(found, default=-1) + 1
-    missing = [rank for rank in range(n_shards) if rank not in found]
+        logger.info("%s: ignoring %s", plain(folder), ", ".join(others))
+    missing = sorted(set(range(max(ranks, default=-1) + 1)) - set(ranks))
     if missing:
+        n_shards = max(ranks) + 1
         raise ModelRejected(
-            f"{folder}: shard {missing[0]:02d} of {n_shards} is missing (consolidated.{missing[0]:02d}.pth)",
-            "download the missing file",
+            f"{plain(folder)}: shard {missing[0]:02d} of {n_shards} is missing", f"download {shard_name(missing[0])}"
         )
-    return [found[rank] for rank in range(n_shards)]
+    return [folder / shard_name(rank) for rank in ranks]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ModelRejected
+from .quoting import hint_path, plain
 
 
 class Identity(NamedTuple):
@@ -21,16 +22,17 @@ class Identity(NamedTuple):
 def identify(path: Path) -> Identity:
     """The identity of a regular file. Pipes, devices and folders are refused unopened: they could block."""
     try:
-        status = path.stat()
+        status = path.stat()  # of what a symlink leads to: the Hugging Face cache is made of them
     except OSError as error:
         raise unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise ModelRejected(f"{path} is {kind}", "give a folder with the files as they were downloaded")
+        raise ModelRejected(f"{plain(path)} is {kind}", "give a folder with the files as they were downloaded")
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def read_head(path: Path, n_bytes: int) -> bytes:
+    """The first bytes of a file, at most `n_bytes`."""
     try:
         with path.open("rb") as file:
             return file.read(n_bytes)
@@ -42,19 +44,23 @@ def read_small(path: Path, limit: int) -> bytes:
     """A whole file of at most `limit` bytes."""
     size = identify(path).size
     if size > limit:
-        raise ModelRejected(f"{path.name} has {size:,} bytes; such a file has at most {limit:,}")
+        raise ModelRejected(
+            f"{plain(path.name)} has {size:,} bytes; such a file has at most {limit:,}",
+            f"look at {hint_path(path)}, or download it again",
+        )
     return read_head(path, limit)
 
 
 def unreadable(path: Path, error: OSError) -> ModelRejected:
-    reason = (error.strerror or str(error)).lower()
-    return ModelRejected(f"cannot read {path}: {reason}", f"ls -l {path}")
+    """What the system said about a path."""
+    reason = (error.strerror or type(error).__name__).lower()
+    return ModelRejected(f"cannot read {plain(path)}: {reason}", f"ls -lL {hint_path(path)}")
 
 
 def ensure_unchanged(path: Path, before: Identity) -> None:
     """ModelRejected if the file is not what it was: mapped weights change with their file."""
     if identify(path) != before:
         raise ModelRejected(
-            f"{path} changed while it was being read",
+            f"{plain(path)} changed while it was being read",
             "run again; replace model files by renaming a finished copy over them",
         )

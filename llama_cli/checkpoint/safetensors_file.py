@@ -13,28 +13,32 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelRejected
-from .json_file import read_object
-from .regular_file import Identity, identify, read_head
+from .foreign import DOWNLOAD_AGAIN, foreign
+from .json_file import read_object, without_duplicates
+from .quoting import plain, quote
+from .regular_file import Identity, identify, read_head, unreadable
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-WHOLE_NAMES = ("consolidated.safetensors", "model.safetensors")
+INDEX_SUFFIX = ".safetensors.index.json"
 
 
 class SafetensorsFile:
     """One file, mapped. The header is checked here as well: the library lets duplicate names pass."""
 
-    def __init__(self, path: Path, *, mmap: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.identity: Identity = identify(path)
-        self._mmap = mmap
         self._header = _read_header(path, self.identity.size)
         try:
             self._file: Any = safe_open(path, framework="pt")
-        except (SafetensorError, OSError, ValueError):
+        except OSError as error:
+            raise unreadable(path, error) from None
+        except (SafetensorError, ValueError):
             raise ModelRejected(
-                f"{path.name} is damaged: its header and its data disagree", "download it again"
+                f"{plain(path.name)} is cut short or damaged: its header and its {self.identity.size:,} bytes disagree",
+                DOWNLOAD_AGAIN,
             ) from None
 
     def names(self) -> list[str]:
@@ -48,35 +52,40 @@ class SafetensorsFile:
 
     def tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._file.get_tensor(name)
-        return tensor if self._mmap else tensor.clone()
+        return tensor
 
 
-def _read_header(path: Path, size: int) -> dict[str, Any]:
-    head = read_head(path, 8)
-    length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-    if length > min(size - 8, MAX_HEADER_BYTES):
-        raise ModelRejected(f"{path.name} is cut short or no safetensors file: {size:,} bytes", "download it again")
+def _read_header(path: Path, size: int) -> dict[str, dict[str, Any]]:
+    head = read_head(path, 9)
+    if len(head) < 9 or head[8:9] != b"{":
+        raise foreign(path, size)
+    (length,) = struct.unpack("<Q", head[:8])
+    if length > MAX_HEADER_BYTES:
+        raise ModelRejected(
+            f"{plain(path.name)}: a header of {length:,} bytes; at most {MAX_HEADER_BYTES:,} are read", DOWNLOAD_AGAIN
+        )
+    if length > size - 8:
+        raise ModelRejected(
+            f"{plain(path.name)} is cut short: it has {size:,} bytes, its header alone {length:,}", DOWNLOAD_AGAIN
+        )
     try:
-        pairs = json.loads(read_head(path, 8 + length)[8:], object_pairs_hook=_only_once)
-    except (ValueError, RecursionError):
-        raise ModelRejected(f"{path.name}: its header is damaged", "download it again") from None
-    header = {name: entry for name, entry in pairs.items() if name != "__metadata__"} if isinstance(pairs, dict) else {}
+        header = json.loads(read_head(path, 8 + length)[8:], object_pairs_hook=without_duplicates)
+    except json.JSONDecodeError:
+        raise ModelRejected(f"{plain(path.name)}: its header is damaged", DOWNLOAD_AGAIN) from None
+    except (ValueError, RecursionError) as error:
+        why = str(error) if type(error) is ValueError else "it is damaged"
+        raise ModelRejected(f"{plain(path.name)}: its header: {plain(why)}", DOWNLOAD_AGAIN) from None
+    header.pop("__metadata__", None)
     if not 0 < len(header) <= MAX_TENSORS:
-        raise ModelRejected(f"{path.name} lists {len(header):,} tensors", "download it again")
+        raise ModelRejected(f"{plain(path.name)} lists {len(header):,} tensors", DOWNLOAD_AGAIN)
     for name, entry in header.items():
-        if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
-            kind = entry.get("dtype") if isinstance(entry, dict) else entry
+        kind = entry.get("dtype") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or kind not in DTYPES:
             raise ModelRejected(
-                f"{path.name}: {name[:80]!r} is of dtype {str(kind)[:20]!r}; BF16, F16 and F32 are read"
+                f"{plain(path.name)}: {quote(name)} is of dtype {quote(kind, 20)}; BF16, F16 and F32 are read",
+                "use the bf16 checkpoint of the same model",
             )
-    return header
-
-
-def _only_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
+    return header  # type: ignore[no-any-return]
 
 
 class SafetensorsFiles:
@@ -84,9 +93,15 @@ class SafetensorsFiles:
 
     def __init__(self, files: Sequence[SafetensorsFile]) -> None:
         self.files = files
-        self._where = {name: file for file in files for name in file.names()}
-        if len(self._where) != sum(len(file.names()) for file in files):
-            raise ModelRejected(f"{files[0].path.parent}: a tensor lies in two files", "download them again")
+        self._where: dict[str, SafetensorsFile] = {}
+        for file in files:
+            for name in file.names():
+                if name in self._where:
+                    raise ModelRejected(
+                        f"{quote(name)} lies in {plain(self._where[name].path.name)} and in {plain(file.path.name)}",
+                        "download the model again",
+                    )
+                self._where[name] = file
 
     def names(self) -> list[str]:
         return list(self._where)
@@ -101,24 +116,42 @@ class SafetensorsFiles:
         return self._where[name].tensor(name)
 
 
-def open_safetensors(folder: Path, *, mmap: bool = True) -> SafetensorsFiles:
-    """The files that an index names, or the one whole file, of a folder."""
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    if indexes:
-        weight_map = read_object(indexes[0]).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelRejected(f"{indexes[0].name}: weight_map is missing")
-        names = sorted({str(name) for name in weight_map.values()})
-        foreign = [name for name in names if Path(name).name != name]
-        if foreign:
-            raise ModelRejected(f"{indexes[0].name}: {foreign[0][:60]!r} is outside its folder")
-        absent = [name for name in names if not (folder / name).exists()]
-        if absent:
-            raise ModelRejected(
-                f"{folder}: {absent[0]} is missing ({len(absent)} of {len(names)} files)", "download it"
-            )
-    else:
-        names = [name for name in WHOLE_NAMES if (folder / name).exists()][:1]
-    if not names:
-        raise ModelRejected(f"{folder} has no {' or '.join(WHOLE_NAMES)}, and no index of several files")
-    return SafetensorsFiles([SafetensorsFile(folder / name, mmap=mmap) for name in names])
+def open_safetensors(folder: Path, *, metas_first: bool) -> SafetensorsFiles:
+    """The files that an index names, or the one whole file, of a folder.
+
+    Some folders hold the same weights twice: consolidated.* in Meta's names beside model.* in Hugging Face's.
+    """
+    indexes = sorted(path.name for path in folder.glob("*" + INDEX_SUFFIX))
+    metas = [*(name for name in indexes if name.startswith("consolidated.")), "consolidated.safetensors"]
+    theirs = [*(name for name in indexes if not name.startswith("consolidated.")), "model.safetensors"]
+    for name in [*metas, *theirs] if metas_first else [*theirs, *metas]:
+        if name.endswith(INDEX_SUFFIX):
+            return _open_indexed(folder, name)
+        if (folder / name).exists() or (folder / name).is_symlink():
+            return SafetensorsFiles([SafetensorsFile(folder / name)])
+    raise ModelRejected(
+        f"{plain(folder)} has no consolidated.safetensors, no model.safetensors and no index of several files",
+        "download model.safetensors.index.json too",
+    )
+
+
+def _open_indexed(folder: Path, index: str) -> SafetensorsFiles:
+    weight_map = read_object(folder / index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelRejected(f"{plain(index)}: weight_map must be an object that names files", DOWNLOAD_AGAIN)
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelRejected(f"{plain(index)}: {quote(name)} is no .safetensors file of its folder", DOWNLOAD_AGAIN)
+    names = sorted(set(weight_map.values()))
+    there = {path.name for path in folder.glob("*.safetensors")}
+    absent = [name for name in names if name not in there]
+    if absent:
+        raise ModelRejected(
+            f"{plain(folder)}: {plain(absent[0])} is missing ({len(absent)} of {len(names)} files)", "download it"
+        )
+    files = {name: SafetensorsFile(folder / name) for name in names}
+    held = {name: set(file.names()) for name, file in files.items()}
+    for tensor, name in weight_map.items():
+        if tensor not in held[name]:
+            raise ModelRejected(f"{plain(index)}: {quote(tensor)} is not in {plain(name)}", "download both again")
+    return SafetensorsFiles(list(files.values()))

@@ -155,7 +155,7 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
     found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith("vision_")]
     if found := [key for key in found if raw[key] not in (None, -1, {}, [])]:
         raise ModelRejected(
-            f"{source}: {', '.join(found)}: this kind of checkpoint is not supported",
+            f"{source}: {', '.join(_short(key)[1:-1] for key in found)}: this kind of checkpoint is not supported",
             "use the bf16 text checkpoint of the same model",
         )
 

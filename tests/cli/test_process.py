@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import DATA
@@ -19,6 +20,12 @@ def command(*arguments):
 
 def launch(*arguments, **more):
     return subprocess.Popen(command(*arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **more)
+
+
+def wait_for_torch(process):
+    """Until the process is loading: its handlers are in place, and no token has been made."""
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        time.sleep(0.01)
 
 
 def test_a_reader_that_leaves_ends_it_quietly():
@@ -52,7 +59,7 @@ def test_a_closed_output(arguments):
 @pytest.mark.parametrize("after_bytes", [0, 5])
 def test_signals_end_it_with_their_code(number, code, after_bytes):
     with launch(*LONG, stdout=subprocess.PIPE) as process:
-        process.stdout.read(after_bytes) if after_bytes else time.sleep(0.6)
+        process.stdout.read(after_bytes) if after_bytes else wait_for_torch(process)
         process.send_signal(number)
         process.stdout.read()
         assert process.wait(timeout=30) == code

@@ -1,0 +1,44 @@
+"""Says what a file is that is not what its name promises, by its first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import ModelRejected
+from .quoting import plain
+from .regular_file import read_head
+
+DOWNLOAD_AGAIN = "download the file again"
+
+BEGINNINGS = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "git lfs pull"),
+    (b"GGUF", "a GGUF file", "give the folder of Meta's own files"),
+    (b"PK\x03\x04", "a zip archive or a torch checkpoint", "name a checkpoint consolidated.00.pth"),
+    (b"\x1f\x8b", "compressed with gzip", "gunzip it first"),
+    (b"\x80", "an old pickle from before torch 1.6", "load it with that torch and torch.save it again"),
+    (b"<", "a web page, not the file itself", "download it again, signed in"),
+    (b"{", "JSON, no weights", DOWNLOAD_AGAIN),
+)
+TAR_MAGIC = slice(257, 262)
+HEAD_BYTES = 512
+
+
+def foreign(path: Path, size: int) -> ModelRejected:
+    """The refusal of a file that does not begin as it should."""
+    what, hint = _recognise(read_head(path, HEAD_BYTES), size)
+    return ModelRejected(f"{plain(path.name)} is {what}", hint)
+
+
+def _recognise(head: bytes, size: int) -> tuple[str, str]:
+    if not size:
+        return "empty: a download that failed", DOWNLOAD_AGAIN
+    if not head.strip(b"\0"):
+        return f"full of zeros ({size:,} bytes): a download that failed", DOWNLOAD_AGAIN
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return "a safetensors file", "rename it to consolidated.safetensors"
+    if head[TAR_MAGIC] == b"ustar":
+        return "a tar archive", "unpack it first"
+    for beginning, what, hint in BEGINNINGS:
+        if head.lstrip().startswith(beginning):
+            return what, hint
+    return f"of an unknown kind: it has {size:,} bytes and begins with {head[:8]!r}", DOWNLOAD_AGAIN
