@@ -1,6 +1,19 @@
 """Fixtures for every test."""
 
+import logging
+
+import pytest
 import torch
 
 # Tiny matrices: a second thread costs more than it saves, and tests run side by side.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was():
+    """Commands that run in this process set up the program's log."""
+    logger = logging.getLogger("llama_cli")
+    before = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(before[0])
+    logger.handlers = before[1]

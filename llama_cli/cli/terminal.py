@@ -127,7 +127,6 @@ def show_log(level: int) -> None:
     logger = logging.getLogger("llama_cli")
     logger.handlers = [_LogHandler()]
     logger.setLevel(level)
-    logger.propagate = False
 
 
 class Progress:
