@@ -10,10 +10,8 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def _log_as_it_was():
+def _fresh_log():
     """Commands that run in this process set up the program's log."""
     logger = logging.getLogger("llama_cli")
-    before = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(before[0])
-    logger.handlers = before[1]
+    logger.setLevel(logging.NOTSET)
+    logger.handlers = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +52,8 @@ def batch(
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
     with ExitStack() as stack:
         source = _open_input(stack, input_file)
+        if output.exists() and os.path.sameopenfile(source.fileno(), stack.enter_context(output.open("rb")).fileno()):
+            raise UsageError(f"{output} is the input itself", "give another output with -o")
 
         from .batch_run import BatchRun, BatchSettings
 

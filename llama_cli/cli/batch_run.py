@@ -54,6 +54,7 @@ class Running:
     n_prompt: int
     completions: list[Completion]
     n_finished: int = 0
+    failed: bool = False
 
 
 @dataclasses.dataclass
@@ -92,10 +93,10 @@ class BatchRun:
 
     def run(self) -> int:
         """The exit code."""
+        total = self._survey() if self._seekable else None
         with Ledger(self.settings.output) as self.ledger, self.stopping:
             if self.ledger.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.ledger.torn}")
-            total = self._survey() if self._seekable else None
             self.session = load_model(self.model, batch_size=self.batch_size)
             self.done, errors_before = self.ledger.done(retry_errors=self.settings.retry_errors)
             self._settle()
@@ -103,7 +104,7 @@ class BatchRun:
             try:
                 code = self._run_rows(total, errors_before)
             finally:
-                self.starts.close()
+                self.starts.remove()  # only the death of the process leaves it behind
         return code
 
     def _run_rows(self, total: int | None, errors_before: int) -> int:
@@ -113,10 +114,8 @@ class BatchRun:
             order = InOrder(self._write, ordered=self.settings.ordered)
             self._drain(self.session.run(self._requests(order, early)), order)
         self.session.ensure_unchanged()
-        if not self.stopping.requested:
-            self.starts.remove()
-            if self.settings.retry_errors:
-                self.ledger.compact()
+        if self.settings.retry_errors and not self.stopping.requested:
+            self.ledger.compact()
         self._close(time.monotonic() - began)
         if self.stopping.requested:
             return self.stopping.exit_code
@@ -259,16 +258,18 @@ class BatchRun:
             running = self._running[chunk.prompt]
             running.completions[chunk.sample].add(chunk)
             self.counts.tokens += len(chunk.token_ids)
-            if chunk.error is not None:
-                job = running.job
-                running.n_finished = -len(running.completions) * 2  # the other samples are of no use any more
+            if chunk.error is not None and not running.failed:
+                job, running.failed = running.job, True
                 order.put(
                     chunk.prompt, self._fail(BadRow(job.index, job.custom_id, "numerical_error", str(chunk.error)))
                 )
             if chunk.finish_reason is not None:
                 running.n_finished += 1
                 if running.n_finished == len(running.completions):
-                    order.put(chunk.prompt, self._finish(self._running.pop(chunk.prompt)))
+                    self.starts.end(running.job.custom_id)
+                    self._running.pop(chunk.prompt)
+                    if not running.failed:
+                        order.put(chunk.prompt, self._finish(running))
             if self.stopping.out_of_time:
                 break
 

@@ -25,7 +25,7 @@ from .rows import hash_of
 READ_BYTES = 1 << 20
 
 # How every row of ours begins; anything else is read as JSON.
-OWN_ROW = re.compile(rb'\{"(?:id": "[^"\\]*", "custom_id|id)": "([^"\\]*)", ')
+OWN_ROW = re.compile(rb'\{"id": "(?:[^"\\]*", "custom_id": ")?([^"\\]*)", "index": ')
 ERROR_MARK = re.compile(rb'"error": \{"code": "[a-z_]+", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
 
 

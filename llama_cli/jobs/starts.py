@@ -1,8 +1,8 @@
 """Remembers which rows were running, to find one that kills the process.
 
-Every start of a row adds its id to a file beside the output, which is removed when the run ends well. Rows
-that are in it when a run begins were running when the one before died: they run first, one at a time. One
-that was alone when the process died, and had been running at a death before, is given up.
+Every start and every end of a row goes into a file beside the output, which is removed when the run ends in any
+orderly way. Rows that started and did not end were running when the process died: the next run takes them
+first, one at a time. One that dies alone once more, after it had been running at two deaths, is given up.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+STARTED, ENDED = b"+", b"-"
 GIVE_UP_AFTER = 3  # deaths with the row running, the last of them alone
 
 
@@ -24,14 +25,25 @@ class Starts:
         if self._path.exists():
             for line in self._path.read_bytes().split(b"\n")[:-1]:
                 try:
-                    self._deaths[json.loads(line)] += 1
-                except (ValueError, TypeError):
+                    custom_id = json.loads(line[1:])
+                except ValueError:
                     continue  # torn by the death itself
+                if line.startswith(STARTED):
+                    self._deaths[custom_id] += 1
+                else:
+                    del self._deaths[custom_id]
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def begin(self, custom_id: str) -> None:
         """A row starts. Not flushed to the disk: the death of a process loses nothing that it wrote."""
-        os.write(self._fd, json.dumps(custom_id).encode() + b"\n")
+        self._note(STARTED, custom_id)
+
+    def end(self, custom_id: str) -> None:
+        """A row is finished: it kills nobody."""
+        self._note(ENDED, custom_id)
+
+    def _note(self, mark: bytes, custom_id: str) -> None:
+        os.write(self._fd, mark + json.dumps(custom_id).encode() + b"\n")
 
     def is_suspect(self, custom_id: str) -> bool:
         return custom_id in self._deaths
@@ -43,9 +55,7 @@ class Starts:
     def is_given_up(self, custom_id: str) -> bool:
         return self._deaths[custom_id] >= GIVE_UP_AFTER
 
-    def close(self) -> None:
-        os.close(self._fd)
-
     def remove(self) -> None:
-        """The run ended without dying: nothing is suspect."""
+        """The run ends without dying: nothing is suspect."""
+        os.close(self._fd)
         self._path.unlink(missing_ok=True)

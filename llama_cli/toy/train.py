@@ -248,7 +248,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to train")
     parser.add_argument("--steps", type=int, help="train for so many steps instead")
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="faster after a minute; needs a C++ compiler")
     parser.add_argument("--force", action="store_true", help="replace the folder")

@@ -1,0 +1,294 @@
+"""`llama-cli batch`, from the shell, with everything that can happen to it."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import faults
+import pytest
+from support import DATA
+
+from llama_cli.cli.app import main
+
+TINY = ["-m", str(DATA / "tiny/bpe1024"), "--dtype", "fp32", "--seed", "1", "-q"]
+BAD_LINES = [b"nonsense", b"", b'{"prompt": 5}', b'{"prompt": "x", "bogus": 1}', b"\xff", b'{"prompt": "x", "n": 0}',
+             b'{"prompt": [1, 99999]}', b'{"messages": [{"role": "root", "content": "x"}]}']  # fmt: skip
+
+
+def row(n):
+    chance = random.Random(n)
+    settings = {"max_tokens": chance.randint(1, 12), "temperature": chance.choice([0, 0.7, 1.5]), "n": 1 + n % 2}
+    prompt = "shared beginning of all prompts " * (n % 3) + f"number {n}"
+    if n % 5 == 4:
+        return {"custom_id": f"row {n}", "body": {"messages": [{"role": "user", "content": prompt}], **settings}}
+    return {"custom_id": f"row {n}", "prompt": prompt, **settings}
+
+
+@pytest.fixture(name="files")
+def _files(tmp_path):
+    """(input of 30 rows, output)"""
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"".join(json.dumps(row(n)).encode() + b"\n" for n in range(30)))
+    return source, tmp_path / "out.jsonl"
+
+
+def batch(*arguments):
+    return main(["batch", *map(str, arguments)])
+
+
+def normal(data):
+    """Rows without the time their run began."""
+    return re.sub(rb'"created": \d+', b'"created": 0', data)
+
+
+@pytest.fixture(name="clean", scope="module")
+def _clean(tmp_path_factory):
+    """What an uninterrupted run writes."""
+    folder = tmp_path_factory.mktemp("clean")
+    (folder / "in.jsonl").write_bytes(b"".join(json.dumps(row(n)).encode() + b"\n" for n in range(30)))
+    assert batch(folder / "in.jsonl", "-o", folder / "out.jsonl", *TINY) == 0
+    return normal((folder / "out.jsonl").read_bytes())
+
+
+def test_rows_are_answered_in_order(clean):
+    rows = [json.loads(line) for line in clean.splitlines()]
+    assert [row["custom_id"] for row in rows] == [f"row {n}" for n in range(30)]
+    for n, one in enumerate(rows):
+        body = one["response"]["body"]
+        assert len(body["choices"]) == row(n)["n"] if "n" in row(n) else True
+        assert body["object"] == ("chat.completion" if n % 5 == 4 else "text_completion")
+        assert one["error"] is None
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_the_batch_size_changes_no_byte(files, clean, size):
+    source, out = files
+    assert batch(source, "-o", out, *TINY, "-b", size) == 0
+    assert normal(out.read_bytes()) == clean
+
+
+def test_unordered_rows_are_the_same_rows(files, clean):
+    source, out = files
+    assert batch(source, "-o", out, *TINY, "--unordered") == 0
+    assert sorted(normal(out.read_bytes()).splitlines()) == sorted(clean.splitlines())
+
+
+def test_bad_lines_stop_nothing(files, clean, tmp_path):
+    """A bad line after every good one: the good rows are those of the clean run, but for their indexes."""
+    source, out = files
+    mixed = tmp_path / "mixed.jsonl"
+    lines = [piece for n, line in enumerate(source.read_bytes().splitlines()) for piece in (line, BAD_LINES[n % 8])]
+    mixed.write_bytes(b"\n".join(lines) + b"\n")
+    assert batch(mixed, "-o", out, *TINY) == 6
+    rows = [json.loads(line) for line in normal(out.read_bytes()).splitlines()]
+    assert [one["index"] for one in rows] == list(range(60))
+    good = [one for one in rows if one["error"] is None]
+    assert [one | {"index": n} for n, one in enumerate(good)] == [json.loads(line) for line in clean.splitlines()]
+    codes = ["invalid_json", "invalid_json", "invalid_request", "invalid_request", "invalid_unicode"]
+    assert [one["error"]["code"] for one in rows[1:11:2]] == codes
+
+
+def finish(arguments):
+    code, err = faults.run(arguments)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("call", "count"), [("write", 1), ("write", 7), ("write", 40), ("fsync", 1), ("fsync", 3), ("fsync", 20)]
+)
+def test_killed_at_a_write_and_resumed(files, clean, call, count):
+    """Half a row on the disk, or a whole one before its fsync: the same command again makes the clean file."""
+    source, out = files
+    arguments = ["batch", source, "-o", out, *TINY]
+    assert faults.run_killed_at(call, count, arguments)
+    finish(arguments)
+    assert normal(out.read_bytes()) == clean
+    assert not out.with_name("out.jsonl.started").exists()
+
+
+@pytest.mark.slow
+def test_killed_two_hundred_times(files, clean, tmp_path):
+    """At every write and fsync, and at random times, each followed by a resumed run; some killed several times."""
+    source, _ = files
+    chance, kills, runs = random.Random(1), 0, 0
+    points = [(call, count) for call in ("write", "fsync") for count in range(1, 60)]
+    while kills < 200:
+        out = tmp_path / f"out{runs}.jsonl"
+        runs += 1
+        arguments = ["batch", source, "-o", out, *TINY]
+        for _ in range(chance.choice([1, 1, 2])):
+            if points:
+                kills += faults.run_killed_at(*points.pop(chance.randrange(len(points))), arguments)
+            else:
+                kills += faults.run_killed_after(chance.uniform(0.5, 6), arguments)
+        finish(arguments)
+        assert normal(out.read_bytes()) == clean
+    print(f"{kills} kills, {runs} runs: 0 rows lost, doubled or altered")  # noqa: T201
+
+
+def test_a_finished_run_again_writes_nothing(files, clean):
+    source, out = files
+    assert batch(source, "-o", out, *TINY) == 0
+    before = out.stat().st_mtime_ns
+    assert batch(source, "-o", out, *TINY) == 0
+    assert out.stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_by_name(files, capfd):
+    source, out = files
+    assert batch(source, "-o", out, *TINY) == 0
+    capfd.readouterr()
+    assert batch(source, "-o", out, *TINY, "-t", "0.1") == 7
+    assert "was begun with other settings: sampling differ" in capfd.readouterr().err
+    assert batch(source, "-o", out, *TINY[:-2], "2", "-q") == 7
+    assert "seed differ" in capfd.readouterr().err
+    assert batch(source, "-o", out, *TINY, "-t", "0.1", "--force-resume") == 0
+
+
+def test_rows_that_failed_run_again(files, clean, tmp_path):
+    source, out = files
+    lines = source.read_bytes().splitlines(keepends=True)
+    broken = tmp_path / "broken.jsonl"
+    wrong = json.dumps(row(3) | {"bogus": 1}).encode() + b"\n"
+    broken.write_bytes(b"".join([*lines[:3], wrong, *lines[4:]]))
+    assert batch(broken, "-o", out, *TINY) == 6
+    assert batch(broken, "-o", out, *TINY) == 6
+    assert batch(source, "-o", out, *TINY, "--retry-errors") == 0
+    assert normal(out.read_bytes()) == clean
+
+
+def test_the_same_id_twice(files, capfd, tmp_path):
+    source, out = files
+    source.write_bytes(source.read_bytes() + source.read_bytes())
+    assert batch(source, "-o", out, *TINY) == 5
+    assert "the same custom_id on lines" in capfd.readouterr().err
+    assert not out.exists()
+    with source.open("rb") as piped, subprocess.Popen(["cat"], stdin=piped, stdout=subprocess.PIPE) as cat:
+        done = subprocess.run([sys.executable, "-m", "llama_cli", "batch", "-", "-o", str(out), *TINY],
+                              stdin=cat.stdout, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 6, done.stderr
+    errors = [json.loads(line)["error"] for line in out.read_bytes().splitlines()]
+    assert [error and error["code"] for error in errors] == [None] * 30 + ["duplicate_custom_id"] * 30
+
+
+def test_a_strict_run_touches_nothing(files, capfd):
+    source, out = files
+    source.write_bytes(source.read_bytes() + b"nonsense\n")
+    assert batch(source, "-o", out, *TINY, "--strict") == 5
+    assert "line 31: the line is no JSON" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_shards_part_the_rows(files, clean, tmp_path):
+    source, out = files
+    parts = [tmp_path / f"part{n}.jsonl" for n in (1, 2, 3)]
+    for n, part in enumerate(parts, 1):
+        assert batch(source, "-o", part, *TINY, "--shard", f"{n}/3") == 0
+    assert main(["merge", *map(str, parts), "-o", str(out)]) == 0
+    assert normal(out.read_bytes()) == clean
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "fragment"),
+    [
+        (["--shard", "0/3"], 2, "--shard '0/3' is not I/N"),
+        (["--shard", "4/3"], 2, "--shard '4/3' is not I/N"),
+        (["-o", "in.jsonl"], 2, "is the input itself"),
+        (["-o", "/proc/nowhere/out"], 74, "cannot write"),
+        (["--format", "yaml"], 2, "yaml"),
+    ],
+)
+def test_mistakes(files, capfd, monkeypatch, tmp_path, arguments, code, fragment):
+    source, out = files
+    monkeypatch.chdir(tmp_path)
+    assert batch(source, "-o", out, *TINY, *arguments) == code
+    err = capfd.readouterr().err
+    assert fragment in err
+    assert len(err.splitlines()) <= 2
+    assert not out.exists()
+
+
+def test_rows_too_long_and_models_without_a_chat_format(tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [
+        {"prompt": "a" * 5000},
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"prompt": "a€"},
+        {"prompt": "ok"},
+    ]
+    source.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert batch(source, "-o", out, "-q", "--output-format", "simple", "-n", "3") == 6
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [one["error"]["code"] for one in answers[:3]] == [
+        "context_length_exceeded",
+        "invalid_request",
+        "invalid_request",
+    ]
+    assert len(answers[3]["text"]) == 3
+
+
+def long_input(tmp_path, n=200):
+    source = tmp_path / "long.jsonl"
+    source.write_text("".join(json.dumps({"prompt": f"p {i}", "max_tokens": 60}) + "\n" for i in range(n)))
+    return source
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_what_runs_and_leaves_the_rest(tmp_path, number, code):
+    source, out = long_input(tmp_path), tmp_path / "out.jsonl"
+    arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY, "-b", "4"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
+        while not (out.exists() and out.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        assert process.stderr.read() == b""
+    done = out.read_bytes()
+    assert done.endswith(b"\n")
+    assert 3 <= done.count(b"\n") < 200
+    assert not out.with_name("out.jsonl.started").exists()
+    assert batch(source, "-o", out, *TINY, "-b", "16") == 0
+    assert out.read_bytes().startswith(done)
+    assert out.read_bytes().count(b"\n") == 200
+
+
+def test_one_of_many_starts_writes(files):
+    """Six at once: one runs, the others are told."""
+    source, out = files
+    arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY]
+    runs = [subprocess.Popen(arguments, stderr=subprocess.DEVNULL) for _ in range(6)]
+    codes = sorted(run.wait(timeout=120) for run in runs)
+    assert codes[0] == 0
+    assert set(codes) <= {0, 7}
+    assert out.read_bytes().count(b"\n") == 30
+
+
+def test_a_row_that_kills_the_process_is_given_up(files, clean):
+    """Row 7 ends the process whenever it runs. It is found alone, and all the others are right."""
+    source, out = files
+    code = """
+import os, sys
+from llama_cli.engine import engine
+real = engine.Engine._start
+def start(self, request):
+    if request.sampling.max_tokens == 13:
+        os._exit(9)
+    return real(self, request)
+engine.Engine._start = start
+from llama_cli.cli.app import main
+sys.exit(main(sys.argv[1:]))
+"""
+    lines = source.read_bytes().splitlines(keepends=True)
+    killer = json.dumps(row(7) | {"max_tokens": 13}).encode() + b"\n"
+    source.write_bytes(b"".join([*lines[:7], killer, *lines[8:]]))
+    command = [sys.executable, "-c", code, "batch", str(source), "-o", str(out), *TINY]
+    codes = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(4)]
+    assert codes == [9, 9, 9, 6]
+    rows, expected = normal(out.read_bytes()).splitlines(), clean.splitlines()
+    assert json.loads(rows[7])["error"]["code"] == "crashed"
+    assert rows[:7] + rows[8:] == expected[:7] + expected[8:]

@@ -1,0 +1,177 @@
+"""Input rows: what is understood, and what each bad line is called."""
+
+import io
+import json
+
+import pytest
+
+from llama_cli.engine.request import Sampling
+from llama_cli.jobs import rows
+from llama_cli.jobs.rows import BadRow, Job, hash_of, parse_row, read_lines, read_rows, seed_of
+from tokenizer.chat import Message
+
+DEFAULTS = Sampling(max_tokens=7, temperature=0.5)
+
+
+def parse(line, format_="auto"):
+    return parse_row(4, line if isinstance(line, bytes) else json.dumps(line).encode(), format_, DEFAULTS)
+
+
+def test_an_openai_row():
+    body = {
+        "model": "any",
+        "prompt": "Hi",
+        "max_tokens": 3,
+        "stop": "x",
+        "n": 2,
+        "seed": 5,
+        "logprobs": 4,
+        "user": "me",
+    }
+    job = parse({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body})
+    assert isinstance(job, Job)
+    assert (job.index, job.custom_id, job.content, job.is_chat) == (4, "a", "Hi", False)
+    assert job.sampling == Sampling(
+        max_tokens=3, temperature=0.5, stop=("x",), n=2, seed=5, logprobs=True, top_logprobs=4
+    )
+
+
+def test_a_chat_row():
+    body = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}], "logprobs": True,
+            "top_logprobs": 2, "max_completion_tokens": 9, "stream": False, "temperature": None}  # fmt: skip
+    job = parse({"custom_id": "a", "url": "/v1/chat/completions", "body": body})
+    assert job.content == (Message("system", "s"), Message("user", "u"))
+    assert job.is_chat
+    assert (job.sampling.max_tokens, job.sampling.top_logprobs, job.sampling.temperature) == (9, 2, 0.5)
+
+
+def test_short_rows():
+    assert parse({"prompt": "Hi", "id": "b", "top_p": 1}).sampling.top_p == 1
+    assert parse({"prompt": "Hi"}).custom_id == "line-000005"
+    assert parse({"prompt": [1, 2, 3]}).content == (1, 2, 3)
+    assert parse({"prompt": "Hi", "logit_bias": {"5": -100}}).sampling.logit_bias == {5: -100.0}
+    assert parse({"prompt": ""}).content == ""
+
+
+def test_text_rows():
+    lines = b"one\r\n\n {not json\n\xe2\x80\xa8three"
+    assert [row.content for row in read_rows(io.BytesIO(lines), "auto", DEFAULTS)] == [
+        "one",
+        "",
+        " {not json",
+        "\u2028three",
+    ]
+
+
+def test_the_first_line_tells_the_format():
+    jsonl = b'{"prompt": "a"}\nnot json\n'
+    first, second = read_rows(io.BytesIO(jsonl), "auto", DEFAULTS)
+    assert isinstance(first, Job)
+    assert isinstance(second, BadRow)
+
+
+BAD = [
+    (b"", "invalid_json"),
+    (b"   ", "invalid_json"),
+    (b"nonsense", "invalid_json"),
+    (b"{", "invalid_json"),
+    (b'{"prompt": "a"', "invalid_json"),
+    (b'{"prompt": "a"}}', "invalid_json"),
+    (b'{"prompt": "a",}', "invalid_json"),
+    (b"{'prompt': 'a'}", "invalid_json"),
+    (b"[]", "invalid_json"),
+    (b'"text"', "invalid_json"),
+    (b"3", "invalid_json"),
+    (b"null", "invalid_json"),
+    (b'{"prompt": NaN}', "invalid_json"),
+    (b'{"prompt": "a", "temperature": Infinity}', "invalid_json"),
+    (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "invalid_json"),
+    (b'{"a":' * 100_000, "invalid_json"),
+    (b"[" * 100_000, "invalid_json"),
+    (b"\xff\xfe{\x00", "invalid_unicode"),
+    (b'{"prompt": "\xff"}', "invalid_unicode"),
+    (b'{"prompt": "\xed\xa0\x80"}', "invalid_unicode"),
+    (b'{"prompt": "a", "custom_id": "\\ud800"}', "invalid_unicode"),
+    (None, "line_too_long"),
+    ({}, "invalid_request"),
+    ({"prompt": None}, "invalid_request"),
+    ({"prompt": 5}, "invalid_request"),
+    ({"prompt": True}, "invalid_request"),
+    ({"prompt": {}}, "invalid_request"),
+    ({"prompt": []}, "invalid_request"),
+    ({"prompt": ["a", "b"]}, "invalid_request"),
+    ({"prompt": [1, "b"]}, "invalid_request"),
+    ({"prompt": [1, True]}, "invalid_request"),
+    ({"prompt": [1.5]}, "invalid_request"),
+    ({"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, "invalid_request"),
+    ({"messages": []}, "invalid_request"),
+    ({"messages": "hi"}, "invalid_request"),
+    ({"messages": ["hi"]}, "invalid_request"),
+    ({"messages": [{"role": "user"}]}, "invalid_request"),
+    ({"messages": [{"content": "x"}]}, "invalid_request"),
+    ({"messages": [{"role": "root", "content": "x"}]}, "invalid_request"),
+    ({"messages": [{"role": "user", "content": ["x"]}]}, "invalid_request"),
+    ({"prompt": "a", "bogus": 1}, "invalid_request"),
+    ({"prompt": "a", "\x1b[2J": 1}, "invalid_request"),
+    ({"prompt": "a", "temperature": -1}, "invalid_request"),
+    ({"prompt": "a", "temperature": 11}, "invalid_request"),
+    ({"prompt": "a", "temperature": "0"}, "invalid_request"),
+    ({"prompt": "a", "temperature": 1e-45}, "invalid_request"),
+    ({"prompt": "a", "temperature": True}, "invalid_request"),
+    ({"prompt": "a", "top_p": 1.5}, "invalid_request"),
+    ({"prompt": "a", "top_k": -1}, "invalid_request"),
+    ({"prompt": "a", "min_p": 2}, "invalid_request"),
+    ({"prompt": "a", "max_tokens": -1}, "invalid_request"),
+    ({"prompt": "a", "max_tokens": 1.5}, "invalid_request"),
+    ({"prompt": "a", "max_tokens": 10**30}, "invalid_request"),
+    ({"prompt": "a", "n": 0}, "invalid_request"),
+    ({"prompt": "a", "n": 10**9}, "invalid_request"),
+    ({"prompt": "a", "seed": -1}, "invalid_request"),
+    ({"prompt": "a", "seed": 2**64}, "invalid_request"),
+    ({"prompt": "a", "stop": ["x"] * 17}, "invalid_request"),
+    ({"prompt": "a", "stop": [""]}, "invalid_request"),
+    ({"prompt": "a", "stop": 5}, "invalid_request"),
+    ({"prompt": "a", "stop": "x" * 257}, "invalid_request"),
+    ({"prompt": "a", "logit_bias": {"x": 1}}, "invalid_request"),
+    ({"prompt": "a", "logit_bias": {"1": 101}}, "invalid_request"),
+    ({"prompt": "a", "logit_bias": [1]}, "invalid_request"),
+    ({"prompt": "a", "logprobs": 21}, "invalid_request"),
+    ({"prompt": "a", "logprobs": "yes"}, "invalid_request"),
+    ({"prompt": "a", "stream": True}, "invalid_request"),
+    ({"prompt": "a", "id": 5}, "invalid_request"),
+    ({"prompt": "a", "id": ""}, "invalid_request"),
+    ({"prompt": "a", "id": "x" * 513}, "invalid_request"),
+    ({"custom_id": None, "prompt": "a"}, "invalid_request"),
+    ({"custom_id": "a", "body": []}, "invalid_request"),
+    ({"custom_id": "a", "body": {"prompt": "x"}, "extra": 1}, "invalid_request"),
+    ({"custom_id": "a", "url": "/v1/embeddings", "body": {"prompt": "x"}}, "invalid_request"),
+]
+
+
+@pytest.mark.parametrize(("line", "code"), BAD, ids=[str(line)[:40] for line, _ in BAD])
+def test_every_bad_line_has_its_code(line, code):
+    row = parse_row(4, line, "auto", DEFAULTS) if line is None else parse(line)
+    assert isinstance(row, BadRow)
+    assert row.code == code
+    assert row.index == 4
+    assert row.message.isprintable()
+    assert len(row.message) < 300
+
+
+def test_an_error_keeps_the_id_of_its_row():
+    assert parse({"custom_id": "mine", "body": {"prompt": "x", "bogus": 1}}).custom_id == "mine"
+
+
+def test_long_lines_are_not_held(monkeypatch):
+    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(rows, "SKIP_BYTES", 7)
+    lines = [b"a" * 100, b"b" * 101, b"c" * 1000, b"d", b"e" * 500]
+    assert list(read_lines(io.BytesIO(b"\n".join(lines)))) == [b"a" * 100, None, None, b"d", None]
+
+
+def test_seeds_follow_from_the_run_and_the_id():
+    seeds = {seed_of(run, custom_id) for run in range(50) for custom_id in ("a", "b", "line-000001")}
+    assert len(seeds) == 150
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of(1, "a") == seed_of(1, "a")
+    assert hash_of("a") != hash_of("b")
