@@ -40,6 +40,9 @@ test: install ## Run the tests, about a minute
 test-all: install ## Run the slow tests too
 	$(BIN)/python -m pytest -q -n 2 -m ''
 
+bench: install ## Measure the bundled toy, or: make bench MODEL=folder
+	$(BIN)/llama-cli bench $(if $(MODEL),--model "$(MODEL)")
+
 toy: install ## Train a toy model: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]
 	@test -n "$(TEXT)" || { echo 'usage: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]' >&2; exit 2; }
 	$(BIN)/python -m llama_cli.toy.train "$(TEXT)" --out "$(OUT)" --minutes $(MINUTES)

@@ -31,7 +31,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # The bundled character-level model, made by toy/train.py.
 TOY = Path(__file__).parent / "toy"
 
-# Models below this many bytes of weights run on one thread, unless --threads says otherwise.
+# On a CPU, models below this many bytes of weights run on one thread and in float32, unless flags say otherwise.
 SMALL_MODEL_BYTES = 16 << 20
 
 # Where the batch size is left open: no more slots than this, and as many as leave each so many tokens.
@@ -58,7 +58,7 @@ def load(
 
     `batch_size` None means as many as memory holds, at most 16. `max_seq_len` is the context in tokens; the
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
-    are stored in. LlamaError says what is wrong with the folder, or what does not fit.
+    are stored in, float32 for a toy on a CPU. LlamaError says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
@@ -73,7 +73,7 @@ def load(
     checkpoint.check(args)
     _check_vocabulary(args, words, checkpoint)
     where = _choose_device(device)
-    as_dtype = _choose_dtype(dtype, checkpoint.dtype, where)
+    as_dtype = _choose_dtype(dtype, checkpoint, where)
     _use_threads(threads, checkpoint.n_bytes)
     free = _free_memory(where)
     plan = plan_memory(args, n_slots=batch_size or MOST_SLOTS, itemsize=as_dtype.itemsize, tied=checkpoint.is_tied)
@@ -157,11 +157,13 @@ def _choose_device(name: str) -> torch.device:
     return device
 
 
-def _choose_dtype(name: DtypeName, stored: torch.dtype, device: torch.device) -> torch.dtype:
-    """float16 files run in bfloat16 on a CPU, which has instructions for that and not for float16."""
+def _choose_dtype(name: DtypeName, checkpoint: Checkpoint, device: torch.device) -> torch.dtype:
+    """As stored; but on a CPU a toy is faster in float32, and float16 is slower than bfloat16."""
     if name != "auto":
         return DTYPES[name]
-    return torch.bfloat16 if stored == torch.float16 and device.type == "cpu" else stored
+    if device.type == "cpu" and checkpoint.n_bytes < SMALL_MODEL_BYTES:
+        return torch.float32
+    return torch.bfloat16 if checkpoint.dtype == torch.float16 and device.type == "cpu" else checkpoint.dtype
 
 
 def _free_memory(device: torch.device) -> int:

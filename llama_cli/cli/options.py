@@ -59,7 +59,7 @@ class ModelOptions:
     ] = None
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        _model_option("--dtype", help="Of weights and arithmetic; auto: as stored."),
+        _model_option("--dtype", help="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32."),
     ] = "auto"
     device: Annotated[str, _model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     threads: Annotated[
