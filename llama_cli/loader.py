@@ -21,6 +21,7 @@ from .errors import DoesNotFit, ModelRejected, UsageError
 from .memory import choose_context, choose_slots, free_memory, plan_memory
 from .model.args import ModelArgs, read_params
 from .model.llama import Llama
+from .model.packed import can_pack, pack
 from .session import ModelInfo, Session
 
 logger = logging.getLogger(__name__)
@@ -76,13 +77,17 @@ def load(
     as_dtype = _choose_dtype(dtype, checkpoint, where)
     _use_threads(threads, checkpoint.n_bytes)
     free = _free_memory(where)
-    plan = plan_memory(args, n_slots=batch_size or MOST_SLOTS, itemsize=as_dtype.itemsize, tied=checkpoint.is_tied)
+    packed = can_pack(as_dtype, where)
+    tied = checkpoint.is_tied and not packed  # a packed output matrix is a copy of the embedding
+    plan = plan_memory(args, n_slots=batch_size or MOST_SLOTS, itemsize=as_dtype.itemsize, tied=tied)
     if batch_size is None:
         plan = choose_slots(plan, free, context=max_seq_len or min(args.max_seq_len, USUAL_CONTEXT))
     context = choose_context(plan, free, asked=max_seq_len, trained=args.max_seq_len)
     if max_seq_len is None and context < args.max_seq_len:
         logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
     transformer = build_model(checkpoint, args, as_dtype, where)
+    if packed:
+        pack(transformer)
     checkpoint.ensure_unchanged()
     runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
     engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)

@@ -1,0 +1,50 @@
+"""Packed linears against torch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import DATA, forward, golden, golden_tensors, load_model, new_cache
+
+from llama_cli.model.packed import PackedLinear, can_pack, pack
+
+CPU = torch.device("cpu")
+needs_path = pytest.mark.skipif(not can_pack(torch.bfloat16, CPU), reason="this processor has no bfloat16 path")
+
+
+def test_only_bfloat16_on_a_cpu():
+    assert not can_pack(torch.float32, CPU)
+    assert not can_pack(torch.bfloat16, torch.device("meta"))
+
+
+@needs_path
+@pytest.mark.parametrize(("n_out", "n_in"), [(64, 64), (192, 64), (512, 192), (1000, 96)])
+@pytest.mark.parametrize("rows", [1, 2, 16, 77])
+def test_a_packed_linear_is_a_linear(n_out, n_in, rows):
+    """Sums in another order: equal within bfloat16's rounding of a sum of that size."""
+    generator = torch.Generator().manual_seed(n_out + rows)
+    weight = torch.randn(n_out, n_in, generator=generator).bfloat16()
+    x = torch.randn(rows, n_in, generator=generator).bfloat16()
+    exact = F.linear(x.double(), weight.double())
+    torch.testing.assert_close(PackedLinear(weight)(x).double(), exact, atol=2**-7 * n_in**0.5, rtol=2**-7)
+
+
+@needs_path
+def test_a_packed_model_stays_near_metas_bfloat16():
+    folder = DATA / "tiny/gqa"
+    model, expected = load_model(folder, torch.bfloat16), golden_tensors(folder)
+    pack(model)
+    assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    for prompt, case in golden(folder)["prompts"].items():
+        if "logit_positions" in case:
+            continue
+        logits = forward(model, new_cache(model, 1, len(case["ids"])), case["ids"])
+        assert (logits - expected[f"{prompt}.prefill.bf16"]).abs().mean() <= 0.1, prompt
+
+
+@needs_path
+def test_packing_a_tied_model_keeps_its_embedding():
+    model = load_model(DATA / "tiny/gqa", torch.bfloat16)
+    model.output.weight = model.tok_embeddings.weight
+    before = model.tok_embeddings.weight.clone()
+    pack(model)
+    assert torch.equal(model.tok_embeddings.weight, before)
