@@ -39,10 +39,18 @@ class MemoryPlan:
         return int(left // (self.per_token * self.n_slots))
 
 
-def plan_memory(args: ModelArgs, *, n_slots: int, itemsize: int, tied: bool) -> MemoryPlan:
-    """The memory of `args` with weights and cache of `itemsize` bytes a value."""
+def plan_memory(
+    args: ModelArgs, *, n_slots: int, itemsize: int, tied: bool, linear_bytes: float | None = None
+) -> MemoryPlan:
+    """The memory of `args` with embedding and cache of `itemsize` bytes a value, linear layers of `linear_bytes`.
+
+    `tied` means that the output matrix takes no memory of its own.
+    """
     per_token = 2 * args.n_layers * args.n_kv_heads * args.head_dim * itemsize
-    return MemoryPlan(args.n_params(tied=tied) * itemsize, per_token, n_slots, n_slots * args.vocab_size * 4)
+    embedding = args.vocab_size * args.dim
+    linear = args.n_params(tied=tied) - embedding
+    weights = embedding * itemsize + int(linear * (linear_bytes or itemsize))
+    return MemoryPlan(weights, per_token, n_slots, n_slots * args.vocab_size * 4)
 
 
 def choose_context(plan: MemoryPlan, available: int, *, asked: int | None, trained: int) -> int:
