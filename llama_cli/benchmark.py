@@ -43,9 +43,27 @@ def run_together(engine: Engine, requests: Sequence[Request]) -> Measured:
     return Measured(n_tokens, time.perf_counter() - began)
 
 
+def run_one_by_one(engine: Engine, requests: Sequence[Request]) -> Measured:
+    """Each alone, one after the other."""
+    return _sum([run_together(engine, [request]) for request in requests])
+
+
 def run_in_groups(engine: Engine, requests: Sequence[Request], size: int) -> Measured:
-    """Groups of `size`, each run until its longest answer is done: what a program without a scheduler does."""
-    measured = [run_together(engine, requests[at : at + size]) for at in range(0, len(requests), size)]
+    """Groups of `size`, whose rows all run until the longest answer is done: what a program without a scheduler does.
+
+    The tokens past a row's own end are computed, not counted.
+    """
+    groups = [requests[at : at + size] for at in range(0, len(requests), size)]
+    measured = []
+    for group in groups:
+        longest = max(request.sampling.max_tokens for request in group)
+        to_the_longest = replace(group[0].sampling, max_tokens=longest)
+        seconds = run_together(engine, [request._replace(sampling=to_the_longest) for request in group]).seconds
+        measured.append(Measured(sum(request.sampling.max_tokens for request in group), seconds))
+    return _sum(measured)
+
+
+def _sum(measured: Sequence[Measured]) -> Measured:
     return Measured(sum(each.n_tokens for each in measured), sum(each.seconds for each in measured))
 
 

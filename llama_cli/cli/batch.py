@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -16,17 +16,12 @@ from ..jobs.results import OutputFormat
 from ..jobs.rows import Format
 from .options import MessageOptions, ModelOptions, with_options
 
-if TYPE_CHECKING:
-    pass
-
-SOME_ROWS_FAILED = 6
-
 
 @with_options
 def batch(
     input_file: Annotated[str, typer.Argument(metavar="INPUT", help="JSONL or text; - reads standard input.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL to write, or to go on with.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL to write, or to go on with; - prints it.")],
     input_format: Annotated[Format, typer.Option("--format", help="Of the input.")] = "auto",
     output_format: Annotated[OutputFormat, typer.Option("--output-format", help="Of the rows.")] = "openai",
     batch_size: Annotated[
@@ -36,6 +31,9 @@ def batch(
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run rows again that failed.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse an input with any bad row.")] = False,
     shard: Annotated[str | None, typer.Option("--shard", help="I/N: only every N-th row, from the I-th.")] = None,
+    row_timeout: Annotated[
+        float | None, typer.Option("--row-timeout", min=0.001, help="Give a row up after so many seconds.")
+    ] = None,
     force_resume: Annotated[bool, typer.Option("--force-resume", help="Go on though settings differ.")] = False,
     model: ModelOptions,
     sampling: Sampling,
@@ -50,9 +48,16 @@ def batch(
     shards = parse_shard(shard)
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+    to_file = None if str(output) == "-" else output
+    if to_file is None:
+        messages.note("rows go to standard output: this run cannot be resumed")
     with ExitStack() as stack:
         source = _open_input(stack, input_file)
-        if output.exists() and os.path.sameopenfile(source.fileno(), stack.enter_context(output.open("rb")).fileno()):
+        if (
+            to_file
+            and output.exists()
+            and os.path.sameopenfile(source.fileno(), stack.enter_context(output.open("rb")).fileno())
+        ):
             raise UsageError(f"{output} is the input itself", "give another output with -o")
 
         from .batch_run import BatchRun, BatchSettings
@@ -60,12 +65,13 @@ def batch(
         settings = BatchSettings(
             input_format=input_format,
             output_format=output_format,
-            output=output,
+            output=to_file,
             ordered=not unordered,
             retry_errors=retry_errors,
             strict=strict,
             shard=shards,
             force_resume=force_resume,
+            row_timeout=row_timeout,
         )
         run = BatchRun(settings, source, model, sampling, batch_size, messages)
         code = run.run()
@@ -81,6 +87,10 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole) <= 10**6:
         return int(part) - 1, int(whole)
     raise UsageError(f"--shard {text!r} is not I/N with I from 1 to N", "--shard 1/4")
+
+
+def _is_file(opened: BinaryIO, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(opened.fileno()), path.stat())
 
 
 def _open_input(stack: ExitStack, name: str) -> BinaryIO:

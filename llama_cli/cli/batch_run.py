@@ -10,13 +10,13 @@ import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy
 
 from .. import __version__
 from ..engine.request import Request, Sampling
-from ..errors import ContextTooLong, InputRejected
+from ..errors import ContextTooLong, DoesNotFit, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
 from ..jobs.ledger import Ledger
 from ..jobs.order import InOrder
@@ -25,6 +25,7 @@ from ..jobs.rows import BadRow, ErrorCode, Format, Job, Row, hash_of, read_rows,
 from ..jobs.starts import Starts
 from ..session import Chunk, Completion
 from .options import MessageOptions, ModelOptions
+from .printed_rows import PrintedRows
 from .run import describe_scores, load_model
 from .stopping import Stopping
 from .terminal import Progress
@@ -38,12 +39,13 @@ class BatchSettings:
 
     input_format: Format
     output_format: OutputFormat
-    output: Path
+    output: Path | None  # None is standard output
     ordered: bool
     retry_errors: bool
     strict: bool
     shard: tuple[int, int]  # which part of how many
     force_resume: bool
+    row_timeout: float | None  # seconds
 
 
 @dataclasses.dataclass
@@ -55,6 +57,7 @@ class Running:
     completions: list[Completion]
     n_finished: int = 0
     failed: bool = False
+    began: float = dataclasses.field(default_factory=time.monotonic)
 
 
 @dataclasses.dataclass
@@ -94,18 +97,15 @@ class BatchRun:
     def run(self) -> int:
         """The exit code."""
         total = self._survey() if self._seekable else None
-        with Ledger(self.settings.output) as self.ledger, self.stopping:
-            if self.ledger.torn is not None:
-                self.messages.note(f"a torn last row was moved to {self.ledger.torn}")
+        output = self.settings.output
+        with PrintedRows() if output is None else Ledger(output) as self.rows_out, self.stopping:
+            if self.rows_out.torn is not None:
+                self.messages.note(f"a torn last row was moved to {self.rows_out.torn}")
             self.session = load_model(self.model, batch_size=self.batch_size)
-            self.done, errors_before = self.ledger.done(retry_errors=self.settings.retry_errors)
-            self._settle()
-            self.starts = Starts(self.settings.output)
-            try:
-                code = self._run_rows(total, errors_before)
-            finally:
-                self.starts.remove()  # only the death of the process leaves it behind
-        return code
+            self.done, errors_before = self.rows_out.done(retry_errors=self.settings.retry_errors)
+            self._settle(output)
+            with Starts(output) as self.starts:  # only the death of the process leaves its file behind
+                return self._run_rows(total, errors_before)
 
     def _run_rows(self, total: int | None, errors_before: int) -> int:
         began = time.monotonic()
@@ -115,7 +115,7 @@ class BatchRun:
             self._drain(self.session.run(self._requests(order, early)), order)
         self.session.ensure_unchanged()
         if self.settings.retry_errors and not self.stopping.requested:
-            self.ledger.compact()
+            self.rows_out.compact()
         self._close(time.monotonic() - began)
         if self.stopping.requested:
             return self.stopping.exit_code
@@ -130,10 +130,10 @@ class BatchRun:
         rate = counts.tokens / seconds if seconds else 0.0
         self.messages.note(f"{line}, {counts.tokens} tokens, {rate:.1f} tok/s, {seconds:.1f} s")
 
-    def _settle(self) -> None:
+    def _settle(self, output: Path | None) -> None:
         """Fix who this run is; a resumed one takes over the seed and the time it was begun with."""
         part, whole = self.settings.shard
-        identity = {
+        identity: dict[str, Any] = {
             "version": __version__,
             "model": self.session.info.name,
             "fingerprint": self.session.info.fingerprint,
@@ -144,13 +144,13 @@ class BatchRun:
             "input": describe_input(Path(str(self.source.name))) if self._seekable else None,
             "run_seed": self.sampling.seed,
         }
-        has_rows = self.settings.output.stat().st_size > 0
+        has_rows = output is not None and output.stat().st_size > 0
         if identity["run_seed"] is None and not has_rows:
             identity["run_seed"] = secrets.randbits(32)
-        force = self.settings.force_resume
-        settled = settle_identity(self.settings.output, identity, has_rows=has_rows, force=force)
-        self.run_seed = int(settled["run_seed"])
-        self.writer = RowWriter(self.settings.output_format, self.session.info.name, int(settled["created"]))
+        if output is not None:
+            identity = settle_identity(output, identity, has_rows=has_rows, force=self.settings.force_resume)
+        self.run_seed = int(identity["run_seed"])
+        self.writer = RowWriter(self.settings.output_format, self.session.info.name, int(identity["created"]))
 
     def _rows(self) -> Iterator[Row]:
         """The rows of this shard, from the beginning of the input."""
@@ -258,11 +258,9 @@ class BatchRun:
             running = self._running[chunk.prompt]
             running.completions[chunk.sample].add(chunk)
             self.counts.tokens += len(chunk.token_ids)
-            if chunk.error is not None and not running.failed:
-                job, running.failed = running.job, True
-                order.put(
-                    chunk.prompt, self._fail(BadRow(job.index, job.custom_id, "numerical_error", str(chunk.error)))
-                )
+            if chunk.error is not None:
+                code: ErrorCode = "out_of_memory" if isinstance(chunk.error, DoesNotFit) else "numerical_error"
+                self._give_up(chunk.prompt, code, str(chunk.error), order)
             if chunk.finish_reason is not None:
                 running.n_finished += 1
                 if running.n_finished == len(running.completions):
@@ -270,8 +268,25 @@ class BatchRun:
                     self._running.pop(chunk.prompt)
                     if not running.failed:
                         order.put(chunk.prompt, self._finish(running))
+            if self.settings.row_timeout is not None:
+                self._end_late_rows(self.settings.row_timeout, order)
             if self.stopping.out_of_time:
                 break
+
+    def _give_up(self, key: int, code: ErrorCode, message: str, order: InOrder) -> None:
+        """Settle a running row as failed, once; its samples may still be coming to their ends."""
+        running = self._running[key]
+        if not running.failed:
+            running.failed = True
+            order.put(key, self._fail(BadRow(running.job.index, running.job.custom_id, code, message)))
+
+    def _end_late_rows(self, most_seconds: float, order: InOrder) -> None:
+        now = time.monotonic()
+        for key, running in self._running.items():
+            if now - running.began > most_seconds and not running.failed:
+                self._give_up(key, "timeout", f"the row took longer than {most_seconds:g} s", order)
+                for sample in range(len(running.completions)):
+                    self.session.engine.cancel(key, sample)
 
     def _finish(self, running: Running) -> bytes:
         self.counts.ok += 1
@@ -293,5 +308,5 @@ class BatchRun:
         return self.writer.error(row)
 
     def _write(self, row: bytes) -> None:
-        self.ledger.append(row)
+        self.rows_out.append(row)
         self.progress.show(self.counts.tokens)

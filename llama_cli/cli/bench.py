@@ -76,7 +76,7 @@ def _measure_row(session: Session, requests: list[Request]) -> dict[str, Any]:
 
 def _measure_batch(session: Session, requests: list[Request], alone: int) -> dict[str, Any]:
     """The three ways, one after the other on the same engine; what is cached from one is of no use to the next."""
-    from ..benchmark import run_in_groups, run_together
+    from ..benchmark import run_in_groups, run_one_by_one, run_together
 
     engine, batch_size = session.engine, session.engine.runner.n_slots
     run_together(engine, requests[:1])  # warm up: the first step of a process is slow
@@ -85,7 +85,7 @@ def _measure_batch(session: Session, requests: list[Request], alone: int) -> dic
     engine.scheduler.forget()
     groups = run_in_groups(engine, requests, batch_size).tokens_per_second
     engine.scheduler.forget()
-    single = run_in_groups(engine, requests[:alone], 1).tokens_per_second
+    single = run_one_by_one(engine, requests[:alone]).tokens_per_second
     return {
         "batch_size": batch_size,
         "prompts": len(requests),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from random import Random
 import torch
 from torch import Tensor
 
-from ..errors import NumericalError
+from ..errors import DoesNotFit, NumericalError
 from . import sampler
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
 from .runner import Runner
 from .scheduler import Plan, Scheduler, Sequence, Work
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -106,12 +109,26 @@ class Engine:
     def _step(self) -> Iterator[Event]:
         began = time.perf_counter()
         plan = self.scheduler.plan()
-        logits = self.runner.run(plan)[:, : self.n_words]
+        try:
+            logits = self.runner.run(plan)[:, : self.n_words]
+        except torch.OutOfMemoryError:
+            yield from self._make_room()
+            return
         was_prefill = any(work.sequence.in_prefill for work in plan.work)
         self.scheduler.advance(plan)
         events = list(self._choose(plan.work, logits))
         self._count(plan, was_prefill, time.perf_counter() - began)
         yield from events
+
+    def _make_room(self) -> Iterator[Event]:
+        """A step did not fit into the device's memory: go on with half the rows, or give up the only one."""
+        if self.scheduler.shrink():
+            logger.warning("out of memory: going on with %d rows at a time", self.scheduler.most_running)
+            return
+        for sequence in list(self.scheduler.running):
+            self._end(sequence)
+            error = DoesNotFit("the memory of the device ran out with one row", "give a smaller --max-seq-len")
+            yield Finish(sequence.request.key, sequence.sample, "error", error)
 
     @torch.inference_mode()
     def _choose(self, work: list[Work], logits: Tensor) -> Iterator[Event]:

@@ -126,6 +126,7 @@ class Scheduler:
 
     def __init__(self, n_slots: int, chunk: int) -> None:
         self.slots = [Slot(index) for index in range(n_slots)]
+        self.most_running = n_slots  # fewer after the memory ran out
         self.chunk = chunk  # most prompt tokens in one step
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -139,7 +140,7 @@ class Scheduler:
     @property
     def has_room(self) -> bool:
         """Whether another request could start now."""
-        return len(self.running) + len(self.waiting) < len(self.slots)
+        return len(self.running) + len(self.waiting) < self.most_running
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -181,6 +182,22 @@ class Scheduler:
         slot.sequence = None
         self.running.remove(sequence)
 
+    def shrink(self) -> bool:
+        """Run half as many from now on: the latest go back to waiting, to be computed again. False if one is left.
+
+        One whose prompt is being scored stays: part of its scores are out already.
+        """
+        if len(self.running) <= 1:
+            return False
+        self.most_running = (len(self.running) + 1) // 2
+        for sequence in reversed(list(self.running)):
+            if len(self.running) > self.most_running and not sequence.scores_prompt:
+                self.remove(sequence)
+                sequence.slot, sequence.n_cached = None, 0
+                self.waiting.appendleft(sequence)
+        self.forget()
+        return True
+
     def forget_slot(self, index: int) -> None:
         """Drop what a slot without a sequence remembers."""
         self.slots[index].held = []
@@ -194,7 +211,7 @@ class Scheduler:
         copies: list[Copy] = []
         for sequence in list(self.waiting):
             free = [slot for slot in self.slots if slot.sequence is None]
-            if not free:
+            if not free or len(self.running) >= self.most_running:
                 break
             copy = self._place(sequence, free)
             if copy is not None and copy.length:

@@ -27,6 +27,8 @@ ErrorCode = Literal[
     "context_length_exceeded",
     "numerical_error",
     "crashed",
+    "timeout",
+    "out_of_memory",
 ]
 
 SAMPLING_FIELDS = {each.name for each in dataclasses.fields(Sampling)}

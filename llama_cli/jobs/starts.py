@@ -17,12 +17,12 @@ GIVE_UP_AFTER = 3  # deaths with the row running, the last of them alone
 
 
 class Starts:
-    """The file of started rows."""
+    """The file of started rows; none where the output is none. Use it as a context manager."""
 
-    def __init__(self, output: Path) -> None:
-        self._path = output.with_name(output.name + ".started")
+    def __init__(self, output: Path | None) -> None:
+        self._path = Path(os.devnull) if output is None else output.with_name(output.name + ".started")
         self._deaths: Counter[str] = Counter()
-        if self._path.exists():
+        if self._path.is_file():
             for line in self._path.read_bytes().split(b"\n")[:-1]:
                 try:
                     custom_id = json.loads(line[1:])
@@ -55,7 +55,11 @@ class Starts:
     def is_given_up(self, custom_id: str) -> bool:
         return self._deaths[custom_id] >= GIVE_UP_AFTER
 
-    def remove(self) -> None:
+    def __enter__(self) -> Starts:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         """The run ends without dying: nothing is suspect."""
         os.close(self._fd)
-        self._path.unlink(missing_ok=True)
+        if self._path.is_file():
+            self._path.unlink()

@@ -92,6 +92,76 @@ def test_bad_lines_stop_nothing(files, clean, tmp_path):
     assert [one["error"]["code"] for one in rows[1:11:2]] == codes
 
 
+def test_two_hundred_bad_lines(tmp_path):
+    """Of every kind, with an edge of its own each, between good ones: each gets its row and code."""
+    chance = random.Random(5)
+    kinds = [
+        ("invalid_json", lambda n: b'{"prompt": "cut %d' % n),
+        ("invalid_json", lambda n: b"[" * (n + 1)),
+        ("invalid_json", lambda n: b'{"prompt": "x", "temperature": NaN, "seed": %d}' % n),
+        ("invalid_unicode", lambda n: b'{"prompt": "' + bytes([0x80 + n % 64]) + b'"}'),
+        ("invalid_unicode", lambda n: b'{"prompt": "\\ud8%02x"}' % n),
+        ("invalid_request", lambda n: b'{"prompt": %d}' % n),
+        ("invalid_request", lambda n: b'{"prompt": "x", "unknown%d": 1}' % n),
+        ("invalid_request", lambda n: b'{"prompt": "x", "max_tokens": -%d}' % (n + 1)),
+        ("invalid_request", lambda n: b'{"prompt": [%d]}' % (100_000 + n)),
+        ("context_length_exceeded", lambda n: b'{"prompt": "%s"}' % (b"word " * (20_000 + n))),
+    ]
+    lines, expected = [], []
+    for n in range(200):
+        code, build = kinds[n % len(kinds)]
+        lines.append(build(n))
+        expected.append(code)
+        for _ in range(chance.randint(0, 1)):
+            lines.append(json.dumps({"prompt": f"good {n}", "id": f"good {n}", "max_tokens": 2}).encode())
+            expected.append(None)
+    source, alone = tmp_path / "in.jsonl", tmp_path / "good.jsonl"
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    good_lines = [line for line, code in zip(lines, expected, strict=True) if code is None]
+    alone.write_bytes(b"\n".join(good_lines))
+    assert batch(source, "-o", tmp_path / "out.jsonl", *TINY, "--output-format", "simple") == 6
+    assert batch(alone, "-o", tmp_path / "clean.jsonl", *TINY, "--output-format", "simple") == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    clean = [json.loads(line) for line in (tmp_path / "clean.jsonl").read_bytes().splitlines()]
+    assert [row.get("error", {}).get("code") for row in rows] == expected
+    assert [row["text"] for row in rows if "error" not in row] == [row["text"] for row in clean]
+
+
+def test_rows_on_standard_output(files, clean, capfdbinary):
+    source, _ = files
+    loud = [flag for flag in TINY if flag != "-q"]
+    assert batch(source, "-o", "-", *loud) == 0
+    printed = capfdbinary.readouterr()
+    assert normal(printed.out) == clean
+    assert b"cannot be resumed" in printed.err
+    assert [path.name for path in source.parent.iterdir()] == [source.name]
+
+
+def test_a_row_that_takes_too_long_is_given_up(tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "short", "max_tokens": 1}, {"prompt": "long", "max_tokens": 1900, "ignore_eos": True, "n": 2}]
+    source.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    arguments = [source, "-o", out, *TINY, "--output-format", "simple", "-b", 4]
+    assert batch(*arguments, "--row-timeout", "0.5") == 6
+    short, long = [json.loads(line) for line in out.read_bytes().splitlines()]
+    assert short["finish_reason"] == "length"
+    assert long["error"] == {"code": "timeout", "message": "the row took longer than 0.5 s"}
+
+
+@pytest.mark.slow
+def test_of_twenty_starts_one_runs(files, clean):
+    """The others are refused with exit 7; the file is the clean one."""
+    source, out = files
+    command = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(20)]
+    ended = [(process.communicate()[1], process.returncode) for process in started]
+    codes = [code for _, code in ended]
+    assert codes.count(0) >= 1  # a late one finds the file finished
+    assert set(codes) <= {0, 7}
+    assert all(b"is being written by another run" in err for err, code in ended if code == 7)
+    assert normal(out.read_bytes()) == clean
+
+
 def finish(arguments):
     code, err = faults.run(arguments)
     assert code == 0, err

@@ -248,3 +248,35 @@ def test_the_cache_grows_and_keeps_what_it_holds(model):
     assert engine.runner.cache.max_seq_len == 512
     assert engine.stats.n_reused >= 59
     torch.testing.assert_close(engine.runner.cache.keys[0].shape[2], 512)
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_memory_that_runs_out_halves_the_batch(model, monkeypatch, most):
+    """A device that holds `most` rows: the answers are those of one that holds all."""
+    requests = requests_of(SETTINGS[1])
+    expected, _ = run(make_engine(8, model=model), requests)
+    engine = make_engine(8, model=model)
+    whole = engine.runner.run
+
+    def run_if_it_fits(plan):
+        if len(plan.work) > most:
+            raise torch.OutOfMemoryError("no more")
+        return whole(plan)
+
+    monkeypatch.setattr(engine.runner, "run", run_if_it_fits)
+    answers, _ = run(engine, requests)
+    assert {key: (ids, reason) for key, (ids, _, reason) in answers.items()} == {
+        key: (ids, reason) for key, (ids, _, reason) in expected.items()
+    }
+    assert engine.scheduler.most_running <= most
+
+
+def test_a_row_that_does_not_fit_alone_is_given_up(model, monkeypatch):
+    engine = make_engine(4, model=model)
+
+    def never(plan):
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(engine.runner, "run", never)
+    answers, _ = run(engine, requests_of(SETTINGS[0]))
+    assert {reason for _, _, reason in answers.values()} == {"error"}
