@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint.catalog import TOY
 from .engine.engine import Engine
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
@@ -23,14 +24,12 @@ from .model.args import ModelArgs, read_params
 from .model.llama import Llama
 from .model.packed import can_pack, pack
 from .session import ModelInfo, Session
+from .vocabulary import open_tokenizer
 
 logger = logging.getLogger(__name__)
 
 DtypeName = Literal["auto", "bf16", "fp16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-# The bundled character-level model, made by toy/train.py.
-TOY = Path(__file__).parent / "toy"
 
 # On a CPU, models below this many bytes of weights run on one thread and in float32, unless flags say otherwise.
 SMALL_MODEL_BYTES = 16 << 20
@@ -63,7 +62,7 @@ def load(
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
-    words = _open_tokenizer(checkpoint)
+    words = open_tokenizer(checkpoint.tokenizer, checkpoint.folder)
     args = read_params(
         checkpoint.params,
         source=checkpoint.params_name,
@@ -114,18 +113,6 @@ def build_model(checkpoint: Checkpoint, args: ModelArgs, dtype: torch.dtype, dev
         model.output.weight = model.tok_embeddings.weight
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
-
-
-def _open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    if checkpoint.tokenizer is None:
-        raise ModelRejected(
-            f"no tokenizer.model or chars.json in {checkpoint.folder}, above it or in its original/",
-            "give one with --tokenizer FILE",
-        )
-    try:
-        return load_tokenizer(checkpoint.tokenizer)
-    except TokenizerError as error:
-        raise ModelRejected(error.message, error.hint) from None
 
 
 def _check_vocabulary(args: ModelArgs, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
