@@ -21,6 +21,7 @@ from .merge import merge
 from .options import ALIASES
 from .score import score
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
+from .tokenize import tokenize
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 
@@ -63,6 +64,7 @@ app.command()(batch)
 app.command()(bench)
 app.command()(merge)
 app.command()(score)
+app.command()(tokenize)
 
 
 class Terminated(BaseException):

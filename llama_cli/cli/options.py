@@ -40,17 +40,23 @@ def _model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
     return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
 
 
+ModelName = Annotated[
+    str | None,
+    _model_option(
+        "--model", "-m", envvar="LLAMA_CLI_MODEL", help="The model's name or folder. Default: the bundled toy."
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None, _model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """Which model, and how to run it."""
 
-    model: Annotated[
-        str | None,
-        _model_option("--model", "-m", envvar="LLAMA_CLI_MODEL", help="The model's folder. Default: the bundled toy."),
-    ] = None
-    tokenizer: Annotated[
-        Path | None, _model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
-    ] = None
+    model: ModelName = None
+    tokenizer: TokenizerFile = None
     max_seq_len: Annotated[
         int | None,
         _model_option(
