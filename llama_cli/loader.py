@@ -16,6 +16,7 @@ from tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.catalog import TOY
+from .checkpoint.installed import model_name
 from .engine.engine import Engine
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
@@ -91,7 +92,7 @@ def load(
     runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
     engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
     info = ModelInfo(
-        name="toy" if model is None else _name_of(checkpoint.folder),
+        name=model_name(checkpoint.folder),
         folder=str(checkpoint.folder),
         dtype=str(as_dtype).removeprefix("torch."),
         device=str(where),
@@ -171,11 +172,3 @@ def _fingerprint(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
         digest.update(checkpoint.tokenizer.read_bytes())
     digest.update(str([identity.size for identity in checkpoint.identities.values()]).encode())
     return digest.hexdigest()
-
-
-def _name_of(folder: Path) -> str:
-    """The folder's own name; `original` and `mp8` say nothing, so the one above them."""
-    resolved = folder.resolve()
-    while resolved.name == "original" or resolved.name.startswith("mp"):
-        resolved = resolved.parent
-    return resolved.name

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
-from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_folder, find_tokenizer
+from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_tokenizer
+from .checkpoint.installed import find_model
 from .checkpoint.quoting import plain
 from .errors import ModelRejected
 
@@ -31,5 +32,5 @@ def tokenizer_of(model: str | Path, tokenizer: str | Path | None = None) -> Toke
     alone = find_tokenizer(expand(model)) if expand(model).is_dir() else None
     if alone is not None:
         return open_tokenizer(alone, alone.parent)
-    folder = find_folder(model)
+    folder = find_model(model)
     return open_tokenizer(find_tokenizer(folder), folder)

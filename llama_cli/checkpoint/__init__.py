@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
-from .catalog import expand, find_folder, find_tokenizer
+from .catalog import expand, find_tokenizer
+from .installed import find_model
 from .json_file import read_object
 from .meta import shard_paths
 
@@ -33,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
 
 def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mmap: bool = True) -> Checkpoint:
-    """Open the model in a folder: Meta's .pth shards, Meta's names in .safetensors, or Hugging Face's files.
+    """Open a model by its folder or name: Meta's .pth shards, Meta's names in .safetensors, or Hugging Face's files.
 
     Everything about it is checked, nothing is allocated. `mmap=False` copies the weights into memory when
     they are streamed, for files that may change while in use. ModelRejected says what is wrong.
@@ -46,7 +47,7 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     from .safetensors_file import open_safetensors
 
     require_safe_torch(torch.__version__)
-    folder = find_folder(path)
+    folder = find_model(path)
     words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
     has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
     shards = shard_paths(folder) if has_params else []

@@ -18,6 +18,7 @@ from .batch import batch
 from .bench import bench
 from .complete import complete
 from .merge import merge
+from .models import models
 from .options import ALIASES
 from .score import score
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
@@ -63,6 +64,7 @@ app.command()(complete)
 app.command()(batch)
 app.command()(bench)
 app.command()(merge)
+app.command()(models)
 app.command()(score)
 app.command()(tokenize)
 

@@ -40,10 +40,26 @@ def _model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
     return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
 
 
+def complete_model(incomplete: str) -> list[str]:
+    """Names that begin so, for the shell; with none, it goes on with file names.
+
+    In either case of letters, but with those typed: the shell drops what does not begin as the word does.
+    """
+    from ..checkpoint.installed import installed_models
+
+    names = [each.name for each in installed_models()]
+    typed = incomplete.casefold()
+    return [incomplete + name[len(incomplete) :] for name in names if name.casefold().startswith(typed)]
+
+
 ModelName = Annotated[
     str | None,
     _model_option(
-        "--model", "-m", envvar="LLAMA_CLI_MODEL", help="The model's name or folder. Default: the bundled toy."
+        "--model",
+        "-m",
+        envvar="LLAMA_CLI_MODEL",
+        autocompletion=complete_model,
+        help="The model's name or folder. Default: the bundled toy.",
     ),
 ]
 TokenizerFile = Annotated[

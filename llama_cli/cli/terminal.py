@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import OutputFailed
@@ -193,3 +194,11 @@ def format_stats(stats: dict[str, Any]) -> str:
         parts.append(f"weights {stats['weight_gigabytes_per_second']:.1f} GB/s")
     parts.append(f"peak memory {stats['peak_memory_bytes'] / 2**20:.0f} MiB")
     return "llama-cli: " + ", ".join(parts)
+
+
+def format_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns two spaces apart under their titles; the last one is as long as it is."""
+    lines = [titles, *([one_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles) - 1)]
+    padded = [[*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]] for line in lines]
+    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
