@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from .errors import DoesNotFit
-from .model.args import ModelArgs
+from .model.args import ModelArgs, Shape
 
 # What a step needs beside weights and cache, as a share of both.
 HEADROOM = 0.1
@@ -39,10 +42,73 @@ class MemoryPlan:
         return int(left // (self.per_token * self.n_slots))
 
 
-def plan_memory(args: ModelArgs, *, n_slots: int, itemsize: int, tied: bool) -> MemoryPlan:
-    """The memory of `args` with weights and cache of `itemsize` bytes a value."""
-    per_token = 2 * args.n_layers * args.n_kv_heads * args.head_dim * itemsize
-    return MemoryPlan(args.n_params(tied=tied) * itemsize, per_token, n_slots, n_slots * args.vocab_size * 4)
+@dataclass(frozen=True)
+class Precision:
+    """How many bytes a value takes: as it is computed with, and in a linear layer that is kept quantised."""
+
+    itemsize: int
+    linear_bits: int | None = None  # None: as computed with
+    group: int | None = None  # values that share a scale of 4 bytes; None: a whole row
+
+    def linear_bytes(self, shape: Shape) -> int:
+        """Of one matrix of a linear layer, (out, in)."""
+        rows, columns = shape
+        if self.linear_bits is None:
+            return rows * columns * self.itemsize
+        return rows * (columns * self.linear_bits // 8 + 4 * math.ceil(columns / (self.group or columns)))
+
+
+PRECISIONS = {
+    "bf16": Precision(2),
+    "fp32": Precision(4),
+    "int8": Precision(2, linear_bits=8),
+    "int4": Precision(2, linear_bits=4, group=32),
+}
+
+
+def plan_memory(
+    args: ModelArgs,
+    *,
+    n_slots: int,
+    itemsize: int | None = None,
+    tied: bool,
+    precision: Precision | None = None,
+    n_ranks: int = 1,
+) -> MemoryPlan:
+    """The memory of `args` on each of `n_ranks`, all in one `precision`, or unquantised of `itemsize` bytes a value.
+
+    `tied` says that the output matrix takes no memory of its own; a quantised one always does.
+    """
+    assert (precision is None) != (itemsize is None), "one of them says how large a value is"
+    precision = precision or Precision(itemsize or 0)
+    kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
+    per_token = 2 * args.n_layers * kv_heads * args.head_dim * precision.itemsize
+    weights = _rank_weights(args, precision, tied=tied, n_ranks=n_ranks)
+    return MemoryPlan(weights, per_token, n_slots, n_slots * args.vocab_size * 4)
+
+
+def _rank_weights(args: ModelArgs, precision: Precision, *, tied: bool, n_ranks: int) -> int:
+    def share(name: str, shape: Shape) -> int:
+        if len(shape) == 1:
+            return shape[0] * precision.itemsize  # norms are on every rank
+        if name == "tok_embeddings.weight":
+            return math.prod(shape) * precision.itemsize // n_ranks
+        if name == "output.weight" and tied and precision.linear_bits is None:
+            return 0
+        if name.endswith(("wk.weight", "wv.weight")):
+            return precision.linear_bytes(shape) * math.ceil(args.n_kv_heads / n_ranks) // args.n_kv_heads
+        return precision.linear_bytes(shape) // n_ranks
+
+    one_layer = dataclasses.replace(args, n_layers=1).weight_shapes()
+    return sum(
+        share(name, shape) * (args.n_layers if name.startswith("layers.") else 1) for name, shape in one_layer.items()
+    )
+
+
+def can_split(args: ModelArgs, n_ranks: int) -> bool:
+    """Whether every matrix has a part for each of `n_ranks`."""
+    heads_fit = args.n_kv_heads % n_ranks == 0 or n_ranks % args.n_kv_heads == 0
+    return heads_fit and all(size % n_ranks == 0 for size in (args.n_heads, args.ffn_dim, args.vocab_size))
 
 
 def choose_context(plan: MemoryPlan, available: int, *, asked: int | None, trained: int) -> int:
@@ -83,6 +149,19 @@ def free_memory() -> int:
         if limit.isdigit():
             available = min(available, max(int(limit) - int(used), 0))
     return available
+
+
+def free_gpu_memory() -> list[int]:
+    """Bytes free on each NVIDIA GPU, as its driver says; nothing where there is none. Needs no torch."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603  # fixed words
+        return [int(line) << 20 for line in done.stdout.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):  # a driver that is not there, or does not answer
+        return []
 
 
 def format_bytes(n_bytes: float) -> str:

@@ -17,6 +17,7 @@ from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .bench import bench
 from .complete import complete
+from .info import info
 from .merge import merge
 from .models import models
 from .options import ALIASES
@@ -63,6 +64,7 @@ def _main(
 app.command()(complete)
 app.command()(batch)
 app.command()(bench)
+app.command()(info)
 app.command()(merge)
 app.command()(models)
 app.command()(score)

@@ -36,7 +36,8 @@ ALIASES = {
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
 
 
-def _model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
+def model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
+    """A flag in the panel of the model's flags."""
     return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
 
 
@@ -54,7 +55,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 ModelName = Annotated[
     str | None,
-    _model_option(
+    model_option(
         "--model",
         "-m",
         envvar="LLAMA_CLI_MODEL",
@@ -63,7 +64,7 @@ ModelName = Annotated[
     ),
 ]
 TokenizerFile = Annotated[
-    Path | None, _model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
+    Path | None, model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
 ]
 
 
@@ -75,23 +76,21 @@ class ModelOptions:
     tokenizer: TokenizerFile = None
     max_seq_len: Annotated[
         int | None,
-        _model_option(
-            "--max-seq-len", "-c", min=1, help="Context in tokens. Default: what the family was trained for."
-        ),
+        model_option("--max-seq-len", "-c", min=1, help="Context in tokens. Default: what the family was trained for."),
     ] = None
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        _model_option("--dtype", help="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32."),
+        model_option("--dtype", help="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32."),
     ] = "auto"
-    device: Annotated[str, _model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device: Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     threads: Annotated[
-        int | None, _model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
+        int | None, model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
     ] = None
     rope_scale_factor: Annotated[
         float | None,
-        _model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),
+        model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),
     ] = None
-    mmap: Annotated[bool, _model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
+    mmap: Annotated[bool, model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
         True
     )
 
