@@ -24,7 +24,11 @@ MAX_READ = 64 << 20  # a directory of that many entries has less
 MAX_PICKLE_BYTES = 4 << 20  # 405B's have 0.1 MiB
 MAX_SMALL_ENTRY = 1024
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # PKWARE's APPNOTE 4.3.7
-CENTRAL_OFFSET = struct.Struct("<42xI")  # 4.3.12: where the local header is, as every reader finds it
+END = struct.Struct("<4s4H2IH")  # 4.3.16
+END_64 = struct.Struct("<4sQ2H2I4Q")  # 4.3.14
+LOCATOR_64 = struct.Struct("<4sIQI")  # 4.3.15
+EXTRA = struct.Struct("<2H")  # 4.5: which, and how many bytes
+ZIP64_EXTRA = 1
 
 # Entries that torch.save writes, beside data/N.
 SMALL_ENTRIES = {"byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id"}
@@ -68,8 +72,9 @@ def read_directory(path: Path, size: int) -> Contents:
         with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             _check_entries(path, entries)
+            _check_end(path, file, archive.start_dir, len(entries), size)
             records = [_locate(path, file, entry) for entry in entries]
-            _check_places(path, archive, entries, records, size)
+            _check_places(path, entries, records, archive.start_dir)
             return _contents(path, archive, entries, records)
     except ModelRejected:
         raise
@@ -107,6 +112,10 @@ def _flaw(entry: zipfile.ZipInfo) -> str | None:
         return "is compressed; torch compresses none"
     if name != entry.filename or name.startswith("/") or "\\" in name or {"..", "."} & set(name.split("/")):
         return "points outside the archive"
+    if entry.extra:
+        which, length = EXTRA.unpack_from(entry.extra)
+        if which != ZIP64_EXTRA or EXTRA.size + length != len(entry.extra):
+            return "has an extra field; torch writes none but sizes"
     return None
 
 
@@ -123,19 +132,35 @@ def _locate(path: Path, file: io.FileIO, entry: zipfile.ZipInfo) -> Record:
     return Record(entry.header_offset + LOCAL_HEADER.size + name_length + extra_length, entry.file_size)
 
 
-def _check_places(
-    path: Path, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], records: list[Record], size: int
-) -> None:
+def _check_end(path: Path, file: io.FileIO, start: int, n_entries: int, size: int) -> None:
+    """The directory lies at `start` for every reader of archives, with `n_entries`, and nothing lies behind it.
+
+    Readers look for a directory in ways of their own: bytes in front or behind, a comment, a second end record
+    would show each of them another archive.
+    """
+    length = size - END.size - start
+    file.seek(max(size - END.size - LOCATOR_64.size - END_64.size, 0))
+    tail = file.read(END.size + LOCATOR_64.size + END_64.size)
+    expected = b""
+    if tail[END_64.size :].startswith(b"PK\x06\x07"):
+        length -= END_64.size + LOCATOR_64.size
+        versions = END_64.unpack_from(tail)[2:4]
+        where = (n_entries, n_entries, length, start)
+        expected = END_64.pack(b"PK\x06\x06", END_64.size - 12, *versions, 0, 0, *where)
+        expected += LOCATOR_64.pack(b"PK\x06\x07", 0, start + length, 1)
+    count = min(n_entries, 0xFFFF)
+    expected += END.pack(b"PK\x05\x06", 0, 0, count, count, min(length, 0xFFFFFFFF), min(start, 0xFFFFFFFF), 0)
+    if not tail.endswith(expected):
+        raise ModelRejected(
+            f"{plain(path.name)} holds two archives, or bytes around one: its directory is ambiguous", DOWNLOAD_AGAIN
+        )
+
+
+def _check_places(path: Path, entries: list[zipfile.ZipInfo], records: list[Record], start_dir: int) -> None:
     """Entries one after the other from the file's first byte, the directory behind them."""
-    # zipfile makes up for bytes put in front of an archive, torch does not: they would see two archives.
-    assert archive.fp is not None, "the archive is open"
-    archive.fp.seek(archive.start_dir)
-    (first_offset,) = CENTRAL_OFFSET.unpack(archive.fp.read(CENTRAL_OFFSET.size))
-    if first_offset != entries[0].header_offset:
-        raise ModelRejected(f"{plain(path.name)} holds two archives, one behind the other", DOWNLOAD_AGAIN)
     end = 0
     for entry, record in sorted(zip(entries, records, strict=True), key=lambda pair: pair[1].offset):
-        if entry.header_offset < end or record.offset + record.size > min(archive.start_dir, size):
+        if entry.header_offset < end or record.offset + record.size > start_dir:
             raise ModelRejected(
                 f"{plain(path.name)}: entry {quote(entry.filename)} overlaps another or the end", DOWNLOAD_AGAIN
             )

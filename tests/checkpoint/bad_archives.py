@@ -108,6 +108,45 @@ def second_root(folder: Path) -> None:
         archive.writestr("other/data/0", b"x")
 
 
+def with_extra(folder: Path) -> None:
+    with zipfile.ZipFile(folder / SHARD, "a") as archive:
+        info = zipfile.ZipInfo(archive.namelist()[0].split("/")[0] + "/data/99")
+        info.extra = struct.pack("<2H4s", 0x5455, 4, b"time")
+        archive.writestr(info, b"x")
+
+
+def directory_of(archive: bytes, shift: int) -> bytes:
+    """The directory of what torch.save wrote, as it is where the archive lies `shift` bytes further on."""
+    (start,) = struct.unpack_from("<Q", archive, len(archive) - 98 + 48)
+    directory = bytearray(archive[start:-98])
+    at = 0
+    while at < len(directory):
+        name_length, extra_length = struct.unpack_from("<2H", directory, at + 28)
+        (place,) = struct.unpack_from("<I", directory, at + 42)
+        struct.pack_into("<I", directory, at + 42, place + shift)
+        at += 46 + name_length + extra_length
+    return bytes(directory)
+
+
+def other_directory(folder: Path) -> None:
+    """The ZIP64 locator names a second end record and directory, which torch follows and Python's zipfile does not."""
+    good = (folder / SHARD).read_bytes()
+    torch.save({"hidden": torch.ones(1 << 20)}, folder / SHARD)
+    hidden = (folder / SHARD).read_bytes()
+    both = good[:-98] + hidden[:-98]
+    directories = [directory_of(hidden, len(good) - 98), directory_of(good, 0)]
+    ends = []
+    for directory in directories:
+        end = bytearray(hidden[-98:-42])
+        count = directory.count(b"PK\1\2")
+        struct.pack_into("<4Q", end, 24, count, count, len(directory), len(both))
+        ends.append(end)
+        both += directory + (end if len(ends) == 1 else b"")
+    at = len(good) - 98 + len(hidden) - 98 + len(directories[0])
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, at, 1)
+    (folder / SHARD).write_bytes(both + ends[1] + locator + hidden[-22:])
+
+
 def safetensors_renamed(folder: Path) -> None:
     save_file(random_weights(), folder / SHARD)
 
@@ -208,6 +247,12 @@ ZIP = [
     BadArchive("beyond the end", grown("data/0", 1 << 30), "overlaps"),
     BadArchive("two archives", bytes_become(lambda data: data + data), "two archives"),
     BadArchive("bytes in front", bytes_become(lambda data: b"PK\x03\x04" + ZEROS + data), "two archives"),
+    BadArchive("a directory for torch alone", other_directory, "two archives"),
+    BadArchive("bytes behind", bytes_become(lambda data: data + b"trailing"), "two archives"),
+    BadArchive("comment", bytes_become(lambda data: data[:-2] + b"\3\0abc"), "two archives"),
+    BadArchive("locator elsewhere", bytes_become(lambda d: d[:-34] + b"\7" + d[-33:]), "two archives"),
+    BadArchive("another count", bytes_become(lambda d: d[:-12] + b"\1\0" + d[-10:]), "two archives"),
+    BadArchive("extra field", with_extra, "extra field"),
     BadArchive("second root", second_root, "several roots"),
     BadArchive("unexpected entry", with_entry("run.sh"), "unexpected entry 'run.sh'"),
     BadArchive("escape in a name", with_entry("\x1b[2J\n"), r"unexpected entry '\x1b[2J\n'"),
