@@ -64,7 +64,7 @@ def write_sparse(path: Path, shapes: Shapes) -> None:
         end, count = file.tell(), len(entries)
         file.write(struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(directory), start))
         file.write(struct.pack("<4sIQI", b"PK\6\7", 0, end, 1))
-        file.write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, BIG, BIG, 0))
+        file.write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, len(directory), min(start, BIG), 0))
 
 
 def part_of(name: str, shape: tuple[int, ...], n_shards: int) -> tuple[int, ...]:
