@@ -11,7 +11,7 @@ from checkpoint.sparse import write_sparse_model
 from support import DATA
 
 from llama_cli.cli.app import main
-from llama_cli.memory import format_bytes
+from llama_cli.memory import format_bytes, free_memory
 from llama_cli.model.args import read_params
 
 TINY = DATA / "tiny/bpe1024"
@@ -64,6 +64,15 @@ def test_a_405b_of_headers(run, sparse):
     assert format_bytes(whole["weight_bytes"]) == "756.0 GiB"
     assert whole["fits_cpu"] is False
     assert whole["largest_context"] == 0
+
+
+@pytest.mark.skipif(free_memory() > BIGGEST["n_params_stored_untied"], reason="this machine may hold a 405B")
+def test_a_loading_command_refuses_what_does_not_fit(run, sparse, capfdbinary):
+    """Some systems refuse to map files larger than memory, which is no damage."""
+    assert main(["complete", "-m", str(sparse(BIGGEST)), "Hello"]) == 4
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"damaged" not in err
 
 
 @pytest.mark.parametrize("case", FAMILY, ids=lambda case: f"{case['model']}-{case['variant']}")
