@@ -12,20 +12,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tokenizer import Tokenizer
-
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.catalog import TOY
 from .checkpoint.installed import model_name
 from .engine.engine import Engine
 from .engine.runner import Runner
-from .errors import DoesNotFit, ModelRejected, UsageError
+from .errors import DoesNotFit, UsageError
 from .memory import choose_context, choose_slots, free_memory, plan_memory
 from .model.args import ModelArgs, read_params
 from .model.llama import Llama
 from .model.packed import can_pack, pack
 from .session import ModelInfo, Session
-from .vocabulary import open_tokenizer
+from .vocabulary import check_vocabulary, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +36,6 @@ SMALL_MODEL_BYTES = 16 << 20
 # Where the batch size is left open: no more slots than this, and as many as leave each so many tokens.
 MOST_SLOTS = 16
 USUAL_CONTEXT = 4096
-
-# A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
-SPARE_IDS = 128
 
 
 def load(
@@ -72,7 +67,7 @@ def load(
         rope_scale_factor=rope_scale_factor,
     )
     checkpoint.check(args)
-    _check_vocabulary(args, words, checkpoint)
+    check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     where = _choose_device(device)
     as_dtype = _choose_dtype(dtype, checkpoint, where)
     _use_threads(threads, checkpoint.n_bytes)
@@ -114,17 +109,6 @@ def build_model(checkpoint: Checkpoint, args: ModelArgs, dtype: torch.dtype, dev
         model.output.weight = model.tok_embeddings.weight
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
-
-
-def _check_vocabulary(args: ModelArgs, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-    spare = args.vocab_size - tokenizer.n_words
-    if not 0 <= spare <= SPARE_IDS:
-        raise ModelRejected(
-            f"the tokenizer has {tokenizer.n_words:,} tokens, the model {args.vocab_size:,}",
-            f"{checkpoint.tokenizer} belongs to another model: give the right one with --tokenizer",
-        )
-    if spare:
-        logger.info("the model has %d ids without text; they are never chosen", spare)
 
 
 def _use_threads(asked: int | None, n_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from tokenizer import Tokenizer, TokenizerError, load_tokenizer
@@ -10,6 +11,11 @@ from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_tokenizer
 from .checkpoint.installed import find_model
 from .checkpoint.quoting import plain
 from .errors import ModelRejected
+
+logger = logging.getLogger(__name__)
+
+# A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
+SPARE_IDS = 128
 
 
 def open_tokenizer(path: Path | None, folder: Path) -> Tokenizer:
@@ -34,3 +40,15 @@ def tokenizer_of(model: str | Path, tokenizer: str | Path | None = None) -> Toke
         return open_tokenizer(alone, alone.parent)
     folder = find_model(model)
     return open_tokenizer(find_tokenizer(folder), folder)
+
+
+def check_vocabulary(vocab_size: int, tokenizer: Tokenizer, path: Path | None) -> None:
+    """ModelRejected if a tokenizer, read from `path`, is not that of a model with so many ids."""
+    spare = vocab_size - tokenizer.n_words
+    if not 0 <= spare <= SPARE_IDS:
+        raise ModelRejected(
+            f"the tokenizer has {tokenizer.n_words:,} tokens, the model {vocab_size:,}",
+            f"{path} belongs to another model: give the right one with --tokenizer",
+        )
+    if spare:
+        logger.info("the model has %d ids without text; they are never chosen", spare)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelRejected
 from .catalog import expand, find_tokenizer
@@ -21,6 +21,10 @@ from .quoting import plain
 from .regular_file import Identity, identify, read_head
 from .safetensors_file import open_safetensors
 from .zip_directory import read_directory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -132,3 +136,36 @@ def _read_shards(identities: Mapping[Path, Identity]) -> list[dict[str, TensorHe
         tensors = place(path, described[contents.pickle], records)
         shards.append({name: tensor for name, tensor in tensors.items() if name not in UNUSED})
     return shards
+
+
+class UnmappedShard:
+    """A shard whose file is larger than memory, for Checkpoint.check: of that, only norms are looked into."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, TensorHeader]) -> None:
+        self._path = path
+        self._tensors = tensors
+        self._matrices: dict[int, Tensor] = {}  # stand-ins by their place: a shared one has one
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self._tensors[name].dtype)
+        return dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """A norm as it is in the file; of a matrix the shape alone."""
+        import torch
+
+        header = self._tensors[name]
+        if len(header.shape) != 1:
+            stand_in = torch.zeros(1, dtype=self.dtype(name)).expand(header.shape)
+            return self._matrices.setdefault(header.offset, stand_in)
+        with self._path.open("rb") as file:
+            file.seek(header.offset)
+            return torch.frombuffer(bytearray(file.read(header.n_bytes)), dtype=self.dtype(name))

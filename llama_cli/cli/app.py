@@ -24,6 +24,7 @@ from .options import ALIASES
 from .score import score
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
 from .tokenize import tokenize
+from .verify import verify
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 
@@ -69,6 +70,7 @@ app.command()(merge)
 app.command()(models)
 app.command()(score)
 app.command()(tokenize)
+app.command()(verify)
 
 
 class Terminated(BaseException):
