@@ -31,7 +31,14 @@ def info(
     tokenizer: TokenizerFile = None,
     max_seq_len: Annotated[
         int | None,
-        model_option("--max-seq-len", "-c", min=1, help="Plan for this context. Default: the trained one."),
+        model_option(
+            "--max-seq-len",
+            "-c",
+            min=1,
+            envvar="LLAMA_CLI_MAX_SEQ_LEN",
+            show_envvar=False,
+            help="Plan for this context. Default: the trained one.",
+        ),
     ] = None,
     batch_size: Annotated[
         int,
@@ -39,7 +46,13 @@ def info(
     ] = 1,
     rope_scale_factor: Annotated[
         float | None,
-        model_option("--rope-scale-factor", min=1, help="As a loading command would take it."),
+        model_option(
+            "--rope-scale-factor",
+            min=1,
+            envvar="LLAMA_CLI_ROPE_SCALE_FACTOR",
+            show_envvar=False,
+            help="As a loading command would take it.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)

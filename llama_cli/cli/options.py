@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -33,12 +34,25 @@ ALIASES = {
     "--max-batch-size": "--batch-size",
 }
 
+# Fields that belong to one request: no setting of everyday.
+REQUEST_ONLY = ("logit_bias", "stop", "stop_token_ids", "n", "logprobs", "top_logprobs", "prompt_logprobs")
+
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
 
 
 def model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
     """A flag in the panel of the model's flags."""
     return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
+
+
+def is_setting(name: str) -> bool:
+    """Whether the environment and config.toml may give a field a value."""
+    return name not in REQUEST_ONLY
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"LLAMA_CLI_{name.upper()}"
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -64,7 +78,25 @@ ModelName = Annotated[
     ),
 ]
 TokenizerFile = Annotated[
-    Path | None, model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
+    Path | None,
+    model_option(
+        "--tokenizer",
+        envvar="LLAMA_CLI_TOKENIZER",
+        show_envvar=False,
+        help="tokenizer.model or chars.json, if it lies elsewhere.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        max=4096,
+        envvar="LLAMA_CLI_BATCH_SIZE",
+        show_envvar=False,
+        help="Rows at a time. Default: by memory.",
+    ),
 ]
 
 
@@ -143,10 +175,21 @@ def _flags_of(group: type) -> list[inspect.Parameter]:
         annotation = hints[each.name]
         if group is Sampling:
             annotation, default = _sampling_flag(each.name, annotation), default if default != () else None
+        if group in (Sampling, ModelOptions) and is_setting(each.name):
+            annotation = _with_variable(each.name, annotation)
         parameters.append(
             inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
     return parameters
+
+
+def _with_variable(name: str, annotation: Any) -> Any:
+    """The same flag, with its environment variable if it has none yet."""
+    value_type, option = get_args(annotation)
+    if option.envvar is None:
+        option = copy.copy(option)
+        option.envvar, option.show_envvar = variable_of(name), False
+    return Annotated[value_type, option]
 
 
 def _sampling_flag(name: str, annotation: Any) -> Any:
