@@ -24,7 +24,7 @@ from .terminal import Terminal, format_table
 def info(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", autocompletion=complete_model, help="The model's name or folder, as for -m."),
+        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
     ] = None,
     *,
     model: ModelName = None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def verify(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", autocompletion=complete_model, help="The model's name or folder, as for -m."),
+        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
     ] = None,
     *,
     model: ModelName = None,
