@@ -118,12 +118,20 @@ def plan_table(
     rows = []
     for name, precision in PRECISIONS.items():
         for n_ranks in (n for n in RANKS if can_split(args, n)):
-            # In bfloat16 a CPU has the output matrix laid out a second time.
-            on_cpu = plan_memory(
-                args, n_slots=batch_size, precision=precision, n_ranks=n_ranks, tied=tied and name == "fp32"
+            # A CPU's fast layers are copies, so that a shared output matrix becomes a matrix of its own.
+            on_cpu, on_gpu = (
+                plan_memory(
+                    args,
+                    n_slots=batch_size,
+                    itemsize=precision.itemsize,
+                    linear_bytes=precision.linear_bytes,
+                    tied=shared,
+                    n_ranks=n_ranks,
+                )
+                for shared in (tied and name == "fp32", tied)
             )
-            on_gpu = plan_memory(args, n_slots=batch_size, precision=precision, n_ranks=n_ranks, tied=tied)
-            gpu = sorted(gpus, reverse=True)[n_ranks - 1] if n_ranks <= len(gpus) else 0
+            runs_on_gpu = precision.linear_bytes == precision.itemsize  # quantised layers are a CPU's
+            gpu = sorted(gpus, reverse=True)[n_ranks - 1] if runs_on_gpu and n_ranks <= len(gpus) else 0
             largest = max(on_cpu.largest_context(memory // n_ranks), on_gpu.largest_context(gpu))
             rows.append(
                 {

@@ -6,11 +6,12 @@ import hashlib
 import json
 import logging
 import time
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.catalog import TOY
@@ -20,8 +21,10 @@ from .engine.runner import Runner
 from .errors import DoesNotFit, UsageError
 from .memory import choose_context, choose_slots, free_memory, plan_memory
 from .model.args import ModelArgs, read_params
-from .model.llama import Llama
-from .model.packed import can_pack, pack
+from .model.fuse import fuse
+from .model.llama import Llama, TransformerBlock
+from .model.quantize import Quantization
+from .model.recipe import Kernels, Recipe, choose_recipe
 from .session import ModelInfo, Session
 from .vocabulary import check_vocabulary, open_tokenizer
 
@@ -47,6 +50,8 @@ def load(
     dtype: DtypeName = "auto",
     device: str = "auto",
     threads: int | None = None,
+    quantize: Quantization | None = None,
+    kernels: Kernels = "auto",
     rope_scale_factor: float | None = None,
     mmap: bool = True,
 ) -> Session:
@@ -54,7 +59,9 @@ def load(
 
     `batch_size` None means as many as memory holds, at most 16. `max_seq_len` is the context in tokens; the
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
-    are stored in, float32 for a toy on a CPU. LlamaError says what is wrong with the folder, or what does not fit.
+    are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4;
+    `kernels` plain runs them by torch's own F.linear. LlamaError says what is wrong with the folder, or what
+    does not fit.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
@@ -69,46 +76,62 @@ def load(
     checkpoint.check(args)
     check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     where = _choose_device(device)
-    as_dtype = _choose_dtype(dtype, checkpoint, where)
     _use_threads(threads, checkpoint.n_bytes)
     free = _free_memory(where)
-    packed = can_pack(as_dtype, where)
-    tied = checkpoint.is_tied and not packed  # a packed output matrix is a copy of the embedding
-    plan = plan_memory(args, n_slots=batch_size or MOST_SLOTS, itemsize=as_dtype.itemsize, tied=tied)
+    recipe = choose_recipe(_choose_dtype(dtype, checkpoint, where), where, quantize=quantize, kernels=kernels)
+    plan = plan_memory(
+        args,
+        n_slots=batch_size or MOST_SLOTS,
+        itemsize=recipe.dtype.itemsize,
+        tied=checkpoint.is_tied and not recipe.copies_embedding,
+        linear_bytes=recipe.linear_bytes,
+    )
     if batch_size is None:
         plan = choose_slots(plan, free, context=max_seq_len or min(args.max_seq_len, USUAL_CONTEXT))
     context = choose_context(plan, free, asked=max_seq_len, trained=args.max_seq_len)
     if max_seq_len is None and context < args.max_seq_len:
         logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
-    transformer = build_model(checkpoint, args, as_dtype, where)
-    if packed:
-        pack(transformer)
+    transformer = build_model(checkpoint, args, recipe, where)
     checkpoint.ensure_unchanged()
     runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
     engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
     info = ModelInfo(
         name=model_name(checkpoint.folder),
         folder=str(checkpoint.folder),
-        dtype=str(as_dtype).removeprefix("torch."),
+        dtype=recipe.name,
         device=str(where),
-        weight_bytes=args.n_params(tied=True) * as_dtype.itemsize,
+        weight_bytes=int(args.n_params(tied=True) * recipe.linear_bytes),
         load_seconds=time.perf_counter() - began,
-        fingerprint=_fingerprint(checkpoint, as_dtype),
+        fingerprint=_fingerprint(checkpoint, recipe),
     )
     return Session(engine, words, args, info, checkpoint.ensure_unchanged)
 
 
-def build_model(checkpoint: Checkpoint, args: ModelArgs, dtype: torch.dtype, device: torch.device) -> Llama:
-    """The transformer with its weights in place, one copy of them in memory, or none where they stay mapped."""
+def build_model(checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device) -> Llama:
+    """The transformer with its weights in place, made layer by layer, so that one copy of them is in memory."""
     with torch.device("meta"):
         model = Llama(args)
-    for name, tensor in checkpoint.tensors(args):
-        module = model.get_submodule(name.removesuffix(".weight"))
-        module.weight = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
+    for part, tensors in groupby(checkpoint.tensors(args), key=_part_of_model):
+        for name, tensor in tensors:
+            module = model.get_submodule(name.removesuffix(".weight"))
+            dtype = recipe.activations if tensor.dim() == 1 else recipe.dtype
+            module.weight = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
+        if recipe.make and recipe.make_w2 and part.startswith("layers."):
+            fuse(cast(TransformerBlock, model.get_submodule(part)), recipe.make, recipe.make_w2)
+            checkpoint.drop_pages()
     if checkpoint.is_tied:
         model.output.weight = model.tok_embeddings.weight
+    if recipe.make_output is not None:
+        model.output = recipe.make_output(model.output.weight)  # type: ignore[assignment]
+        checkpoint.drop_pages()
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
+
+
+def _part_of_model(named: tuple[str, Tensor]) -> str:
+    """`layers.3` of a layer's weights, the name itself of the others."""
+    name, _ = named
+    return ".".join(name.split(".")[:2])
 
 
 def _use_threads(asked: int | None, n_bytes: int) -> None:
@@ -149,9 +172,11 @@ def _free_memory(device: torch.device) -> int:
     return free_memory()
 
 
-def _fingerprint(checkpoint: Checkpoint, dtype: torch.dtype) -> str:
+def _fingerprint(checkpoint: Checkpoint, recipe: Recipe) -> str:
     """Changes with whatever changes the answers, as far as can be told without reading the weights."""
-    digest = hashlib.sha256(json.dumps([dict(checkpoint.params), str(dtype)], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps([dict(checkpoint.params), recipe.name, str(recipe.dtype)], sort_keys=True).encode()
+    )
     if checkpoint.tokenizer is not None:
         digest.update(checkpoint.tokenizer.read_bytes())
     digest.update(str([identity.size for identity in checkpoint.identities.values()]).encode())

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -42,27 +43,19 @@ class MemoryPlan:
         return int(left // (self.per_token * self.n_slots))
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How many bytes a value takes: as it is computed with, and in a linear layer that is kept quantised."""
+class Precision(NamedTuple):
+    """Bytes of a value: in the embedding and the cache, and in a weight of a linear layer."""
 
     itemsize: int
-    linear_bits: int | None = None  # None: as computed with
-    group: int | None = None  # values that share a scale of 4 bytes; None: a whole row
-
-    def linear_bytes(self, shape: Shape) -> int:
-        """Of one matrix of a linear layer, (out, in)."""
-        rows, columns = shape
-        if self.linear_bits is None:
-            return rows * columns * self.itemsize
-        return rows * (columns * self.linear_bits // 8 + 4 * math.ceil(columns / (self.group or columns)))
+    linear_bytes: float
 
 
+# As the layers of model/recipe.py keep them.
 PRECISIONS = {
-    "bf16": Precision(2),
-    "fp32": Precision(4),
-    "int8": Precision(2, linear_bits=8),
-    "int4": Precision(2, linear_bits=4, group=32),
+    "bf16": Precision(2, 2),
+    "fp32": Precision(4, 4),
+    "int8": Precision(2, 1.0),
+    "int4": Precision(2, 0.625),
 }
 
 
@@ -70,39 +63,33 @@ def plan_memory(
     args: ModelArgs,
     *,
     n_slots: int,
-    itemsize: int | None = None,
+    itemsize: int,
     tied: bool,
-    precision: Precision | None = None,
+    linear_bytes: float | None = None,
     n_ranks: int = 1,
 ) -> MemoryPlan:
-    """The memory of `args` on each of `n_ranks`, all in one `precision`, or unquantised of `itemsize` bytes a value.
+    """The memory of `args` with embedding and cache of `itemsize` bytes a value, linear layers of `linear_bytes`.
 
-    `tied` says that the output matrix takes no memory of its own; a quantised one always does.
+    Of several ranks that share the model, it is the memory of each. `tied` means that the output matrix takes no
+    memory of its own.
     """
-    assert (precision is None) != (itemsize is None), "one of them says how large a value is"
-    precision = precision or Precision(itemsize or 0)
     kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
-    per_token = 2 * args.n_layers * kv_heads * args.head_dim * precision.itemsize
-    weights = _rank_weights(args, precision, tied=tied, n_ranks=n_ranks)
-    return MemoryPlan(weights, per_token, n_slots, n_slots * args.vocab_size * 4)
+    per_token = 2 * args.n_layers * kv_heads * args.head_dim * itemsize
 
-
-def _rank_weights(args: ModelArgs, precision: Precision, *, tied: bool, n_ranks: int) -> int:
-    def share(name: str, shape: Shape) -> int:
+    def bytes_of(name: str, shape: Shape) -> int:
         if len(shape) == 1:
-            return shape[0] * precision.itemsize  # norms are on every rank
+            return shape[0] * itemsize  # norms are on every rank
         if name == "tok_embeddings.weight":
-            return math.prod(shape) * precision.itemsize // n_ranks
-        if name == "output.weight" and tied and precision.linear_bits is None:
+            return math.prod(shape) * itemsize // n_ranks
+        if name == "output.weight" and tied:
             return 0
-        if name.endswith(("wk.weight", "wv.weight")):
-            return precision.linear_bytes(shape) * math.ceil(args.n_kv_heads / n_ranks) // args.n_kv_heads
-        return precision.linear_bytes(shape) // n_ranks
+        parts, whole = (kv_heads, args.n_kv_heads) if name.endswith(("wk.weight", "wv.weight")) else (1, n_ranks)
+        return int(math.prod(shape) * parts // whole * (linear_bytes or itemsize))
 
-    one_layer = dataclasses.replace(args, n_layers=1).weight_shapes()
-    return sum(
-        share(name, shape) * (args.n_layers if name.startswith("layers.") else 1) for name, shape in one_layer.items()
-    )
+    weights = 0
+    for name, shape in dataclasses.replace(args, n_layers=1).weight_shapes().items():
+        weights += bytes_of(name, shape) * (args.n_layers if name.startswith("layers.") else 1)
+    return MemoryPlan(weights, per_token, n_slots, n_slots * args.vocab_size * 4)
 
 
 def can_split(args: ModelArgs, n_ranks: int) -> bool:

@@ -14,6 +14,8 @@ from llama_cli.loader import build_model
 from llama_cli.model.args import ModelArgs, read_params
 from llama_cli.model.cache import Cache
 from llama_cli.model.llama import Batch, Llama, Row
+from llama_cli.model.quantize import Quantization
+from llama_cli.model.recipe import Kernels, choose_recipe
 
 DATA = Path(__file__).parent / "data"
 
@@ -37,12 +39,20 @@ def golden_tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "golden.safetensors")
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32, positions: int = 2048) -> Llama:
+def load_model(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    positions: int = 2048,
+    *,
+    quantize: Quantization | None = None,
+    kernels: Kernels = "plain",
+) -> Llama:
     """The bare transformer of a folder."""
     checkpoint = open_checkpoint(folder)
     args = read_params(checkpoint.params, vocab_size=checkpoint.vocab_size)
     checkpoint.check(args)
-    model = build_model(checkpoint, args, dtype, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    model = build_model(checkpoint, args, choose_recipe(dtype, cpu, quantize=quantize, kernels=kernels), cpu)
     model.prepare_rope(positions)
     return model
 
@@ -54,7 +64,7 @@ def new_cache(model: Llama, n_slots: int, length: int) -> Cache:
 @torch.inference_mode()
 def forward(model: Llama, cache: Cache, tokens: list[int], start: int = 0, slot: int = 0) -> Tensor:
     """Logits (T, V) of `tokens` at positions start, start + 1, ..."""
-    return model(Batch.of([Row(slot, start, len(tokens))], tokens, range(len(tokens))), cache)
+    return model(Batch.of([Row(slot, start, len(tokens))], tokens, range(len(tokens)), cache), cache)
 
 
 def random_model(args: ModelArgs, seed: int = 0, positions: int = 256) -> Llama:

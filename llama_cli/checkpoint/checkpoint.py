@@ -15,6 +15,7 @@ from ..errors import ModelRejected
 from ..model.args import ModelArgs
 from .huggingface import metas_rows
 from .meta import shard_name
+from .pages import drop_pages
 from .quoting import plain, quote
 from .regular_file import Identity, ensure_unchanged
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
@@ -173,6 +174,10 @@ class Checkpoint:
             in_file = {source.untyped_storage().data_ptr() for source in stored}
             is_mapped = tensor.untyped_storage().data_ptr() in in_file
             yield name, tensor.clone() if is_mapped and not self.mmap else tensor
+
+    def drop_pages(self) -> None:
+        """Give back the memory of what has been read of the files so far; tensors that are mapped read it again."""
+        drop_pages(self.files)
 
     def ensure_unchanged(self) -> None:
         """ModelRejected if a file is not the one that was opened."""

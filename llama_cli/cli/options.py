@@ -118,6 +118,14 @@ class ModelOptions:
     threads: Annotated[
         int | None, model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
     ] = None
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        model_option("--quantize", help="Round the weights of linear layers: int8 is fastest, int4 smallest."),
+    ] = None
+    kernels: Annotated[
+        Literal["auto", "plain"],
+        model_option("--kernels", help="Of linear layers; auto: the fastest here, plain: torch's F.linear."),
+    ] = "auto"
     rope_scale_factor: Annotated[
         float | None,
         model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),

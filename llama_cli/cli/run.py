@@ -27,6 +27,8 @@ def load_model(options: ModelOptions, *, batch_size: int | None) -> Session:
         dtype=options.dtype,
         device=options.device,
         threads=options.threads,
+        quantize=options.quantize,
+        kernels=options.kernels,
         rope_scale_factor=options.rope_scale_factor,
         mmap=options.mmap,
     )

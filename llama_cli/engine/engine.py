@@ -86,6 +86,14 @@ class Engine:
         self.scheduler.remove(sequence)
         del self._random[sequence]
 
+    def _end_damaged(self, sequence: Sequence) -> None:
+        """End a sequence that met NaN, and leave none of it in its slot."""
+        slot = sequence.slot
+        assert slot is not None, "it ran"
+        self._end(sequence)
+        self.scheduler.forget_slot(slot)
+        self.runner.cache.clear(slot)
+
     def _drop_cancelled(self) -> Iterator[Event]:
         if not self._cancelled:
             return
@@ -146,7 +154,7 @@ class Engine:
     def _append(self, sequence: Sequence, token: int | None, logits: Tensor) -> Iterator[Event]:
         key, sample, sampling = sequence.request.key, sequence.sample, sequence.request.sampling
         if token is None:
-            self._end(sequence)
+            self._end_damaged(sequence)
             yield Finish(key, sample, "error", _not_a_number(len(sequence.tokens)))
             return
         score: TokenLogprob | None = None

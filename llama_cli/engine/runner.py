@@ -50,5 +50,5 @@ class Runner:
             rows.append(Row(work.sequence.slot, work.start, work.length))
             tokens += work.tokens
             outputs += range(len(tokens) - work.n_outputs, len(tokens))
-        logits: Tensor = self.model(Batch.of(rows, tokens, outputs, self.device), self.cache)
+        logits: Tensor = self.model(Batch.of(rows, tokens, outputs, self.cache), self.cache)
         return logits

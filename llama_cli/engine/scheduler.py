@@ -92,7 +92,7 @@ class Work(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One step: first the copies, then the work."""
+    """One step: first the copies, then the work; rows of one token come first, in the order of their slots."""
 
     copies: list[Copy]
     work: list[Work]
@@ -148,16 +148,16 @@ class Scheduler:
         """Admit what fits, then give every decoding row its token and the oldest prompts the rest of the step."""
         copies = self._admit()
         budget = self.chunk
-        work = []
+        single: list[Work] = []
+        longer: list[Work] = []
         for sequence in self.running:
-            if sequence.n_pending == 1:
-                work.append(Work(sequence, sequence.n_cached, 1))
-                continue
-            length = min(sequence.n_pending, budget, self._most(sequence))
+            length = 1 if sequence.n_pending == 1 else min(sequence.n_pending, budget, self._most(sequence))
             if length > 0:
-                work.append(Work(sequence, sequence.n_cached, length))
+                (single if length == 1 else longer).append(Work(sequence, sequence.n_cached, length))
+            if sequence.n_pending > 1:
                 budget -= length
-        return Plan(copies, work)
+        single.sort(key=lambda work: work.sequence.slot or 0)
+        return Plan(copies, single + longer)
 
     def _most(self, sequence: Sequence) -> int:
         """How many tokens of a prompt may run in one step, where it is being scored."""
@@ -180,6 +180,10 @@ class Scheduler:
         slot.held = sequence.tokens[: sequence.n_cached]
         slot.sequence = None
         self.running.remove(sequence)
+
+    def forget_slot(self, index: int) -> None:
+        """Drop what a slot without a sequence remembers."""
+        self.slots[index].held = []
 
     def forget(self) -> None:
         """Drop what free slots remember, as when the cache has been made anew."""

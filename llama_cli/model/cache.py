@@ -23,6 +23,8 @@ class Cache:
     ) -> None:
         self.n_slots = n_slots
         self.max_seq_len = max_seq_len
+        self.dtype = dtype
+        self.device = torch.device(device)
         shape = (n_slots, n_kv_heads or args.n_kv_heads, max_seq_len, args.head_dim)
         # zeros, not empty: on a CPU the pages of a zeroed block exist only once they are written.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
@@ -31,12 +33,17 @@ class Cache:
     def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Store keys and values (N, n_kv_heads, head_dim) at (slots[i], positions[i])."""
         self.keys[layer][slots, :, positions] = keys
-        self.values[layer][slots, :, positions] = values
+        self.values[layer][slots, :, positions] = values.to(self.dtype)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Give the slot `target` the first `length` positions of the slot `source`."""
         for cached in (*self.keys, *self.values):
             cached[target, :, :length] = cached[source, :, :length]
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot's numbers: NaN among them would reach whoever looks past its own row."""
+        for cached in (*self.keys, *self.values):
+            cached[slot].zero_()
 
     def copy_from(self, smaller: Cache) -> None:
         """Take over all that a cache with fewer positions holds."""

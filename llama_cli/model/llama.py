@@ -30,14 +30,30 @@ class Row(NamedTuple):
     length: int
 
 
+class Together(NamedTuple):
+    """Rows of one token each in slots that lie close to each other: one call attends them all.
+
+    Their slots are taken as one block [first, end) of the cache, idle ones included, and every row sees as many
+    positions as the longest, its own ones unmasked.
+    """
+
+    first: int
+    end: int
+    span: int  # positions
+    row_of_slot: Tensor  # (end - first,): which row a slot belongs to; an idle one to any
+    slot_of_row: Tensor  # (n rows,): counted from `first`
+    mask: Tensor  # (end - first, 1, 1, span): 0 or -inf, in the dtype of the queries
+
+
 @dataclass(frozen=True)
 class Batch:
-    """What one step computes. All index tensors are int64."""
+    """What one step computes: first the rows of one token that go together, then the others. Indices are int64."""
 
     tokens: Tensor  # (N,)
     positions: Tensor  # (N,)
     slots: Tensor  # (N,)
-    rows: tuple[Row, ...]
+    together: Together | None
+    rows: tuple[Row, ...]  # the others
     outputs: Tensor  # (M,): indices into N of the tokens whose logits are wanted
 
     @classmethod
@@ -46,14 +62,48 @@ class Batch:
         rows: Sequence[Row],
         tokens: Sequence[int],
         outputs: Sequence[int],
-        device: torch.device | str = "cpu",
+        cache: Cache,
     ) -> Batch:
         """Lay out `rows`, whose `tokens` follow each other, asking for the logits at `outputs`."""
         positions = [position for row in rows for position in range(row.start, row.start + row.length)]
         slots = [row.slot for row in rows for _ in range(row.length)]
         as_index = [torch.tensor(ids, dtype=torch.int64) for ids in (tokens, positions, slots, outputs)]
-        flat, where, which, wanted = (index.to(device) for index in as_index)
-        return cls(flat, where, which, tuple(rows), wanted)
+        flat, where, which, wanted = (index.to(cache.device) for index in as_index)
+        n_single = next((n for n, row in enumerate(rows) if row.length > 1), len(rows))
+        together = _together(rows[:n_single], cache)
+        return cls(flat, where, which, together, tuple(rows[n_single:] if together else rows), wanted)
+
+
+# One call for several rows pays from so many on, and where it does not compute for idle slots or for the
+# padding of short rows much more than is wanted.
+FEWEST_TOGETHER = 3
+MOST_PADDING = 3.0
+ROUNDED_TO = 64  # positions
+
+
+def _together(rows: Sequence[Row], cache: Cache) -> Together | None:
+    """How to attend rows of one token each in one call; None where that would not pay."""
+    if len(rows) < FEWEST_TOGETHER:
+        return None
+    slots = [row.slot for row in rows]
+    first, end = min(slots), max(slots) + 1
+    lengths = [row.start + 1 for row in rows]
+    span = min(-(-max(lengths) // ROUNDED_TO) * ROUNDED_TO, cache.max_seq_len)
+    if (end - first) * span > MOST_PADDING * sum(lengths) + ROUNDED_TO * len(rows):
+        return None
+    row_of_slot, seen = [0] * (end - first), [1] * (end - first)
+    for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+        row_of_slot[slot - first], seen[slot - first] = row, length
+    unseen = torch.arange(span) >= torch.tensor(seen)[:, None]
+    mask = torch.zeros(unseen.shape, dtype=cache.dtype).masked_fill_(unseen, float("-inf"))
+    return Together(
+        first,
+        end,
+        span,
+        torch.tensor(row_of_slot, device=cache.device),
+        torch.tensor(slots, device=cache.device) - first,
+        mask[:, None, None].to(cache.device),
+    )
 
 
 class RMSNorm(nn.Module):
@@ -70,19 +120,18 @@ class RMSNorm(nn.Module):
         return normed.type_as(x) * self.weight
 
 
-def causal_mask(row: Row, device: torch.device) -> Tensor | None:
-    """Which keys each query of a row may see, (length, start + length); None where all of them.
+def causal_mask(row: Row, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """What to add to the scores of a row, (length, start + length); None where a kernel needs no telling.
 
-    start = 2, length = 3:    key 0 1 2 3 4
-                     query 2:     x x x . .
+    start = 2, length = 3:    key 0 1 2 3 4        0 where a query may look,
+                     query 2:     x x x . .        -inf where it may not
                      query 3:     x x x x .
                      query 4:     x x x x x
     """
-    if row.length == 1:
+    if row.length == 1 or row.start == 0:
         return None
-    queries = torch.arange(row.start, row.start + row.length, device=device)
-    keys = torch.arange(row.start + row.length, device=device)
-    return keys <= queries[:, None]
+    mask = torch.full((row.length, row.start + row.length), float("-inf"), dtype=dtype, device=device)
+    return mask.triu_(row.start + 1)
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -97,9 +146,20 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tens
         mixed = F.scaled_dot_product_attention(folded, keys[None], values[None])
         return mixed.view(1, n_heads, head_dim)
     mixed = F.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], keys[None], values[None], attn_mask=mask, enable_gqa=True
+        q.transpose(0, 1)[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None, enable_gqa=True
     )
     return mixed[0].transpose(0, 1)
+
+
+def attend_together(q: Tensor, keys: Tensor, values: Tensor, together: Together) -> Tensor:
+    """Attention of rows of one token each: q (R, H, D) over the cache (n_slots, K, S, D) -> (R, H, D)."""
+    n_rows, n_heads, head_dim = q.shape
+    slots, positions = slice(together.first, together.end), slice(0, together.span)
+    folded = q[together.row_of_slot].view(-1, keys.shape[1], n_heads // keys.shape[1], head_dim)
+    mixed = F.scaled_dot_product_attention(
+        folded, keys[slots, :, positions], values[slots, :, positions], attn_mask=together.mask
+    )
+    return mixed[together.slot_of_row].view(n_rows, n_heads, head_dim)
 
 
 class Attention(nn.Module):
@@ -109,27 +169,38 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = args.head_dim
+        self.groups = args.n_heads // args.n_kv_heads  # H / K
         q_dim, kv_dim = args.n_heads * args.head_dim, args.n_kv_heads * args.head_dim
         self.wq = nn.Linear(args.dim, q_dim, bias=False)
         self.wk = nn.Linear(args.dim, kv_dim, bias=False)
         self.wv = nn.Linear(args.dim, kv_dim, bias=False)
         self.wo = nn.Linear(q_dim, args.dim, bias=False)
+        self.wqkv: nn.Module | None = None  # the three as one, made by fuse()
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, (N, H + 2K, D)."""
+        side_by_side = torch.cat([self.wq(x), self.wk(x), self.wv(x)], -1) if self.wqkv is None else self.wqkv(x)
+        return split_last(side_by_side, self.head_dim)
 
     def forward(self, x: Tensor, batch: Batch, cache: Cache, turns: Tensor, masks: list[Tensor | None]) -> Tensor:
-        q = rotate(split_last(self.wq(x), self.head_dim), turns)  # (N, H, D)
-        k = rotate(split_last(self.wk(x), self.head_dim), turns)  # (N, K, D)
-        v = split_last(self.wv(x), self.head_dim)  # (N, K, D)
+        qkv = self.project(x)
+        n_kv_heads = qkv.shape[1] // (self.groups + 2)
+        turned = rotate(qkv[:, :-n_kv_heads], turns).to(cache.dtype)
+        q, k, v = turned[:, :-n_kv_heads], turned[:, -n_kv_heads:], qkv[:, -n_kv_heads:]
         cache.write(self.layer, batch.slots, batch.positions, k, v)
         keys, values = cache.keys[self.layer], cache.values[self.layer]
         mixed = []
         first = 0
+        if batch.together is not None:
+            first = len(batch.together.slot_of_row)
+            mixed.append(attend_together(q[:first], keys, values, batch.together))
         for row, mask in zip(batch.rows, masks, strict=True):
             end = row.start + row.length
             of_row = q[first : first + row.length]
             mixed.append(attend(of_row, keys[row.slot, :, :end], values[row.slot, :, :end], mask))
             first += row.length
         together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        out: Tensor = self.wo(together.flatten(1))
+        out: Tensor = self.wo(together.flatten(1).type_as(x))
         return out
 
 
@@ -141,9 +212,11 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(args.dim, args.ffn_dim, bias=False)
         self.w2 = nn.Linear(args.ffn_dim, args.dim, bias=False)
         self.w3 = nn.Linear(args.dim, args.ffn_dim, bias=False)
+        self.w13: nn.Module | None = None  # w1 and w3 as one, made by fuse()
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
+        gate, up = (self.w1(x), self.w3(x)) if self.w13 is None else self.w13(x).chunk(2, -1)
+        out: Tensor = self.w2(F.silu(gate) * up)
         return out
 
 
@@ -180,9 +253,9 @@ class Llama(nn.Module):
         self.rope = rope_table(self.args, length, self.tok_embeddings.weight.device)
 
     def forward(self, batch: Batch, cache: Cache) -> Tensor:
-        x: Tensor = self.tok_embeddings(batch.tokens)  # (N, dim)
+        x: Tensor = self.tok_embeddings(batch.tokens).to(self.norm.weight.dtype)  # (N, dim)
         turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2)
-        masks = [causal_mask(row, x.device) for row in batch.rows]
+        masks = [causal_mask(row, cache.dtype, x.device) for row in batch.rows]
         for layer in self.layers:
             x = layer(x, batch, cache, turns, masks)
         wanted = self.norm(x[batch.outputs])  # (M, dim)

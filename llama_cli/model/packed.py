@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+PACKABLE = (torch.bfloat16, torch.float32)
+
 
 class PackedLinear(nn.Module):
     """x @ weight.T with the weight reordered once, when it is made; the same arithmetic as nn.Linear."""
@@ -25,16 +27,7 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether this torch and this processor have the fast path."""
     return (
         device.type == "cpu"
-        and dtype == torch.bfloat16
+        and dtype in PACKABLE
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and (dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
-
-
-@torch.no_grad()
-def pack(model: nn.Module) -> None:
-    """Replace every linear layer by its packed twin, one at a time, letting go of each source on the way."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, PackedLinear(child.weight))

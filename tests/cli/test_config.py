@@ -74,7 +74,7 @@ def test_every_field_of_the_flags_is_a_setting(settings):
 @pytest.mark.parametrize("name", sorted(schema().model_fields))
 def test_every_setting_can_be_made_in_each_way(name, settings, file, monkeypatch):
     values = {"model": TINY, "tokenizer": TINY + "/tokenizer.model", "dtype": "fp32", "device": "cpu"}
-    values |= {"mmap": False, "ignore_eos": True, "rope_scale_factor": 4.0}
+    values |= {"mmap": False, "ignore_eos": True, "rope_scale_factor": 4.0, "quantize": "int8", "kernels": "plain"}
     value = values.get(name, 1)
     text = str(value).lower() if isinstance(value, bool) else value
     monkeypatch.setenv(f"LLAMA_CLI_{name.upper()}", str(text))

@@ -11,7 +11,7 @@ from checkpoint.sparse import write_sparse_model
 from support import DATA
 
 from llama_cli.cli.app import main
-from llama_cli.memory import format_bytes, free_memory
+from llama_cli.memory import format_bytes, free_memory, plan_memory
 from llama_cli.model.args import read_params
 
 TINY = DATA / "tiny/bpe1024"
@@ -78,15 +78,13 @@ def test_a_loading_command_refuses_what_does_not_fit(run, sparse, capfdbinary):
 @pytest.mark.parametrize("case", FAMILY, ids=lambda case: f"{case['model']}-{case['variant']}")
 def test_the_weights_of_a_rank_are_those_of_a_shard(case):
     """Meta's own table of shard shapes is the slow twin."""
-    from llama_cli.memory import PRECISIONS, plan_memory
-
     args, n_ranks = read_params(case["params"]), case["n_shards"]
     shapes = case["shard_shapes"]
     sizes = {name: shape[0] * (shape[1] if len(shape) > 1 else 1) for name, shape in shapes.items()}
     attention = sizes["attention.wq"] + 2 * sizes["attention.wk"] + sizes["attention.wo"]
     layer = attention + 2 * sizes["feed_forward.w1"] + sizes["feed_forward.w2"] + 2 * sizes["norm"]
     outer = sizes["tok_embeddings.weight"] + sizes["output.weight"] + sizes["norm"]
-    plan = plan_memory(args, n_slots=1, precision=PRECISIONS["bf16"], tied=False, n_ranks=n_ranks)
+    plan = plan_memory(args, n_slots=1, itemsize=2, tied=False, n_ranks=n_ranks)
     assert plan.weights == 2 * (args.n_layers * layer + outer)
 
 

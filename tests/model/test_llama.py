@@ -7,6 +7,7 @@ from support import SMALL, forward, new_cache, random_model
 
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.cache import Cache
+from llama_cli.model.fuse import fuse, plain_linear
 from llama_cli.model.llama import Batch, RMSNorm, Row, attend, causal_mask
 
 
@@ -43,7 +44,7 @@ def test_grouped_attention_is_attention_over_repeated_heads(n_heads, n_kv_heads,
     cached, head_dim = 9, 16
     q = torch.randn(length, n_heads, head_dim, generator=generator)
     keys, values = torch.randn(2, n_kv_heads, cached, head_dim, generator=generator)
-    mask = causal_mask(Row(0, cached - length, length), torch.device("cpu"))
+    mask = causal_mask(Row(0, cached - length, length), torch.float32, torch.device("cpu"))
     mixed = attend(q, keys, values, mask)
     for head in range(n_heads):
         of = head // (n_heads // n_kv_heads)
@@ -54,8 +55,8 @@ def test_grouped_attention_is_attention_over_repeated_heads(n_heads, n_kv_heads,
 
 
 def test_causal_mask():
-    mask = causal_mask(Row(0, 2, 3), torch.device("cpu"))
-    assert mask.int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    mask = causal_mask(Row(0, 2, 3), torch.float32, torch.device("cpu"))
+    assert mask.exp().int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
 def test_rows_of_any_length_share_a_batch():
@@ -71,14 +72,53 @@ def test_rows_of_any_length_share_a_batch():
     rows = [Row(slot, start, len(text) - start) for slot, (text, start) in enumerate(zip(texts, starts, strict=True))]
     tokens = [token for text, start in zip(texts, starts, strict=True) for token in text[start:]]
     with torch.inference_mode():
-        together = model(Batch.of(rows, tokens, range(len(tokens))), cache)
+        together = model(Batch.of(rows, tokens, range(len(tokens)), cache), cache)
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("slots", [[0, 1, 2, 3, 4, 5], [1, 3, 4], [5, 2, 0, 3]])
+def test_rows_of_one_token_are_attended_together(slots):
+    """Rows of different lengths in neighbouring slots, some idle, one of those holding another sequence."""
+    model = random_model(SMALL)
+    cache = new_cache(model, 6, 96)
+    lengths = dict(zip(slots, [80, 3, 17, 64, 65, 1], strict=False))
+    texts = {slot: [(slot * 7 + n * 3) % SMALL.vocab_size for n in range(lengths.get(slot, 50))] for slot in range(6)}
+    for slot, text in texts.items():
+        forward(model, cache, text, slot=slot)
+    rows = [Row(slot, lengths[slot], 1) for slot in slots]
+    batch = Batch.of(rows, [9] * len(rows), range(len(rows)), cache)
+    assert batch.together is not None
+    assert not batch.rows
+    with torch.inference_mode():
+        together = model(batch, cache)
+    alone = [forward(model, new_cache(model, 1, 96), [*texts[slot], 9])[-1] for slot in slots]
+    torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rows", [[Row(0, 5, 1)], [Row(0, 5, 1), Row(1, 5, 1)], [Row(0, 4000, 1), *[Row(n, 5, 1) for n in (1, 2, 3)]]]
+)
+def test_rows_are_not_padded_for_nothing(rows):
+    """Few rows, or a long one among short ones, go one by one."""
+    cache = Cache(SMALL, 4, 4096, dtype=torch.float32)
+    assert Batch.of(rows, [1] * len(rows), [], cache).together is None
+
+
+def test_a_fused_model_is_the_model():
+    whole, fused = random_model(SMALL), random_model(SMALL)
+    for layer in fused.layers:
+        fuse(layer, plain_linear, plain_linear)
+    tokens = [4, 8, 15, 16, 23, 42]
+    expected = forward(whole, new_cache(whole, 1, 8), tokens)
+    torch.testing.assert_close(forward(fused, new_cache(fused, 1, 8), tokens), expected, atol=1e-5, rtol=1e-5)
+    assert sum(weight.numel() for weight in fused.parameters()) == sum(weight.numel() for weight in whole.parameters())
 
 
 def test_only_the_wanted_rows_get_logits():
     model = random_model(SMALL)
     with torch.inference_mode():
-        logits = model(Batch.of([Row(0, 0, 4)], [1, 2, 3, 4], [3]), new_cache(model, 1, 4))
+        cache = new_cache(model, 1, 4)
+        logits = model(Batch.of([Row(0, 0, 4)], [1, 2, 3, 4], [3], cache), cache)
     assert logits.shape == (1, SMALL.vocab_size)
     assert logits.dtype == torch.float32
 

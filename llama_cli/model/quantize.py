@@ -1,0 +1,109 @@
+"""Linear layers with weights of 8 or 4 bits, made from full weights when a model is loaded (CPU)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .packed import PackedLinear
+
+Quantization = Literal["int8", "int4"]
+
+GROUP = 32  # weights that share an int4 scale
+SMALLEST = 1e-12  # keeps the scale of an all-zero row from dividing by zero
+
+# x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations
+# cannot overflow.
+ACTIVATION_LIMIT = 127 if torch.cpu._is_vnni_supported() else 63
+ZERO_POINT = 128
+
+
+def can_quantize(device: torch.device) -> bool:
+    """Whether this torch and this processor have the kernels."""
+    return (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.cpu._is_avx2_supported()
+    )
+
+
+class Int8Linear(nn.Module):
+    """x @ weight.T with both sides rounded to 8 bits: a scale for each weight row, and one for each token.
+
+    Sums are exact integers, so a token's result does not depend on its neighbours in the batch. Inputs may take
+    two digits of 8 bits, the second for what the first leaves over: the rows double, which costs little where
+    reading the weights is what takes the time.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    zeros: Tensor
+
+    def __init__(self, weight: Tensor, digits: Literal[1, 2] = 1) -> None:
+        super().__init__()
+        self.digits = digits
+        wide = weight.float()
+        scales = wide.abs().amax(1).clamp_min_(SMALLEST) / 127
+        rounded = (wide / scales[:, None]).round_().to(torch.int8)
+        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(rounded, None), persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        wide = x.float()
+        digit, steps = round_rows(wide)
+        if self.digits == 1:
+            return self._multiply(digit).mul_(steps).type_as(x)
+        rest, smaller_steps = round_rows(torch.addcmul(wide, digit.float().sub_(ZERO_POINT), steps, value=-1))
+        coarse, fine = self._multiply(torch.cat([digit, rest])).chunk(2)
+        return coarse.mul_(steps).addcmul_(fine, smaller_steps).type_as(x)
+
+    def _multiply(self, rounded: Tensor) -> Tensor:
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            *(rounded, 1.0, ZERO_POINT, self.packed, self.scales, self.zeros, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        return out
+
+
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (N, in) in whole steps around ZERO_POINT, uint8, and the size of a step in each row, (N, 1)."""
+    steps = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)
+    return (x / steps).add_(ZERO_POINT + 0.5).to(torch.uint8), steps  # the cast cuts off: half a step more rounds
+
+
+def fine_int8_linear(weight: Tensor) -> Int8Linear:
+    """8 bits for layers that suffer most from the rounding of their inputs."""
+    return Int8Linear(weight, digits=2)
+
+
+class Int4Linear(nn.Module):
+    """x @ weight.T with weights of 4 bits, a scale and a middle for each group of 32; computes in bfloat16."""
+
+    packed: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        grouped = weight.float().view(len(weight), -1, GROUP)  # (out, in / GROUP, GROUP)
+        low, high = grouped.amin(-1), grouped.amax(-1)
+        steps = ((high - low) / 15).clamp_min_(SMALLEST)
+        levels = ((grouped - low[..., None]) / steps[..., None]).round_().clamp_(0, 15).to(torch.int32).flatten(1)
+        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), persistent=False)
+        scales = torch.stack([steps, low + 8 * steps], -1).transpose(0, 1)  # (in / GROUP, out, 2)
+        self.register_buffer("scales", scales.to(torch.bfloat16).contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
+        return out
+
+
+def int4_linear(weight: Tensor) -> nn.Module:
+    """4 bits where the kernel takes the shape, else the weight as it is."""
+    n_out, n_in = weight.shape
+    fits = n_in % GROUP == 0 and n_out % 16 == 0
+    return Int4Linear(weight) if fits else PackedLinear(weight)

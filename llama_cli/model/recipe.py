@@ -1,0 +1,61 @@
+"""How a model is to run: dtypes, and which linear layers its weights become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..errors import UsageError
+from .fuse import MakeLinear, plain_linear
+from .packed import PackedLinear, can_pack
+from .quantize import Int8Linear, Quantization, can_quantize, fine_int8_linear, int4_linear
+
+Kernels = Literal["auto", "plain"]
+
+INT8_BYTES = 1.0  # a weight; the scales of its row do not count
+INT4_BYTES = 0.625  # half a byte, and two scales in bfloat16 for each group of 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of. Without `make`, torch's own layers as they come, mapped from the file."""
+
+    name: str
+    dtype: torch.dtype  # of the embedding and of the cache
+    activations: torch.dtype
+    linear_bytes: float  # that a weight of a linear layer takes
+    make: MakeLinear | None = None
+    make_w2: MakeLinear | None = None
+    make_output: MakeLinear | None = None
+
+    @property
+    def copies_embedding(self) -> bool:
+        """Whether an output matrix that is the embedding becomes a matrix of its own."""
+        return self.make_output not in (None, plain_linear)
+
+
+def choose_recipe(
+    dtype: torch.dtype, device: torch.device, *, quantize: Quantization | None = None, kernels: Kernels = "auto"
+) -> Recipe:
+    """The fastest way that this device has; UsageError if it cannot be."""
+    name = str(dtype).removeprefix("torch.")
+    if quantize is not None:
+        return _quantized(dtype, device, quantize)
+    if kernels == "plain":
+        return Recipe(name, dtype, dtype, dtype.itemsize)
+    make: MakeLinear | None = None
+    if can_pack(dtype, device):
+        make = PackedLinear
+    elif device.type != "cpu":
+        make = plain_linear
+    return Recipe(name, dtype, dtype, dtype.itemsize, make, make, make)
+
+
+def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization) -> Recipe:
+    if not can_quantize(device):
+        raise UsageError(f"--quantize {quantize} needs an x86 CPU with oneDNN, not {device}", "leave --quantize out")
+    if quantize == "int8":
+        return Recipe("int8", dtype, torch.float32, INT8_BYTES, Int8Linear, fine_int8_linear, fine_int8_linear)
+    return Recipe("int4", torch.bfloat16, torch.bfloat16, INT4_BYTES, int4_linear, int4_linear, fine_int8_linear)

@@ -1,0 +1,39 @@
+"""Memory that mapped files give back."""
+
+import mmap
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_cli.checkpoint.pages import drop_pages
+
+MIB = 1 << 20
+
+
+def resident(path):
+    """Bytes of a file that this process has in memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    return sum(
+        int(next(line for line in lines if line.startswith("Rss:")).split()[1]) * 1024
+        for line in lines
+        if line.endswith(str(path))
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_pages_are_dropped_and_read_again(tmp_path):
+    ours, other = tmp_path / "a", tmp_path / "b"
+    content = os.urandom(4 * MIB)
+    maps = []
+    for path in (ours, other):
+        path.write_bytes(content)
+        with path.open("rb") as file:
+            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        assert maps[-1][:] == content
+    assert resident(ours) == resident(other) == 4 * MIB
+    drop_pages([ours])
+    assert resident(ours) == 0
+    assert resident(other) == 4 * MIB
+    assert maps[0][:] == content
