@@ -13,12 +13,12 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from tokenizer import Tokenizer, TokenizerError, load_tokenizer
-
 from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint.catalog import TOY
+from .checkpoint.installed import model_name
 from .engine.engine import Engine
 from .engine.runner import Runner
-from .errors import DoesNotFit, ModelRejected, UsageError
+from .errors import DoesNotFit, UsageError
 from .memory import choose_context, choose_slots, free_memory, plan_memory
 from .model.args import ModelArgs, read_params
 from .model.fuse import fuse
@@ -26,14 +26,12 @@ from .model.llama import Llama, TransformerBlock
 from .model.quantize import Quantization
 from .model.recipe import Kernels, Recipe, choose_recipe
 from .session import ModelInfo, Session
+from .vocabulary import check_vocabulary, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
 DtypeName = Literal["auto", "bf16", "fp16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-# The bundled character-level model, made by toy/train.py.
-TOY = Path(__file__).parent / "toy"
 
 # On a CPU, models below this many bytes of weights run on one thread and in float32, unless flags say otherwise.
 SMALL_MODEL_BYTES = 16 << 20
@@ -41,9 +39,6 @@ SMALL_MODEL_BYTES = 16 << 20
 # Where the batch size is left open: no more slots than this, and as many as leave each so many tokens.
 MOST_SLOTS = 16
 USUAL_CONTEXT = 4096
-
-# A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
-SPARE_IDS = 128
 
 
 def load(
@@ -70,7 +65,7 @@ def load(
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
-    words = _open_tokenizer(checkpoint)
+    words = open_tokenizer(checkpoint.tokenizer, checkpoint.folder)
     args = read_params(
         checkpoint.params,
         source=checkpoint.params_name,
@@ -79,7 +74,7 @@ def load(
         rope_scale_factor=rope_scale_factor,
     )
     checkpoint.check(args)
-    _check_vocabulary(args, words, checkpoint)
+    check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     where = _choose_device(device)
     _use_threads(threads, checkpoint.n_bytes)
     free = _free_memory(where)
@@ -101,7 +96,7 @@ def load(
     runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
     engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
     info = ModelInfo(
-        name="toy" if model is None else _name_of(checkpoint.folder),
+        name=model_name(checkpoint.folder),
         folder=str(checkpoint.folder),
         dtype=recipe.name,
         device=str(where),
@@ -137,29 +132,6 @@ def _part_of_model(named: tuple[str, Tensor]) -> str:
     """`layers.3` of a layer's weights, the name itself of the others."""
     name, _ = named
     return ".".join(name.split(".")[:2])
-
-
-def _open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    if checkpoint.tokenizer is None:
-        raise ModelRejected(
-            f"no tokenizer.model or chars.json in {checkpoint.folder}, above it or in its original/",
-            "give one with --tokenizer FILE",
-        )
-    try:
-        return load_tokenizer(checkpoint.tokenizer)
-    except TokenizerError as error:
-        raise ModelRejected(error.message, error.hint) from None
-
-
-def _check_vocabulary(args: ModelArgs, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-    spare = args.vocab_size - tokenizer.n_words
-    if not 0 <= spare <= SPARE_IDS:
-        raise ModelRejected(
-            f"the tokenizer has {tokenizer.n_words:,} tokens, the model {args.vocab_size:,}",
-            f"{checkpoint.tokenizer} belongs to another model: give the right one with --tokenizer",
-        )
-    if spare:
-        logger.info("the model has %d ids without text; they are never chosen", spare)
 
 
 def _use_threads(asked: int | None, n_bytes: int) -> None:
@@ -209,11 +181,3 @@ def _fingerprint(checkpoint: Checkpoint, recipe: Recipe) -> str:
         digest.update(checkpoint.tokenizer.read_bytes())
     digest.update(str([identity.size for identity in checkpoint.identities.values()]).encode())
     return digest.hexdigest()
-
-
-def _name_of(folder: Path) -> str:
-    """The folder's own name; `original` and `mp8` say nothing, so the one above them."""
-    resolved = folder.resolve()
-    while resolved.name == "original" or resolved.name.startswith("mp"):
-        resolved = resolved.parent
-    return resolved.name

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from .errors import DoesNotFit
-from .model.args import ModelArgs
+from .model.args import ModelArgs, Shape
 
 # What a step needs beside weights and cache, as a share of both.
 HEADROOM = 0.1
@@ -39,18 +43,59 @@ class MemoryPlan:
         return int(left // (self.per_token * self.n_slots))
 
 
+class Precision(NamedTuple):
+    """Bytes of a value: in the embedding and the cache, and in a weight of a linear layer."""
+
+    itemsize: int
+    linear_bytes: float
+
+
+# As the layers of model/recipe.py keep them.
+PRECISIONS = {
+    "bf16": Precision(2, 2),
+    "fp32": Precision(4, 4),
+    "int8": Precision(2, 1.0),
+    "int4": Precision(2, 0.625),
+}
+
+
 def plan_memory(
-    args: ModelArgs, *, n_slots: int, itemsize: int, tied: bool, linear_bytes: float | None = None
+    args: ModelArgs,
+    *,
+    n_slots: int,
+    itemsize: int,
+    tied: bool,
+    linear_bytes: float | None = None,
+    n_ranks: int = 1,
 ) -> MemoryPlan:
     """The memory of `args` with embedding and cache of `itemsize` bytes a value, linear layers of `linear_bytes`.
 
-    `tied` means that the output matrix takes no memory of its own.
+    Of several ranks that share the model, it is the memory of each. `tied` means that the output matrix takes no
+    memory of its own.
     """
-    per_token = 2 * args.n_layers * args.n_kv_heads * args.head_dim * itemsize
-    embedding = args.vocab_size * args.dim
-    linear = args.n_params(tied=tied) - embedding
-    weights = embedding * itemsize + int(linear * (linear_bytes or itemsize))
+    kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
+    per_token = 2 * args.n_layers * kv_heads * args.head_dim * itemsize
+
+    def bytes_of(name: str, shape: Shape) -> int:
+        if len(shape) == 1:
+            return shape[0] * itemsize  # norms are on every rank
+        if name == "tok_embeddings.weight":
+            return math.prod(shape) * itemsize // n_ranks
+        if name == "output.weight" and tied:
+            return 0
+        parts, whole = (kv_heads, args.n_kv_heads) if name.endswith(("wk.weight", "wv.weight")) else (1, n_ranks)
+        return int(math.prod(shape) * parts // whole * (linear_bytes or itemsize))
+
+    weights = 0
+    for name, shape in dataclasses.replace(args, n_layers=1).weight_shapes().items():
+        weights += bytes_of(name, shape) * (args.n_layers if name.startswith("layers.") else 1)
     return MemoryPlan(weights, per_token, n_slots, n_slots * args.vocab_size * 4)
+
+
+def can_split(args: ModelArgs, n_ranks: int) -> bool:
+    """Whether every matrix has a part for each of `n_ranks`."""
+    heads_fit = args.n_kv_heads % n_ranks == 0 or n_ranks % args.n_kv_heads == 0
+    return heads_fit and all(size % n_ranks == 0 for size in (args.n_heads, args.ffn_dim, args.vocab_size))
 
 
 def choose_context(plan: MemoryPlan, available: int, *, asked: int | None, trained: int) -> int:
@@ -91,6 +136,19 @@ def free_memory() -> int:
         if limit.isdigit():
             available = min(available, max(int(limit) - int(used), 0))
     return available
+
+
+def free_gpu_memory() -> list[int]:
+    """Bytes free on each NVIDIA GPU, as its driver says; nothing where there is none. Needs no torch."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603  # fixed words
+        return [int(line) << 20 for line in done.stdout.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):  # a driver that is not there, or does not answer
+        return []
 
 
 def format_bytes(n_bytes: float) -> str:

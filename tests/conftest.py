@@ -1,12 +1,17 @@
 """Fixtures for every test."""
 
 import logging
+import os
 
 import pytest
 import torch
 
 # Tiny matrices: a second thread costs more than it saves, and tests run side by side.
 torch.set_num_threads(1)
+
+
+# The settings of whoever runs the tests are none of theirs.
+os.environ["LLAMA_CLI_CONFIG"] = os.devnull
 
 
 @pytest.fixture(autouse=True)

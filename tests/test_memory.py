@@ -7,7 +7,8 @@ from support import DATA
 
 from llama_cli import memory
 from llama_cli.errors import DoesNotFit
-from llama_cli.memory import choose_context, format_bytes, free_memory, plan_memory
+from llama_cli.memory import PRECISIONS, can_split, choose_context, format_bytes, free_memory, plan_memory
+from llama_cli.model import recipe
 from llama_cli.model.args import ModelArgs, read_params
 
 GIB = 2**30
@@ -62,3 +63,35 @@ def test_a_cgroup_limits_what_is_free(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (16 * GIB, "16.0 GiB")])
 def test_format_bytes(n, text):
     assert format_bytes(n) == text
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_ranks_share_the_weights_and_the_cache(precision, n_ranks):
+    alone, shared = (
+        plan_memory(ModelArgs(), n_slots=2, **PRECISIONS[precision]._asdict(), tied=False, n_ranks=n)
+        for n in (1, n_ranks)
+    )
+    assert shared.per_token * n_ranks == alone.per_token
+    assert alone.weights <= shared.weights * n_ranks <= alone.weights * 1.001  # norms are on every rank
+
+
+def test_more_ranks_than_heads_repeat_them():
+    two_heads = ModelArgs(n_kv_heads=2)
+    plans = [plan_memory(two_heads, n_slots=1, itemsize=2, tied=False, n_ranks=n) for n in (2, 8)]
+    assert plans[0].per_token == plans[1].per_token
+
+
+def test_quantised_weights_are_smaller():
+    weights = [
+        plan_memory(ModelArgs(), n_slots=1, **PRECISIONS[name]._asdict(), tied=False).weights
+        for name in ("fp32", "bf16", "int8", "int4")
+    ]
+    assert weights == sorted(weights, reverse=True)
+    assert PRECISIONS["int8"].linear_bytes == recipe.INT8_BYTES
+    assert PRECISIONS["int4"].linear_bytes == recipe.INT4_BYTES
+
+
+@pytest.mark.parametrize(("n_ranks", "possible"), [(1, True), (8, True), (16, True), (3, False), (64, False)])
+def test_which_ranks_can_split_a_model(n_ranks, possible):
+    assert can_split(ModelArgs(), n_ranks) == possible

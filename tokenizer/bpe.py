@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,13 +109,18 @@ class BPETokenizer:
         ranks = read_ranks(path)
         self._n_ranks = len(ranks)
         names = special_names()
-        primary = {name: self._n_ranks + place for place, name in enumerate(names)}
+        self._primary = {name: self._n_ranks + place for place, name in enumerate(names)}
         # Llama 3's own file counted four reserved names more, to 250. Where both count, 3.1's meaning stands;
         # the names that only Llama 3 has are the last five ids.
         older = {f"<|reserved_special_token_{k}|>": self._n_ranks + 5 + k for k in range(246, 251)}
-        self.special_tokens = {**primary, **older}
+        self.special_tokens = {**self._primary, **older}
         self.max_token_bytes = max(map(len, ranks))
-        self._encoding = tiktoken.Encoding(path.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=primary)
+        self._name, self._ranks = path.name, ranks
+
+    @cached_property
+    def _encoding(self) -> tiktoken.Encoding:
+        """Made at the first use: who only asks for sizes and special tokens need not wait for it."""
+        return tiktoken.Encoding(self._name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens=self._primary)
 
     @property
     def n_words(self) -> int:

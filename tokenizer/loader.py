@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
+from typing import Literal
 
 from .base import Tokenizer, TokenizerError
 from .char import CharTokenizer
@@ -24,17 +25,27 @@ FOREIGN = {
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read chars.json, Meta's tiktoken file or a SentencePiece model; TokenizerError says what else it is."""
     path = Path(path)
-    head = _read_head(path)
-    if TIKTOKEN_LINE.match(head):
+    kind = kind_of(path)
+    if kind == "tiktoken":
         from .bpe import BPETokenizer
 
         return BPETokenizer(path)
-    if head.lstrip().startswith(b"["):
+    if kind == "char":
         return CharTokenizer.from_file(path)
-    if head.startswith(b"\n"):  # field 1 of the protobuf: the first piece
-        from .spm import SentencePieceTokenizer
+    from .spm import SentencePieceTokenizer
 
-        return SentencePieceTokenizer(path)
+    return SentencePieceTokenizer(path)
+
+
+def kind_of(path: Path) -> Literal["tiktoken", "char", "sentencepiece"]:
+    """Which kind of tokenizer a file begins like; TokenizerError says what else it is."""
+    head = _read_head(path)
+    if TIKTOKEN_LINE.match(head):
+        return "tiktoken"
+    if head.lstrip().startswith(b"["):
+        return "char"
+    if head.startswith(b"\n"):  # field 1 of the protobuf: the first piece
+        return "sentencepiece"
     for beginning, (what, hint) in FOREIGN.items():
         if head.lstrip().startswith(beginning):
             raise TokenizerError(f"{path} is {what}", hint)

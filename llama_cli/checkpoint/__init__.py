@@ -1,35 +1,53 @@
-"""Any model folder becomes named weights in Meta's vocabulary."""
+"""Any model folder becomes named weights in Meta's vocabulary.
+
+What needs torch is imported when a checkpoint is opened: finding folders and reading headers needs none.
+"""
 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
-from .archive import open_archive
-from .catalog import expand, find_folder, find_tokenizer
-from .checkpoint import Checkpoint
-from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
+from .catalog import expand, find_tokenizer
+from .installed import find_model
 from .json_file import read_object
 from .meta import shard_paths
-from .reshard import Slice
-from .safetensors_file import open_safetensors
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
+    from .reshard import Slice
 
 __all__ = ["Checkpoint", "Slice", "open_checkpoint"]
+
+_HOMES = {"Checkpoint": "checkpoint", "Slice": "reshard"}
 
 SAFE_TORCH = (2, 10)
 
 
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
 def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mmap: bool = True) -> Checkpoint:
-    """Open the model in a folder: Meta's .pth shards, Meta's names in .safetensors, or Hugging Face's files.
+    """Open a model by its folder or name: Meta's .pth shards, Meta's names in .safetensors, or Hugging Face's files.
 
     Everything about it is checked, nothing is allocated. `mmap=False` copies the weights into memory when
     they are streamed, for files that may change while in use. ModelRejected says what is wrong.
     """
+    import torch
+
+    from .archive import open_archive
+    from .checkpoint import Checkpoint
+    from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
+    from .safetensors_file import open_safetensors
+
     require_safe_torch(torch.__version__)
-    folder = find_folder(path)
+    folder = find_model(path)
     words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
     has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
     shards = shard_paths(folder) if has_params else []

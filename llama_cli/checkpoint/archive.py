@@ -8,6 +8,8 @@ or, apart from the names, read here.
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelRejected
+from ..errors import DoesNotFit, ModelRejected
 from .foreign import DOWNLOAD_AGAIN, foreign
 from .pickle_program import check_pickle
 from .quoting import plain, quote
@@ -84,7 +86,12 @@ def _load(path: Path) -> Any:
             warnings.simplefilter("ignore")
             # weights_only is spelt out: without it, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 would run the pickle.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch's own texts advise to turn the protection off
+    except Exception as error:  # torch's own texts advise to turn the protection off
+        if os.strerror(errno.ENOMEM) in str(error):  # a file larger than memory and swap, on many systems
+            raise DoesNotFit(
+                f"{plain(path.name)} has {path.stat().st_size / 2**30:,.1f} GiB, more than this machine's memory",
+                "use a smaller model, or a machine with more memory: llama-cli info says how much it takes",
+            ) from None
         raise ModelRejected(f"{plain(path.name)} is damaged: torch cannot read it", DOWNLOAD_AGAIN) from None
 
 

@@ -8,6 +8,9 @@ from ..errors import ModelRejected
 from .quoting import plain
 from .regular_file import unreadable
 
+# The bundled character-level model, made by toy/train.py.
+TOY = Path(__file__).parent.parent / "toy"
+
 CONFIG_NAMES = ("params.json", "config.json")
 WEIGHT_PATTERNS = ("consolidated.*.pth", "*.safetensors")
 FILE_SUFFIXES = (".pth", ".safetensors", ".json")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
+from .pickle_headers import TensorHeader
 from .quoting import plain, quote
 from .safetensors_file import SafetensorsFiles
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 OUTER_NAMES = {
     "model.embed_tokens.weight": "tok_embeddings.weight",
@@ -155,6 +157,9 @@ class HuggingFaceWeights:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._files.dtype(self._theirs[name])
+
+    def describe(self, name: str) -> TensorHeader:
+        return self._files.describe(self._theirs[name])
 
     def tensor(self, name: str) -> Tensor:
         return self._files.tensor(self._theirs[name])

@@ -80,5 +80,7 @@ def _globals(program: bytes) -> Iterator[str]:
             yield ".".join(texts)
         elif not OPERATIONS.fullmatch(operation.name) or (place == 0) != (operation.name == "PROTO"):
             raise ValueError(operation.name)
+        elif operation.name == "LONG_BINPUT" and isinstance(argument, int) and argument > len(program):
+            raise ValueError(argument)  # Python's own reader makes a list of that length
         if isinstance(argument, str):
             texts = [texts[1], argument]

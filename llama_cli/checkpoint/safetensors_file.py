@@ -5,32 +5,42 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ..errors import ModelRejected
 from .foreign import DOWNLOAD_AGAIN, foreign
 from .json_file import read_object, without_duplicates
+from .pickle_headers import TensorHeader, item_size
 from .quoting import plain, quote
 from .regular_file import Identity, identify, read_head, unreadable
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
 class SafetensorsFile:
-    """One file, mapped. The header is checked here as well: the library lets duplicate names pass."""
+    """One file, mapped. The header is checked here as well: the library lets duplicate names pass.
 
-    def __init__(self, path: Path) -> None:
+    With `mapped=False` only the header is read, which needs no torch, and there are no tensors.
+    """
+
+    def __init__(self, path: Path, *, mapped: bool = True) -> None:
         self.path = path
         self.identity: Identity = identify(path)
         self._header = _read_header(path, self.identity.size)
+        self._start = 8 + int.from_bytes(read_head(path, 8), "little")
+        if not mapped:
+            return
         try:
             self._file: Any = safe_open(path, framework="pt")
         except OSError as error:
@@ -48,7 +58,27 @@ class SafetensorsFile:
         return tuple(self._header[name]["shape"])
 
     def dtype(self, name: str) -> torch.dtype:
-        return DTYPES[self._header[name]["dtype"]]
+        import torch
+
+        dtype: torch.dtype = getattr(torch, DTYPES[self._header[name]["dtype"]])
+        return dtype
+
+    def describe(self, name: str) -> TensorHeader:
+        """Dtype, shape and place of a tensor; ModelRejected if it does not lie in the file."""
+        entry = self._header[name]
+        try:
+            dtype, shape = DTYPES[entry["dtype"]], self.shape(name)
+            first, last = entry["data_offsets"]
+            fits = last - first == prod(shape) * item_size(dtype) and 0 <= first <= self.identity.size - self._start - (
+                last - first
+            )
+        except (KeyError, TypeError, ValueError):  # of other types than numbers
+            fits = False
+        if not fits:
+            raise ModelRejected(
+                f"{plain(self.path.name)} is cut short or damaged: {quote(name)} and its place disagree", DOWNLOAD_AGAIN
+            )
+        return TensorHeader(dtype, shape, self._start + first, last - first)
 
     def tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._file.get_tensor(name)
@@ -112,11 +142,14 @@ class SafetensorsFiles:
     def dtype(self, name: str) -> torch.dtype:
         return self._where[name].dtype(name)
 
+    def describe(self, name: str) -> TensorHeader:
+        return self._where[name].describe(name)
+
     def tensor(self, name: str) -> Tensor:
         return self._where[name].tensor(name)
 
 
-def open_safetensors(folder: Path, *, metas_first: bool) -> SafetensorsFiles:
+def open_safetensors(folder: Path, *, metas_first: bool, mapped: bool = True) -> SafetensorsFiles:
     """The files that an index names, or the one whole file, of a folder.
 
     Some folders hold the same weights twice: consolidated.* in Meta's names beside model.* in Hugging Face's.
@@ -126,16 +159,16 @@ def open_safetensors(folder: Path, *, metas_first: bool) -> SafetensorsFiles:
     theirs = [*(name for name in indexes if not name.startswith("consolidated.")), "model.safetensors"]
     for name in [*metas, *theirs] if metas_first else [*theirs, *metas]:
         if name.endswith(INDEX_SUFFIX):
-            return _open_indexed(folder, name)
+            return _open_indexed(folder, name, mapped=mapped)
         if (folder / name).exists() or (folder / name).is_symlink():
-            return SafetensorsFiles([SafetensorsFile(folder / name)])
+            return SafetensorsFiles([SafetensorsFile(folder / name, mapped=mapped)])
     raise ModelRejected(
         f"{plain(folder)} has no consolidated.safetensors, no model.safetensors and no index of several files",
         "download model.safetensors.index.json too",
     )
 
 
-def _open_indexed(folder: Path, index: str) -> SafetensorsFiles:
+def _open_indexed(folder: Path, index: str, *, mapped: bool) -> SafetensorsFiles:
     weight_map = read_object(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelRejected(f"{plain(index)}: weight_map must be an object that names files", DOWNLOAD_AGAIN)
@@ -149,7 +182,7 @@ def _open_indexed(folder: Path, index: str) -> SafetensorsFiles:
         raise ModelRejected(
             f"{plain(folder)}: {plain(absent[0])} is missing ({len(absent)} of {len(names)} files)", "download it"
         )
-    files = {name: SafetensorsFile(folder / name) for name in names}
+    files = {name: SafetensorsFile(folder / name, mapped=mapped) for name in names}
     held = {name: set(file.names()) for name, file in files.items()}
     for tensor, name in weight_map.items():
         if tensor not in held[name]:

@@ -41,11 +41,19 @@ class Record(NamedTuple):
     size: int
 
 
+class Entry(NamedTuple):
+    """One entry of an archive; its checksum is the CRC-32 that the directory promises."""
+
+    record: Record
+    crc: int
+
+
 class Contents(NamedTuple):
     """What the gate needs of an archive."""
 
     pickle: bytes
     records: list[Record]  # the tensors' data, without empty ones
+    entries: dict[str, Entry]  # all of them, by their names below the root
 
 
 class _Bounded(io.FileIO):
@@ -182,4 +190,6 @@ def _contents(path: Path, archive: zipfile.ZipFile, entries: list[zipfile.ZipInf
     if "byteorder" in inner and archive.read(f"{root}/byteorder") != b"little":
         raise ModelRejected(f"{name} is not little-endian", "save it again on a little-endian machine")
     data = [record for entry, record in inner.items() if entry.startswith("data/") and record.size]
-    return Contents(archive.read(f"{root}/data.pkl"), data)
+    crcs = [entry.CRC for entry in entries]
+    named = {name: Entry(record, crc) for (name, record), crc in zip(inner.items(), crcs, strict=True)}
+    return Contents(archive.read(f"{root}/data.pkl"), data, named)

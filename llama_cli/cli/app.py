@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -18,10 +18,16 @@ from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .bench import bench
 from .complete import complete
+from .config import config
+from .info import info
 from .merge import merge
+from .models import models
 from .options import ALIASES
 from .score import score
+from .settings import config_file, defaults_of, read_settings, source_of
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
+from .tokenize import tokenize
+from .verify import verify
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 
@@ -62,10 +68,15 @@ def _main(
 
 
 app.command()(complete)
+app.command()(config)
 app.command()(batch)
 app.command()(bench)
+app.command()(info)
 app.command()(merge)
+app.command()(models)
 app.command()(score)
+app.command()(tokenize)
+app.command()(verify)
 
 
 class Terminated(BaseException):
@@ -114,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
-        code = app(arguments, prog_name="llama-cli", standalone_mode=False)
+        commands = typer.main.get_command(app)
+        defaults = _defaults(commands, arguments)
+        code = commands(arguments, prog_name="llama-cli", standalone_mode=False, default_map=defaults)
         _flush_stdout()
     except (ReaderGone, BrokenPipeError):
         drop_stdout()
@@ -130,6 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _defaults(commands: Any, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What config.toml sets for each command. Help must come even where that file is broken."""
+    if not {"-h", "--help", "--version"}.isdisjoint(arguments) or "_LLAMA_CLI_COMPLETE" in os.environ:
+        return {}
+    return defaults_of(commands.commands, read_settings(config_file()))
+
+
 def _flush_stdout() -> None:
     """Help and version go through Python's buffer: find out now whether they arrived."""
     if sys.stdout is not None:
@@ -142,6 +162,10 @@ def _report(error: Exception, *, as_json: bool) -> int:
         return error.exit_code
     if isinstance(error, TyperException):
         message = error.format_message() if hasattr(error, "format_message") else str(error)
+        context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+        if context is not None and parameter is not None:
+            source = source_of(context, parameter.name)
+            message += "" if source in ("flag", "default") else f" (from {source})"
         show_error(message, "llama-cli --help", USAGE_ERROR, as_json=as_json)
         return USAGE_ERROR
     message = f"internal error: {type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
 from ..jobs.results import OutputFormat
 from ..jobs.rows import Format
-from .options import MessageOptions, ModelOptions, with_options
+from .options import BatchSize, MessageOptions, ModelOptions, with_options
 
 
 @with_options
@@ -24,9 +24,7 @@ def batch(
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL to write, or to go on with; - prints it.")],
     input_format: Annotated[Format, typer.Option("--format", help="Of the input.")] = "auto",
     output_format: Annotated[OutputFormat, typer.Option("--output-format", help="Of the rows.")] = "openai",
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", min=1, max=4096, help="Rows at a time. Default: by memory.")
-    ] = None,
+    batch_size: BatchSize = None,
     unordered: Annotated[bool, typer.Option("--unordered", help="Write rows as they finish.")] = False,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run rows again that failed.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse an input with any bad row.")] = False,

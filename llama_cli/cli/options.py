@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -33,51 +34,103 @@ ALIASES = {
     "--max-batch-size": "--batch-size",
 }
 
+# Fields that belong to one request: no setting of everyday.
+REQUEST_ONLY = ("logit_bias", "stop", "stop_token_ids", "n", "logprobs", "top_logprobs", "prompt_logprobs")
+
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
 
 
-def _model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
+def model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
+    """A flag in the panel of the model's flags."""
     return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
+
+
+def is_setting(name: str) -> bool:
+    """Whether the environment and config.toml may give a field a value."""
+    return name not in REQUEST_ONLY
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"LLAMA_CLI_{name.upper()}"
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Names that begin so, for the shell; with none, it goes on with file names.
+
+    In either case of letters, but with those typed: the shell drops what does not begin as the word does.
+    """
+    from ..checkpoint.installed import installed_models
+
+    names = [each.name for each in installed_models()]
+    typed = incomplete.casefold()
+    return [incomplete + name[len(incomplete) :] for name in names if name.casefold().startswith(typed)]
+
+
+ModelName = Annotated[
+    str | None,
+    model_option(
+        "--model",
+        "-m",
+        envvar="LLAMA_CLI_MODEL",
+        autocompletion=complete_model,
+        help="The model's name or folder. Default: the bundled toy.",
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None,
+    model_option(
+        "--tokenizer",
+        envvar="LLAMA_CLI_TOKENIZER",
+        show_envvar=False,
+        help="tokenizer.model or chars.json, if it lies elsewhere.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        min=1,
+        max=4096,
+        envvar="LLAMA_CLI_BATCH_SIZE",
+        show_envvar=False,
+        help="Rows at a time. Default: by memory.",
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """Which model, and how to run it."""
 
-    model: Annotated[
-        str | None,
-        _model_option("--model", "-m", envvar="LLAMA_CLI_MODEL", help="The model's folder. Default: the bundled toy."),
-    ] = None
-    tokenizer: Annotated[
-        Path | None, _model_option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
-    ] = None
+    model: ModelName = None
+    tokenizer: TokenizerFile = None
     max_seq_len: Annotated[
         int | None,
-        _model_option(
-            "--max-seq-len", "-c", min=1, help="Context in tokens. Default: what the family was trained for."
-        ),
+        model_option("--max-seq-len", "-c", min=1, help="Context in tokens. Default: what the family was trained for."),
     ] = None
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],
-        _model_option("--dtype", help="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32."),
+        model_option("--dtype", help="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32."),
     ] = "auto"
-    device: Annotated[str, _model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    device: Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
     threads: Annotated[
-        int | None, _model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
+        int | None, model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
     ] = None
     quantize: Annotated[
         Literal["int8", "int4"] | None,
-        _model_option("--quantize", help="Round the weights of linear layers: int8 is fastest, int4 smallest."),
+        model_option("--quantize", help="Round the weights of linear layers: int8 is fastest, int4 smallest."),
     ] = None
     kernels: Annotated[
         Literal["auto", "plain"],
-        _model_option("--kernels", help="Of linear layers; auto: the fastest here, plain: torch's F.linear."),
+        model_option("--kernels", help="Of linear layers; auto: the fastest here, plain: torch's F.linear."),
     ] = "auto"
     rope_scale_factor: Annotated[
         float | None,
-        _model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),
+        model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),
     ] = None
-    mmap: Annotated[bool, _model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
+    mmap: Annotated[bool, model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
         True
     )
 
@@ -130,10 +183,21 @@ def _flags_of(group: type) -> list[inspect.Parameter]:
         annotation = hints[each.name]
         if group is Sampling:
             annotation, default = _sampling_flag(each.name, annotation), default if default != () else None
+        if group in (Sampling, ModelOptions) and is_setting(each.name):
+            annotation = _with_variable(each.name, annotation)
         parameters.append(
             inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )
     return parameters
+
+
+def _with_variable(name: str, annotation: Any) -> Any:
+    """The same flag, with its environment variable if it has none yet."""
+    value_type, option = get_args(annotation)
+    if option.envvar is None:
+        option = copy.copy(option)
+        option.envvar, option.show_envvar = variable_of(name), False
+    return Annotated[value_type, option]
 
 
 def _sampling_flag(name: str, annotation: Any) -> Any:

@@ -39,12 +39,12 @@ def is_piped() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
-def parse_ids(text: str) -> list[int]:
-    """`1,2,3` as ids."""
+def parse_ids(text: str, what: str = "--prompt-ids") -> list[int]:
+    """`1,2,3` as ids, or `1 2 3`, or JSON's `[1, 2, 3]`."""
     try:
-        return [int(part) for part in text.replace(",", " ").split()]
+        return [int(part) for part in text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()]
     except ValueError:
-        raise UsageError(f"--prompt-ids {text[:60]!r} is no list of numbers", "--prompt-ids 1,2,3") from None
+        raise UsageError(f"{what} {text[:60]!r} is no list of numbers", "write 1,2,3") from None
 
 
 def _checked_argument(text: str) -> str:

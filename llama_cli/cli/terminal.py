@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import OutputFailed
@@ -170,6 +171,35 @@ class Progress:
             write_stderr(f"llama-cli: {self._done}{of} rows, {self._failed} failed, {rate:.1f} tok/s")
 
 
+class BytesProgress:
+    """Bytes read of all, on standard error: a bar on a terminal, else nothing. Any thread may advance it."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self._bar: Any = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+            from rich.progress import Progress as Bar
+
+            console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> BytesProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, n_bytes: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task, n_bytes)
+
+
 def _make_bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -193,3 +223,11 @@ def format_stats(stats: dict[str, Any]) -> str:
         parts.append(f"weights {stats['weight_gigabytes_per_second']:.1f} GB/s")
     parts.append(f"peak memory {stats['peak_memory_bytes'] / 2**20:.0f} MiB")
     return "llama-cli: " + ", ".join(parts)
+
+
+def format_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns two spaces apart under their titles; the last one is as long as it is."""
+    lines = [titles, *([one_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles) - 1)]
+    padded = [[*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]] for line in lines]
+    return "".join("  ".join(line).rstrip() + "\n" for line in padded)

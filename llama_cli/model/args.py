@@ -160,33 +160,65 @@ def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _rope_scaling(params: _Params, flag: float | None) -> RopeScaling | None:
-    """Explicit key > `--rope-scale-factor` > 32 for the shapes of Llama 3.2 1B and 3B > 8."""
+def _rope_scaling(params: _Params, flag: float | None, source: str) -> tuple[RopeScaling | None, str]:
+    """Explicit key > `--rope-scale-factor` > 32 for the shapes of Llama 3.2 1B and 3B > 8; and which it was."""
     explicit = params.rope_scaling
     if explicit is not None:
-        return RopeScaling(
+        scaling = RopeScaling(
             explicit.factor,
             explicit.low_freq_factor,
             explicit.high_freq_factor,
             explicit.original_max_position_embeddings,
         )
+        return scaling, f"{source}: rope_scaling"
     if not params.use_scaled_rope:
         if flag is not None:
             raise UsageError(f"--rope-scale-factor {flag:g}: this checkpoint does not use scaled RoPE", "leave it out")
-        return None
+        return None, source if params.use_scaled_rope is False else "default"
     shape = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads)
-    default = 32.0 if shape in FACTOR_32_SHAPES else 8.0
-    factor = next(f for f in (params.rope_scaling_factor, flag, default) if f is not None)
-    return RopeScaling(factor, high_freq_factor=params.rope_high_freq_factor or 4.0)
+    factor, why = 8.0, "default of use_scaled_rope"
+    if params.rope_scaling_factor is not None:
+        factor, why = params.rope_scaling_factor, f"{source}: rope_scaling_factor"
+    elif flag is not None:
+        factor, why = flag, "--rope-scale-factor"
+    elif shape in FACTOR_32_SHAPES:
+        factor, why = 32.0, "shape of Llama 3.2 1B and 3B, which were trained so"
+    return RopeScaling(factor, high_freq_factor=params.rope_high_freq_factor or 4.0), why
 
 
-def _context_length(params: _Params, rope_theta: float, scaled: bool) -> int:
+def _rope_theta(params: _Params, llama2: bool, source: str) -> tuple[float, str]:
+    given = params.rope_theta or params.rope_freq_base
+    if given is not None:
+        return given, source
+    if llama2:
+        return 10000.0, "default with a SentencePiece tokenizer"
+    return 500000.0, "default of Llama 3"
+
+
+def _context_length(params: _Params, rope_theta: float, scaled: bool, source: str) -> tuple[int, str]:
     """What the family was trained for; Meta's params.json does not say it, so the RoPE settings tell."""
     if params.max_seq_len is not None:
-        return params.max_seq_len
+        return params.max_seq_len, source
     if scaled:
-        return 131072  # Llama 3.1 and later
-    return {500000.0: 8192, 1000000.0: 16384}.get(rope_theta, 4096)  # Llama 3, Code Llama, Llama 2
+        return 131072, "scaled RoPE: Llama 3.1 and later"
+    families = {500000.0: (8192, "Llama 3"), 1000000.0: (16384, "Code Llama")}
+    length, family = families.get(rope_theta, (4096, "Llama 2"))
+    return length, f"rope_theta: {family}"
+
+
+def _ffn_source(params: _Params, source: str) -> str:
+    if params.hidden_dim or params.intermediate_size:
+        return source
+    times = "" if params.ffn_dim_multiplier is None else f", times {params.ffn_dim_multiplier:g}"
+    return f"8/3 of dim{times}, rounded up to a multiple of {params.multiple_of}"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model's shape, and where each of its sizes and settings came from, in words."""
+
+    args: ModelArgs
+    sources: Mapping[str, str]
 
 
 def read_params(
@@ -203,6 +235,20 @@ def read_params(
     or nothing. `llama2` says that the tokenizer is SentencePiece: such files leave out `rope_theta` and mean
     10000, later ones 500000.
     """
+    return read_configuration(
+        raw, source=source, vocab_size=vocab_size, llama2=llama2, rope_scale_factor=rope_scale_factor
+    ).args
+
+
+def read_configuration(
+    raw: Mapping[str, Any],
+    *,
+    source: str = "params.json",
+    vocab_size: int | None = None,
+    llama2: bool = False,
+    rope_scale_factor: float | None = None,
+) -> Configuration:
+    """The same as `read_params`, with where each value came from."""
     nested = raw.get("model")
     raw = nested if isinstance(nested, Mapping) else raw
     _refuse_unsupported(raw, source)
@@ -214,9 +260,10 @@ def read_params(
     vocab = params.vocab_size if params.vocab_size > 0 else vocab_size
     if vocab is None:
         raise ModelRejected(f"{source}: vocab_size must be 1 or more, or -1, is {params.vocab_size}")
-    theta = params.rope_theta or params.rope_freq_base or (10000.0 if llama2 else 500000.0)
-    scaling = _rope_scaling(params, rope_scale_factor)
-    return ModelArgs(
+    theta, theta_source = _rope_theta(params, llama2, source)
+    scaling, scaling_source = _rope_scaling(params, rope_scale_factor, source)
+    context, context_source = _context_length(params, theta, scaling is not None, source)
+    args = ModelArgs(
         dim=params.dim,
         n_layers=params.n_layers,
         n_heads=params.n_heads,
@@ -229,5 +276,19 @@ def read_params(
         norm_eps=params.norm_eps,
         rope_theta=theta,
         rope_scaling=scaling,
-        max_seq_len=_context_length(params, theta, scaling is not None),
+        max_seq_len=context,
     )
+    sources = {
+        "dim": source,
+        "n_layers": source,
+        "n_heads": source,
+        "n_kv_heads": source if params.n_kv_heads else "absent: as many as n_heads",
+        "head_dim": source if params.head_dim else "dim / n_heads",
+        "ffn_dim": _ffn_source(params, source),
+        "vocab_size": source if params.vocab_size > 0 else "rows of tok_embeddings.weight",
+        "norm_eps": source if "norm_eps" in params.model_fields_set else "default",
+        "rope_theta": theta_source,
+        "rope_scaling": scaling_source,
+        "max_seq_len": context_source,
+    }
+    return Configuration(args, sources)

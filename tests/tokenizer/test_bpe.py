@@ -208,21 +208,54 @@ def test_llama_cpp_vectors():
         assert tokenizer.encode(text) == [int(token) for token in ids.split()], text
 
 
+POOLS = [
+    "abc XYZ 0123 .,!?'\n\t",
+    "äöüß€ 漢字 かな 한글 ไทย עברית العربية हिन्दी",
+    "😀👨‍👩‍👧🏳️‍🌈 \u202e\u0000\x1b\ufeff\ufffd\U0010ffff",
+    " \r\n\t\v\f\x1c\x85\u2028\u3000\xa0\u200b",
+    "e\u0301 n\u0303 \u0130\u0131ſK\u212a ǅ ﬁ ²½Ⅷ٣ _-–—…",
+]
+WORDS = [
+    *("<|eot_id|>", "<|begin_of_text|>", "<|reserved_special_token_0|>", "<|", "|>", "'s", "'LL", "'Re", "'ſ", "\r\n"),
+    *("http://", "www.", "1234567", "    ", "\t\t", "\n\n\n", "def f(x):", "{}[]();", "--", "====", " \n ", "can't"),
+]
+
+
+def adversarial_text(chance):
+    """Characters of one to three kinds, words that tokenizers treat apart, any code point, long runs."""
+    kind = chance.randrange(4)
+    if kind == 0:
+        return "".join(chance.choice(WORDS) + chance.choice(["", " ", "x"]) for _ in range(chance.randint(1, 20)))
+    if kind == 1:
+        points = [*range(0xD800), *range(0xE000, 0x110000, 97)]
+        return "".join(map(chr, chance.choices(points, k=chance.randint(0, 60))))
+    pool = "".join(chance.sample(POOLS, chance.randint(1, 3)))
+    if kind == 2:
+        return "".join(chance.choice(pool) * chance.choice([1, 2, 3, 50]) for _ in range(chance.randint(0, 30)))
+    return "".join(chance.choice(pool) for _ in range(chance.randint(0, 80)))
+
+
 @pytest.mark.slow
 @needs_llama3
-def test_two_thousand_strings_are_metas():
+def test_ten_thousand_strings_are_metas():
     """Against Meta's class itself, on random and adversarial texts."""
     reference_module = pytest.importorskip("llama_models.llama3.tokenizer")
     reference = reference_module.Tokenizer(LLAMA3)
     tokenizer, chance = load_tokenizer(LLAMA3), random.Random(3)
-    pools = [
-        "abc XYZ 0123 .,!?'\n\t",
-        "äöüß€ 漢字 かな 한글",
-        "😀👨‍👩‍👧 \u202e\u0000\x1b",
-        "<|eot_id|> 's'LL 'Re",
-        " \r\n\u3000\xa0",
-    ]
-    for _ in range(2000):
-        pool = "".join(chance.sample(pools, chance.randint(1, 3)))
-        text = "".join(chance.choice(pool) for _ in range(chance.randint(0, 80)))
-        assert tokenizer.encode(text) == reference.encode(text, bos=False, eos=False), text
+    for number in range(10_000):
+        text = adversarial_text(chance)
+        if number % 500 == 0:  # cuts of long runs, at 25,000 characters and at 400,000
+            text += chance.choice("a 字\n") * chance.choice([24_999, 25_001, 60_000, 400_001]) + text
+        ids = tokenizer.encode(text)
+        assert ids == reference.encode(text, bos=False, eos=False), text[:200]
+        assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.slow
+@needs_llama3
+@pytest.mark.parametrize("unit", ["a", "A", "\n", "^", "7", "字", "😀", "'", "\0", "ab ", " ", "\t "])
+def test_ten_million_repeated_characters(unit):
+    """tiktoken alone panics on some of these."""
+    text = unit * (10**7 // len(unit))
+    tokenizer = load_tokenizer(LLAMA3)
+    assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -1,0 +1,171 @@
+"""What the files of a model folder say about it: no torch, and not one weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ModelRejected
+from .catalog import expand, find_tokenizer
+from .foreign import foreign
+from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
+from .installed import find_model
+from .json_file import read_object
+from .meta import shard_paths
+from .pickle_headers import Described, TensorHeader, describe_pickle, place
+from .quoting import plain
+from .regular_file import Identity, identify, read_head
+from .safetensors_file import open_safetensors
+from .zip_directory import read_directory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
+ZIP_MAGIC = b"PK\x03\x04"
+UNUSED = {"rope.freqs"}
+
+Format = Literal["pth", "safetensors", "huggingface"]
+
+
+@dataclass(frozen=True)
+class Headers:
+    """A model folder as its headers describe it, in Meta's names."""
+
+    folder: Path
+    format: Format
+    params: Mapping[str, Any]
+    params_name: str
+    tokenizer: Path | None
+    shards: Sequence[Mapping[str, TensorHeader]]
+    identities: Mapping[Path, Identity]  # of the files with the weights
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(identity.size for identity in self.identities.values())
+
+    @cached_property
+    def dtypes(self) -> dict[str, int]:
+        """Bytes stored in each dtype, most first."""
+        found: dict[str, int] = {}
+        for shard in self.shards:
+            for tensor in shard.values():
+                found[tensor.dtype] = found.get(tensor.dtype, 0) + tensor.n_bytes
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
+        (rows, columns), (dim,) = self._shape(EMBEDDING, 2), self._shape(LAST_NORM, 1)
+        return rows * len(self.shards) if len(self.shards) > 1 and columns == dim else rows
+
+    def _shape(self, name: str, n_dims: int) -> tuple[int, ...]:
+        tensor = self.shards[0].get(name)
+        if tensor is None or len(tensor.shape) != n_dims:
+            raise ModelRejected(
+                f"{plain(self.folder)}: {name} is missing, or not of {n_dims} dimensions",
+                "this is no Llama checkpoint, or a damaged one",
+            )
+        return tensor.shape
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output matrix is the embedding: left out of the files, or in the same place."""
+        if OUTPUT not in self.shards[0]:
+            return True
+        pairs = [(shard.get(EMBEDDING), shard.get(OUTPUT)) for shard in self.shards]
+        return all(a is not None and a == b for a, b in pairs)
+
+    @property
+    def n_stored(self) -> int:
+        """Values of all weights; what every shard has, and a shared output matrix, count once."""
+        first, *others = self.shards
+        once = sum(prod(t.shape) for name, t in first.items() if name != OUTPUT or not self.is_tied)
+        return once + sum(
+            prod(t.shape)
+            for shard in others
+            for name, t in shard.items()
+            if len(t.shape) > 1 and (name != OUTPUT or not self.is_tied)
+        )
+
+
+def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> Headers:
+    """The headers of the model in a folder, or of a name; ModelRejected says what is wrong with them.
+
+    Reads a file's directory and list of tensors only: milliseconds, whatever the size of the model.
+    """
+    folder = find_model(path)
+    words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
+    has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
+    paths = shard_paths(folder) if has_params else []
+    if paths:
+        params = read_object(folder / "params.json")
+        identities = {shard: identify(shard) for shard in paths}
+        return Headers(folder, "pth", params, "params.json", words, _read_shards(identities), identities)
+    files = open_safetensors(folder, metas_first=has_params, mapped=False)
+    identities = {file.path: file.identity for file in files.files}
+    theirs = speaks_hugging_face(files)
+    if has_config and (theirs or not has_params):
+        config = read_object(folder / "config.json")
+        params, source, tied = params_of(config), "config.json", bool(config.get("tie_word_embeddings"))
+    else:
+        params, source = read_object(folder / "params.json"), "params.json"
+        tied = "lm_head.weight" not in files.names()
+    weights = HuggingFaceWeights(files, tied=tied) if theirs else files
+    tensors = {name: weights.describe(name) for name in weights.names()}
+    kind: Format = "huggingface" if theirs else "safetensors"
+    return Headers(folder, kind, params, source, words, [tensors], identities)
+
+
+def _read_shards(identities: Mapping[Path, Identity]) -> list[dict[str, TensorHeader]]:
+    """The tensors of each archive. Shards of one model have the same pickle, read once."""
+    described: dict[bytes, Described] = {}
+    shards = []
+    for path, identity in identities.items():
+        if read_head(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
+            raise foreign(path, identity.size)
+        contents = read_directory(path, identity.size)
+        if contents.pickle not in described:
+            described[contents.pickle] = describe_pickle(path, contents.pickle)
+        records = {name: entry.record for name, entry in contents.entries.items()}
+        tensors = place(path, described[contents.pickle], records)
+        shards.append({name: tensor for name, tensor in tensors.items() if name not in UNUSED})
+    return shards
+
+
+class UnmappedShard:
+    """A shard whose file is larger than memory, for Checkpoint.check: of that, only norms are looked into."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, TensorHeader]) -> None:
+        self._path = path
+        self._tensors = tensors
+        self._matrices: dict[int, Tensor] = {}  # stand-ins by their place: a shared one has one
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, self._tensors[name].dtype)
+        return dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """A norm as it is in the file; of a matrix the shape alone."""
+        import torch
+
+        header = self._tensors[name]
+        if len(header.shape) != 1:
+            stand_in = torch.zeros(1, dtype=self.dtype(name)).expand(header.shape)
+            return self._matrices.setdefault(header.offset, stand_in)
+        with self._path.open("rb") as file:
+            file.seek(header.offset)
+            return torch.frombuffer(bytearray(file.read(header.n_bytes)), dtype=self.dtype(name))

@@ -1,0 +1,86 @@
+"""`llama-cli config`: every setting, its value, and where that came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..engine.request import Sampling
+from ..errors import LlamaError
+from .info import chosen_model
+from .options import OUTPUT_PANEL as PANEL
+from .options import BatchSize, MessageOptions, ModelOptions, is_setting, with_options
+from .settings import config_file, source_of, unknown_variables
+from .terminal import Terminal, format_table
+
+
+@with_options
+def config(
+    context: typer.Context,
+    *,
+    model: ModelOptions,
+    sampling: Sampling,
+    batch_size: BatchSize = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False,
+    messages: MessageOptions,
+) -> None:
+    """Show every setting and where its value comes from: flag, environment, config.toml, model, default.
+
+    Give it the flags of another command to see what that would run with.
+    """
+    messages.apply()
+    path = config_file()
+    values: dict[str, Any] = {**dataclasses.asdict(model), **dataclasses.asdict(sampling), "batch_size": batch_size}
+    settings = {
+        name: {"value": _plain(value), "source": source_of(context, name)}
+        for name, value in values.items()
+        if is_setting(name)
+    }
+    _take_from_model(settings, model, messages)
+    for name, advice in unknown_variables(os.environ).items():
+        messages.note(f"{name} is no setting: {advice}")
+    terminal = Terminal()
+    if as_json:
+        terminal.write_json({"file": str(path), "exists": path.exists(), "settings": settings})
+        return
+    rows = [(name, _shown(each["value"]), each["source"]) for name, each in settings.items()]
+    terminal.write(format_table(("setting", "value", "from"), rows))
+    terminal.write(f"file: {path}{'' if path.exists() else ' (not there)'}\n")
+
+
+def _take_from_model(settings: dict[str, dict[str, Any]], model: ModelOptions, messages: MessageOptions) -> None:
+    """What is left open, as the model itself says it."""
+    from ..checkpoint.headers import read_headers
+    from ..description import configure
+
+    try:
+        headers = read_headers(chosen_model(None, model.model), tokenizer=model.tokenizer)
+        configuration = configure(headers, rope_scale_factor=model.rope_scale_factor)
+    except LlamaError as error:
+        messages.note(f"of the model nothing is known: {error.message}")
+        return
+    scaling = configuration.args.rope_scaling
+    settings["model"]["value"] = model.model or "toy"
+    found: dict[str, tuple[Any, str]] = {
+        "tokenizer": (headers.tokenizer and str(headers.tokenizer), "its folder"),
+        "max_seq_len": (configuration.args.max_seq_len, configuration.sources["max_seq_len"]),
+        "dtype": ("auto", f"stored as {next(iter(headers.dtypes))}"),
+        "rope_scale_factor": (scaling and scaling.factor, configuration.sources["rope_scaling"]),
+    }
+    for name, (value, why) in found.items():
+        if settings[name]["source"] == "default" and value is not None:
+            settings[name] = {"value": value, "source": f"model: {why}"}
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "-" if value is None else str(value)

@@ -1,0 +1,176 @@
+"""`llama-cli info`: what a model is and what it needs, from its headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..memory import format_bytes, free_gpu_memory, free_memory
+from .options import (
+    OUTPUT_PANEL,
+    MessageOptions,
+    ModelName,
+    TokenizerFile,
+    complete_model,
+    model_option,
+    with_options,
+)
+from .terminal import Terminal, format_table
+
+
+@with_options
+def info(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
+    ] = None,
+    *,
+    model: ModelName = None,
+    tokenizer: TokenizerFile = None,
+    max_seq_len: Annotated[
+        int | None,
+        model_option(
+            "--max-seq-len",
+            "-c",
+            min=1,
+            envvar="LLAMA_CLI_MAX_SEQ_LEN",
+            show_envvar=False,
+            help="Plan for this context. Default: the trained one.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int,
+        model_option("--batch-size", "-b", min=1, max=4096, help="Plan for so many sequences."),
+    ] = 1,
+    rope_scale_factor: Annotated[
+        float | None,
+        model_option(
+            "--rope-scale-factor",
+            min=1,
+            envvar="LLAMA_CLI_ROPE_SCALE_FACTOR",
+            show_envvar=False,
+            help="As a loading command would take it.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    messages: MessageOptions,
+) -> None:
+    """Describe a model: configuration, parameters, tokenizer, and the memory it takes.
+
+    Only headers are read, so it takes no time and no memory whatever the size of the model.
+    """
+    messages.apply()
+    asked = chosen_model(name, model)
+
+    from ..checkpoint.headers import read_headers
+    from ..description import configure, describe_model, plan_table
+
+    headers = read_headers(asked, tokenizer=tokenizer)
+    configuration = configure(headers, rope_scale_factor=rope_scale_factor)
+    described = describe_model(headers, configuration)
+    context = max_seq_len or configuration.args.max_seq_len
+    memory, gpus = free_memory(), free_gpu_memory()
+    rows = plan_table(
+        configuration.args,
+        tied=headers.is_tied,
+        context=context,
+        batch_size=batch_size,
+        memory=memory,
+        gpus=gpus,
+    )
+    described["memory"] = {
+        "context": context, "batch_size": batch_size, "free_bytes": memory, "free_gpu_bytes": gpus, "plans": rows,
+    }  # fmt: skip
+    terminal = Terminal()
+    terminal.write_json(described) if as_json else terminal.write(_format(described))
+
+
+def chosen_model(name: str | None, model: str | None) -> str | Path:
+    """The model given in one of the two ways, or the toy. A name goes before -m's environment variable."""
+    from ..checkpoint.catalog import TOY
+
+    return name or model or TOY
+
+
+def _format(described: dict[str, Any]) -> str:
+    blocks = [
+        format_table(("model", described["name"]), _facts(described)),
+        format_table(("configuration", "value", "from"), _configuration(described["configuration"])),
+        format_table(("parameters", f"{described['parameters']['total']:,}"), _parameters(described)),
+        _format_memory(described["memory"]),
+    ]
+    return "\n".join(blocks)
+
+
+def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
+    from ..model.family import format_count
+
+    words = described["tokenizer"]
+    family = described["family"] or "not a shape of Meta's"
+    count = format_count(described["parameters"]["total"])
+    n_files = len(described["files"])
+    files = f"{n_files} of {described['format']}, {format_bytes(described['bytes'])}"
+    if described["shards"] > 1:
+        files = f"{described['shards']} shards, {format_bytes(described['bytes'])}"
+    tokenizer = words["problem"]
+    if tokenizer is None:
+        known = f", {words['known']}" if words["known"] else ""
+        tokenizer = f"{words['kind']}, {words['n_words']:,} tokens{known}: {words['path']}"
+    return [
+        ("family", f"{family}, {count}"),
+        ("folder", described["folder"]),
+        ("files", files),
+        ("stored as", ", ".join(f"{dtype} {format_bytes(size)}" for dtype, size in described["dtypes"].items())),
+        ("output matrix", "the embedding (tied)" if described["tied"] else "of its own"),
+        ("tokenizer", tokenizer),
+        ("chat format", words["chat_format"] or "none"),
+        ("context", f"{described['context']:,} tokens"),
+    ]
+
+
+def _configuration(configuration: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
+    return [(name, _format_value(each["value"]), each["source"]) for name, each in configuration.items()]
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"factor {value['factor']:g} beyond {value['original_context']} tokens"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _parameters(described: dict[str, Any]) -> list[tuple[str, str]]:
+    counts = described["parameters"]
+    rows = [(part.replace("_", "-"), f"{count:,}") for part, count in counts.items() if part != "total"]
+    if described["stored_parameters"] != counts["total"]:
+        rows.append(
+            ("in the files", f"{described['stored_parameters']:,}: not what was expected; try llama-cli verify")
+        )
+    return rows
+
+
+def _format_memory(memory: dict[str, Any]) -> str:
+    has_gpus = bool(memory["free_gpu_bytes"])
+    titles = ["memory", "ranks", "weights", "cache", "peak", "fits", *["GPU"] * has_gpus, "largest context"]
+    rows = [
+        [
+            plan["precision"],
+            str(plan["ranks"]),
+            format_bytes(plan["weight_bytes"]),
+            format_bytes(plan["cache_bytes"]),
+            format_bytes(plan["peak_bytes"]),
+            "yes" if plan["fits_cpu"] else "no",
+            *[("yes" if plan["fits_gpu"] else "no")] * has_gpus,
+            f"{plan['largest_context']:,}" if plan["largest_context"] else "none",
+        ]
+        for plan in memory["plans"]
+    ]
+    gpus = "".join(f", GPU {number}: {format_bytes(free)}" for number, free in enumerate(memory["free_gpu_bytes"]))
+    sequences = "sequence" if memory["batch_size"] == 1 else "sequences"
+    return format_table(titles, rows) + (
+        f"for each rank, {memory['batch_size']} {sequences} of {memory['context']:,} tokens;"
+        f" free now: {format_bytes(memory['free_bytes'])}{gpus}\n"
+    )

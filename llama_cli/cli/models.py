@@ -1,0 +1,84 @@
+"""`llama-cli models`: which models are on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ..checkpoint.installed import Installed, installed_models
+from ..errors import ModelRejected
+from ..memory import format_bytes
+from .options import OUTPUT_PANEL, MessageOptions, with_options
+from .terminal import Terminal, format_table
+
+TITLES = ("name", "family", "params", "dtype", "shards", "size", "where")
+
+
+@with_options
+def models(
+    names: Annotated[
+        bool, typer.Option("--names", help="Print the names alone.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each model.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    *,
+    messages: MessageOptions,
+) -> None:
+    """List the models that -m knows by name.
+
+    Looked for in $LLAMA_CLI_HOME, in ~/.llama/checkpoints (or $LLAMA_STACK_CONFIG_DIR/checkpoints) and in Hugging
+    Face's cache. Only headers are read.
+    """
+    messages.apply()
+    found = installed_models()
+    terminal = Terminal()
+    if names:
+        terminal.write("".join(f"{each.name}\n" for each in found))
+        return
+    described = [_describe(each) for each in found]
+    if as_json:
+        for each in described:
+            terminal.write_json(each)
+    else:
+        terminal.write(format_table(TITLES, map(_row, described)))
+    for each in described:
+        if each["problem"]:
+            messages.note(f"{each['name']}: {each['problem']}")
+
+
+def _describe(model: Installed) -> dict[str, Any]:
+    from ..checkpoint.headers import read_headers
+    from ..description import configure
+    from ..model.family import family_of
+
+    described: dict[str, Any] = {"name": model.name, "family": None, "parameters": None, "dtype": None, "shards": None}
+    described |= {"bytes": None, "folder": str(model.folder), "source": model.source, "problem": None}
+    try:
+        headers = read_headers(model.folder)
+        described |= {
+            "parameters": headers.n_stored,
+            "dtype": next(iter(headers.dtypes)),
+            "shards": len(headers.identities),
+            "bytes": headers.file_bytes,
+            "folder": str(headers.folder),
+        }
+        described["family"] = family_of(configure(headers).args, model.name)
+    except ModelRejected as error:
+        described["problem"] = error.message
+    return described
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    from ..model.family import format_count
+
+    return (
+        model["name"],
+        model["family"] or ("damaged" if model["problem"] else "-"),
+        "-" if model["parameters"] is None else format_count(model["parameters"]),
+        model["dtype"] or "-",
+        str(model["shards"] or "-"),
+        "-" if model["bytes"] is None else format_bytes(model["bytes"]),
+        model["folder"],
+    )

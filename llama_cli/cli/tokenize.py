@@ -1,0 +1,182 @@
+"""`llama-cli tokenize`: which ids a text becomes, and which text ids were."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputRejected, UsageError
+from .options import OUTPUT_PANEL, MessageOptions, ModelName, TokenizerFile, with_options
+from .prompts import parse_ids, read_prompt
+from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from tokenizer import Tokenizer
+
+LINES_AT_ONCE = 4096
+
+
+@with_options
+def tokenize(
+    text: Annotated[
+        str | None, typer.Argument(help="The text, or with --decode the ids; - reads standard input.")
+    ] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read it from a file.")] = None,
+    decode: Annotated[bool, typer.Option("--decode", "-d", help="Ids to text.")] = False,
+    bos: Annotated[bool, typer.Option("--bos", help="Put the begin token in front, as prompts have it.")] = False,
+    eos: Annotated[bool, typer.Option("--eos", help="Put the end token behind.")] = False,
+    special: Annotated[
+        bool, typer.Option("--special", help="Let names such as <|eot_id|> in the text be the tokens they name.")
+    ] = False,
+    model: ModelName = None,
+    tokenizer: TokenizerFile = None,
+    ids_only: Annotated[
+        bool, typer.Option("--ids", help="Print the ids alone, for --prompt-ids.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Print how many tokens there are.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    messages: MessageOptions,
+) -> None:
+    """Show the tokens of a text: id, bytes and piece, a line each, and how many there are.
+
+    Text that looks like a special token stays text, as in a prompt. --decode turns ids back into text.
+    """
+    messages.apply()
+    if decode and (bos or eos or special):
+        raise UsageError("--bos, --eos and --special are for texts", "leave them out, or --decode")
+    if ids_only + count + as_json > 1:
+        raise UsageError("--ids, --count and --json exclude each other", "give one of them")
+    content = read_prompt(text, file, None)
+    assert isinstance(content, str), "no ids were given as such"
+    if model is None and tokenizer is None:
+        messages.note("no --model given: the bundled toy's characters")
+
+    from ..checkpoint.catalog import TOY
+    from ..vocabulary import tokenizer_of
+
+    words = tokenizer_of(TOY if model is None else model, tokenizer)
+    ids = (
+        _checked(parse_ids(content, "--decode"), words)
+        if decode
+        else _encode(words, content, bos=bos, eos=eos, special=special)
+    )
+    shown = words.decode(ids) if decode else content
+    terminal = Terminal()
+    if as_json:
+        terminal.write_json(_describe(words, ids, shown))
+    elif count:
+        terminal.write(f"{len(ids)}\n")
+    elif ids_only:
+        terminal.write(",".join(map(str, ids)) + "\n")
+    elif decode:
+        terminal.write(shown + "\n")
+    else:
+        for lines in _in_blocks(_rows(words, ids)):
+            terminal.write(lines)
+        terminal.write(_summary(ids, shown))
+
+
+def _encode(words: Tokenizer, text: str, *, bos: bool, eos: bool, special: bool) -> list[int]:
+    from tokenizer import EncodeError
+
+    for name, asked, token_id in (("begin", bos, words.bos_id), ("end", eos, words.eos_id)):
+        if asked and token_id is None:
+            raise UsageError(f"this tokenizer ({words.kind}) has no {name} token", "leave the flag out")
+    try:
+        if not special or not words.special_tokens:
+            return words.encode(text, bos=bos, eos=eos)
+        return _encode_with_special(words, text, bos=bos, eos=eos)
+    except EncodeError as error:
+        raise InputRejected(error.message, error.hint) from None
+
+
+def _encode_with_special(words: Tokenizer, text: str, *, bos: bool, eos: bool) -> list[int]:
+    names = sorted(words.special_tokens, key=len, reverse=True)
+    ids = [words.bos_id] if bos and words.bos_id is not None else []
+    for part in re.split(f"({'|'.join(map(re.escape, names))})", text):
+        token_id = words.special_tokens.get(part)
+        ids += words.encode(part) if token_id is None else [token_id]
+    return [*ids, words.eos_id] if eos and words.eos_id is not None else ids
+
+
+def _checked(ids: list[int], words: Tokenizer) -> list[int]:
+    for place, token_id in enumerate(ids):
+        if not 0 <= token_id < words.n_words:
+            raise InputRejected(
+                f"id {token_id} (number {place + 1}) is outside the vocabulary of {words.n_words:,}",
+                "ids of another model? give the right one with -m",
+            )
+    return ids
+
+
+def _names_of(words: Tokenizer) -> dict[int, str]:
+    """Special ids; of two names for one id the first."""
+    return {token_id: name for name, token_id in reversed(list(words.special_tokens.items()))}
+
+
+def _rows(words: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """`     9906  48 65 6c 6c 6f           'Hello'` for each id."""
+    specials = _names_of(words)
+    width = len(str(words.n_words))
+    known: dict[int, str] = {}  # a text has few tokens, often
+    for token_id in ids:
+        row = known.get(token_id)
+        if row is None:
+            raw = words.token_bytes(token_id)
+            shown, piece = (raw.hex(" "), _quoted(raw)) if token_id not in specials else ("special", specials[token_id])
+            row = known[token_id] = f"{token_id:>{width}}  {shown:<24}  {piece}\n"
+        yield row
+
+
+def _quoted(raw: bytes) -> str:
+    """A piece in quotes, on one line; part of a character is shown by its bytes alone."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "part of a character"
+    return repr(text)
+
+
+def _in_blocks(rows: Iterator[str]) -> Iterator[str]:
+    block: list[str] = []
+    for row in rows:
+        block.append(row)
+        if len(block) == LINES_AT_ONCE:
+            yield "".join(block)
+            block.clear()
+    yield "".join(block)
+
+
+def _summary(ids: list[int], text: str) -> str:
+    return f"{len(ids):,} tokens, {len(text):,} characters, {len(text.encode()):,} bytes\n"
+
+
+def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
+    specials = _names_of(words)
+    raws = [words.token_bytes(token_id) for token_id in ids]
+    return {
+        "tokens": [
+            {
+                "id": token_id,
+                "piece": raw.decode("utf-8", errors="replace"),
+                "bytes": list(raw),
+                "special": specials.get(token_id),
+            }
+            for token_id, raw in zip(ids, raws, strict=True)
+        ],
+        "token_ids": ids,
+        "text": text,
+        "n_tokens": len(ids),
+        "n_characters": len(text),
+        "n_bytes": len(text.encode()),
+        "tokenizer": {"kind": words.kind, "n_words": words.n_words},
+    }

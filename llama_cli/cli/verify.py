@@ -1,0 +1,72 @@
+"""`llama-cli verify`: whether a model's files are whole and belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ModelRejected
+from .info import chosen_model
+from .options import OUTPUT_PANEL, MessageOptions, ModelName, TokenizerFile, complete_model, with_options
+from .terminal import BytesProgress, Terminal, format_table
+
+if TYPE_CHECKING:
+    from ..verification import Finding
+
+
+@with_options
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
+    ] = None,
+    *,
+    model: ModelName = None,
+    tokenizer: TokenizerFile = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Headers only: do not read the weights.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    messages: MessageOptions,
+) -> None:
+    """Check a model's files: checksums, archives, names and shapes, NaN, the tokenizer.
+
+    Every byte is read once. What is wrong is listed, and the exit code is then 3.
+    """
+    messages.apply()
+
+    from ..verification import Verification
+
+    began = time.monotonic()
+    verification = Verification(chosen_model(name, model), tokenizer=tokenizer)
+    verification.check_headers()
+    n_bytes = 0 if quick else verification.n_bytes
+    if not quick:
+        with BytesProgress(n_bytes, quiet=messages.quiet) as progress:
+            verification.read_everything(progress.advance)
+    seconds = time.monotonic() - began
+    terminal = Terminal()
+    if as_json:
+        findings = [dataclasses.asdict(finding) for finding in verification.findings]
+        described = {"folder": str(verification.folder), "sound": verification.is_sound, "findings": findings}
+        terminal.write_json(described | {"bytes_read": n_bytes, "seconds": seconds})
+    else:
+        terminal.write(_format(verification.findings))
+        speed = f", {n_bytes / max(seconds, 1e-9) / 1e9:.1f} GB/s" if n_bytes > 10**9 else ""
+        messages.note(f"{verification.folder}: {_count(verification.findings)}, {seconds:.1f} s{speed}")
+    if not verification.is_sound:
+        raise typer.Exit(ModelRejected.exit_code)
+
+
+def _format(findings: list[Finding]) -> str:
+    rows = [(finding.status, finding.check, finding.file, finding.detail) for finding in findings]
+    return format_table(("status", "check", "file", "finding"), rows)
+
+
+def _count(findings: list[Finding]) -> str:
+    counts = Counter(finding.status for finding in findings)
+    return ", ".join(f"{counts[status]} {status}" for status in ("ok", "warning", "bad", "skipped") if counts[status])

@@ -1,0 +1,148 @@
+"""What a model is, from its headers alone: configuration, parameters, tokenizer, memory. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from tokenizer import TokenizerError
+from tokenizer.chat import chat_format
+from tokenizer.known import known_tokenizer
+from tokenizer.loader import kind_of
+
+from .checkpoint.headers import Headers
+from .checkpoint.installed import model_name
+from .errors import LlamaError
+from .memory import PRECISIONS, can_split, plan_memory
+from .model.args import Configuration, ModelArgs, read_configuration
+from .model.family import family_of
+from .vocabulary import open_tokenizer
+
+RANKS = (1, 2, 4, 8)
+
+
+def configure(headers: Headers, *, rope_scale_factor: float | None = None) -> Configuration:
+    """The effective configuration, as a loading command would have it."""
+    return read_configuration(
+        headers.params,
+        source=headers.params_name,
+        vocab_size=headers.vocab_size,
+        llama2=_is_sentencepiece(headers),
+        rope_scale_factor=rope_scale_factor,
+    )
+
+
+def _is_sentencepiece(headers: Headers) -> bool:
+    try:
+        return headers.tokenizer is not None and kind_of(headers.tokenizer) == "sentencepiece"
+    except TokenizerError:
+        return False
+
+
+def describe_model(headers: Headers, configuration: Configuration) -> dict[str, Any]:
+    """Everything about a model that does not depend on this machine; the documented object of `info --json`."""
+    args = configuration.args
+    name = model_name(headers.folder)
+    return {
+        "name": name,
+        "family": family_of(args, name),
+        "folder": str(headers.folder),
+        "format": headers.format,
+        "shards": len(headers.shards),
+        "files": {path.name: identity.size for path, identity in headers.identities.items()},
+        "bytes": headers.file_bytes,
+        "dtypes": headers.dtypes,
+        "tied": headers.is_tied,
+        "context": args.max_seq_len,
+        "tokenizer": describe_tokenizer(headers),
+        "configuration": _describe_configuration(configuration),
+        "parameters": count_parameters(args, tied=headers.is_tied),
+        "stored_parameters": headers.n_stored,
+    }
+
+
+def _describe_configuration(configuration: Configuration) -> dict[str, dict[str, Any]]:
+    args = configuration.args
+    scaling = args.rope_scaling
+    values = {name: getattr(args, name) for name in configuration.sources if name != "rope_scaling"}
+    values["rope_scaling"] = None if scaling is None else dataclasses.asdict(scaling)
+    return {name: {"value": values[name], "source": source} for name, source in configuration.sources.items()}
+
+
+def count_parameters(args: ModelArgs, *, tied: bool) -> dict[str, int]:
+    """Values in each part of the model, and in all; a shared output matrix is none."""
+    parts = {"embedding": 0, "attention": 0, "feed_forward": 0, "norms": 0, "output": 0}
+    for name, shape in args.weight_shapes().items():
+        part = next(part for part, words in _PARTS.items() if any(word in name for word in words))
+        parts[part] += 0 if part == "output" and tied else prod(shape)
+    return parts | {"total": sum(parts.values())}
+
+
+_PARTS = {
+    "norms": ("norm",),
+    "embedding": ("tok_embeddings",),
+    "attention": ("attention",),
+    "feed_forward": ("feed_forward",),
+    "output": ("output",),
+}
+
+
+def describe_tokenizer(headers: Headers) -> dict[str, Any]:
+    """Kind, size and chat format of the tokenizer, or in `problem` why there is none."""
+    described: dict[str, Any] = {"path": None if headers.tokenizer is None else str(headers.tokenizer)}
+    described |= {"kind": None, "n_words": None, "known": None, "chat_format": None, "problem": None}
+    try:
+        words = open_tokenizer(headers.tokenizer, headers.folder)
+    except LlamaError as error:
+        return described | {"problem": error.message}
+    chat = chat_format(words)
+    assert headers.tokenizer is not None, "it has been opened"
+    return described | {
+        "kind": words.kind,
+        "n_words": words.n_words,
+        "known": known_tokenizer(headers.tokenizer),
+        "chat_format": None if chat is None else type(chat).__name__.removesuffix("Format"),
+    }
+
+
+def plan_table(
+    args: ModelArgs, *, tied: bool, context: int, batch_size: int, memory: int, gpus: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The memory plan in every precision on 1 to 8 ranks; bytes are those of one rank.
+
+    On a CPU all ranks share `memory`, of GPUs each rank has one. `largest_context` is what fits the better place,
+    at most what the model was trained for; 0 where not even the weights fit.
+    """
+    rows = []
+    for name, precision in PRECISIONS.items():
+        for n_ranks in (n for n in RANKS if can_split(args, n)):
+            # A CPU's fast layers are copies, so that a shared output matrix becomes a matrix of its own.
+            on_cpu, on_gpu = (
+                plan_memory(
+                    args,
+                    n_slots=batch_size,
+                    itemsize=precision.itemsize,
+                    linear_bytes=precision.linear_bytes,
+                    tied=shared,
+                    n_ranks=n_ranks,
+                )
+                for shared in (tied and name == "fp32", tied)
+            )
+            runs_on_gpu = precision.linear_bytes == precision.itemsize  # quantised layers are a CPU's
+            gpu = sorted(gpus, reverse=True)[n_ranks - 1] if runs_on_gpu and n_ranks <= len(gpus) else 0
+            largest = max(on_cpu.largest_context(memory // n_ranks), on_gpu.largest_context(gpu))
+            rows.append(
+                {
+                    "precision": name,
+                    "ranks": n_ranks,
+                    "weight_bytes": on_cpu.weights,
+                    "cache_bytes": on_cpu.per_token * on_cpu.n_slots * context,
+                    "peak_bytes": on_cpu.total(context),
+                    "fits_cpu": n_ranks * on_cpu.total(context) <= memory,
+                    "fits_gpu": on_gpu.total(context) <= gpu if gpus else None,
+                    "largest_context": max(0, min(largest, args.max_seq_len)),
+                }
+            )
+    return rows

@@ -1,0 +1,54 @@
+"""Opens the tokenizer of a model folder. Knows nothing of weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from tokenizer import Tokenizer, TokenizerError, load_tokenizer
+
+from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_tokenizer
+from .checkpoint.installed import find_model
+from .checkpoint.quoting import plain
+from .errors import ModelRejected
+
+logger = logging.getLogger(__name__)
+
+# A model may have some more ids than its tokenizer (padding, infilling, images); they are never chosen.
+SPARE_IDS = 128
+
+
+def open_tokenizer(path: Path | None, folder: Path) -> Tokenizer:
+    """The tokenizer in a file found for a model's folder; ModelRejected if there is none, or none of ours."""
+    if path is None:
+        raise ModelRejected(
+            f"no {' or '.join(TOKENIZER_NAMES)} in {plain(folder)}, above it or in its original/",
+            "give one with --tokenizer FILE",
+        )
+    try:
+        return load_tokenizer(path)
+    except TokenizerError as error:
+        raise ModelRejected(error.message, error.hint) from None
+
+
+def tokenizer_of(model: str | Path, tokenizer: str | Path | None = None) -> Tokenizer:
+    """The tokenizer of a model, or the one given instead of it; the folder needs no weights for that."""
+    if tokenizer is not None:
+        return open_tokenizer(expand(tokenizer), Path())
+    alone = find_tokenizer(expand(model)) if expand(model).is_dir() else None
+    if alone is not None:
+        return open_tokenizer(alone, alone.parent)
+    folder = find_model(model)
+    return open_tokenizer(find_tokenizer(folder), folder)
+
+
+def check_vocabulary(vocab_size: int, tokenizer: Tokenizer, path: Path | None) -> None:
+    """ModelRejected if a tokenizer, read from `path`, is not that of a model with so many ids."""
+    spare = vocab_size - tokenizer.n_words
+    if not 0 <= spare <= SPARE_IDS:
+        raise ModelRejected(
+            f"the tokenizer has {tokenizer.n_words:,} tokens, the model {vocab_size:,}",
+            f"{path} belongs to another model: give the right one with --tokenizer",
+        )
+    if spare:
+        logger.info("the model has %d ids without text; they are never chosen", spare)
