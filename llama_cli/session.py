@@ -161,7 +161,7 @@ class Session:
 
     def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
         """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
-        ids = tuple(self._encode_text(content) if isinstance(content, str) else self._check_ids(content))
+        ids = tuple(self._encode_text(content) if isinstance(content, str) else self.check_ids(content))
         if not ids:
             raise InputRejected(
                 "the prompt is empty, and this model has no begin token to start from",
@@ -186,7 +186,8 @@ class Session:
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 
-    def _check_ids(self, ids: Sequence[int]) -> Sequence[int]:
+    def check_ids(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids themselves; InputRejected if one is none of the model's."""
         for token_id in ids:
             if not 0 <= token_id < self.args.vocab_size:
                 raise InputRejected(f"prompt id {token_id} is not in 0 ... {self.args.vocab_size - 1}")

@@ -63,7 +63,7 @@ class Terminal:
 
     def write_json(self, value: object) -> None:
         """One object on one line of plain ASCII, which no reader of lines can split or misread."""
-        self._write_bytes(json.dumps(value, allow_nan=False).encode() + b"\n")
+        self._write_bytes(to_json_line(value))
 
     def _write_bytes(self, data: bytes) -> None:
         if sys.stdout is None:
@@ -83,6 +83,11 @@ class Terminal:
     def note(self, text: str) -> None:
         """A line for the person at the keyboard."""
         write_stderr(text)
+
+
+def to_json_line(value: object) -> bytes:
+    """One line of plain ASCII."""
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
 
 
 def drop_stdout() -> None:

@@ -107,27 +107,29 @@ def parse_row(index: int, line: bytes | None, format_: Format, defaults: Samplin
     """One line; `auto` is either of the JSON forms."""
     custom_id = f"line-{index + 1:06d}"
     try:
-        if line is None:
-            raise RowError("line_too_long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-        text = _decode(line)
+        text = decode_line(line)
         if format_ == "text":
             return Job(index, custom_id, text, defaults)
-        fields = _parse_object(text)
-        custom_id = _id_of(fields, custom_id)
+        fields = parse_object(text)
+        custom_id = id_of(fields, custom_id)
         body = _body_of(fields, format_)
         return Job(index, custom_id, _content_of(body), _sampling_of(body, defaults))
     except RowError as error:
         return BadRow(index, custom_id, error.code, error.message)
 
 
-def _decode(line: bytes) -> str:
+def decode_line(line: bytes | None) -> str:
+    """The text of what `read_lines` gave."""
+    if line is None:
+        raise RowError("line_too_long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RowError("invalid_unicode", f"byte {error.start} is not UTF-8") from None
 
 
-def _parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
+    """Strict JSON: an object, without NaN."""
     try:
         fields = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -143,10 +145,11 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _id_of(fields: Mapping[str, Any], default: str) -> str:
+def id_of(fields: Mapping[str, Any], default: str) -> str:
+    """`custom_id` or `id`."""
     given = fields.get("custom_id", fields.get("id", default))
     if not isinstance(given, str) or not 1 <= len(given) <= 512:
-        raise RowError("invalid_request", f"custom_id must be a text of 1 to 512 characters, is {_short(given)}")
+        raise RowError("invalid_request", f"custom_id must be a text of 1 to 512 characters, is {shorten(given)}")
     if any("\ud800" <= character <= "\udfff" for character in given):
         raise RowError("invalid_unicode", "custom_id has a lone surrogate")
     return given
@@ -157,12 +160,12 @@ def _body_of(fields: dict[str, Any], format_: Format) -> dict[str, Any]:
     if format_ == "openai" or (format_ != "prompts" and "body" in fields):
         url, body = fields.get("url"), fields.get("body")
         if url is not None and url not in URLS:
-            raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {_short(url)}")
+            raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {shorten(url)}")
         if not isinstance(body, dict):
-            raise RowError("invalid_request", f"body must be an object, is {_short(body)}")
+            raise RowError("invalid_request", f"body must be an object, is {shorten(body)}")
         unknown = fields.keys() - {"custom_id", "id", "method", "url", "body"}
         if unknown:
-            raise RowError("invalid_request", f"unknown field {_short(min(unknown))}")
+            raise RowError("invalid_request", f"unknown field {shorten(min(unknown))}")
         return body
     return {key: value for key, value in fields.items() if key not in ("id", "custom_id")}
 
@@ -181,7 +184,7 @@ def _content_of(body: Mapping[str, Any]) -> str | tuple[int, ...] | tuple[Messag
     if isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt):
         return tuple(prompt)
     if not isinstance(prompt, str):
-        raise RowError("invalid_request", f"prompt must be a text or a list of ids, is {_short(prompt)}")
+        raise RowError("invalid_request", f"prompt must be a text or a list of ids, is {shorten(prompt)}")
     return prompt
 
 
@@ -196,7 +199,7 @@ def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
         if name == "max_completion_tokens":
             name = "max_tokens"
         if name not in SAMPLING_FIELDS:
-            raise RowError("invalid_request", f"unknown field {_short(name)}")
+            raise RowError("invalid_request", f"unknown field {shorten(name)}")
         chosen[name] = value
     if type(chosen.get("logprobs")) is int:  # how many, in OpenAI's older API
         chosen["top_logprobs"], chosen["logprobs"] = chosen["logprobs"], True
@@ -208,16 +211,17 @@ def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise RowError("invalid_request", f"{where}: {reason}, is {_short(first['input'])}") from None
+        raise RowError("invalid_request", f"{where}: {reason}, is {shorten(first['input'])}") from None
 
 
 def _as_id(key: str) -> int:
     try:
         return int(key)
     except ValueError:
-        raise RowError("invalid_request", f"logit_bias: {_short(key)} is no token id") from None
+        raise RowError("invalid_request", f"logit_bias: {shorten(key)} is no token id") from None
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """A value as an error shows it."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."
