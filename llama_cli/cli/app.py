@@ -17,6 +17,7 @@ from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .bench import bench
 from .complete import complete
+from .convert import convert
 from .merge import merge
 from .options import ALIASES
 from .score import score
@@ -61,6 +62,7 @@ def _main(
 app.command()(complete)
 app.command()(batch)
 app.command()(bench)
+app.command()(convert)
 app.command()(merge)
 app.command()(score)
 
