@@ -36,6 +36,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 _empty(partial)
                 yield partial
                 _sync(partial)
+                check_target(target, replace=replace)  # much may have happened since
                 _put_in_place(partial, target, replaced)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -51,9 +51,10 @@ def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
 def _require_theta(source: Source) -> None:
     """Llama 2's files leave rope_theta out and mean 10000, Llama 3's code means 500000: the tokenizer tells."""
     there = source.small_files
-    params = json.loads(there.get("params.json", b"{}").decode("utf-8-sig"))
-    params = params.get("model", params)
-    if not any(name in there for name in TOKENIZERS) and not {"rope_theta", "rope_freq_base"} & params.keys():
+    if "params.json" not in there or any(name in there for name in TOKENIZERS):
+        return
+    params = json.loads(there["params.json"].decode("utf-8-sig"))
+    if not {"rope_theta", "rope_freq_base"} & params.get("model", params).keys():
         raise ModelRejected(
             "params.json has no rope_theta, and there is no tokenizer to tell which family this is",
             "give the model's tokenizer.model with --tokenizer",
