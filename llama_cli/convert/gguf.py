@@ -101,14 +101,14 @@ class GgufSource:
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
         if self.vocabulary is None or name not in (EMBEDDING, OUTPUT):
-            return self._stored(name, slice(begin, end)).to(self.dtype)
+            return self._stored(name, slice(begin, end))
         wanted = self.vocabulary.input_rows if name == EMBEDDING else self.vocabulary.output_rows
         stored_name = name if name in self.tensors else EMBEDDING
         numbers = wanted[begin:end]
         rows = self._stored(stored_name, [number or 0 for number in numbers])
         absent = torch.tensor([number is None for number in numbers])
         rows[absent] = self._mean_rows[stored_name]
-        return rows.to(self.dtype)
+        return rows
 
     def ensure_unchanged(self) -> None:
         ensure_unchanged(self.path, self.identity)
@@ -147,11 +147,11 @@ def open_gguf(path: Path, tokenizer: Path | None = None) -> GgufSource:
         raise _damaged(path) from None
     tensors, factors = _by_metas_names(path, reader.tensors)
     _check_types(path, reader.tensors)
+    params = _params(path, fields, factors)
     vocabulary, small_files = _vocabulary(path, fields, tokenizer)
     n_rows = int(tensors[EMBEDDING].shape[-1]) if EMBEDDING in tensors else 0
     n_ids = len(vocabulary.input_rows) if vocabulary else n_rows
-    params = _params(path, fields, factors) | {"vocab_size": n_ids}
-    args = read_params(params, source=plain(path.name))
+    args = read_params(params | {"vocab_size": n_ids}, source=plain(path.name))
     _check_shapes(path, tensors, args, n_rows)
     kinds = {tensors[name].tensor_type.name for name in args.weight_shapes() if name in tensors and "norm" not in name}
     dtype = DTYPES.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16
@@ -173,6 +173,8 @@ def _read(path: Path) -> GGUFReader:
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
             if int(offset) + int(count) * numpy.dtype(dtype).itemsize > len(self.data):
                 raise ValueError("cut short")
+            # Plain arrays: pieces of numpy's memmap class take four times as long.
+            self.data = numpy.asarray(self.data)  # type: ignore[assignment]
             return super()._get(offset, dtype, count, override_order)
 
     try:

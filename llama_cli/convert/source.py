@@ -52,7 +52,10 @@ class Source(Protocol):
         """Settings and tokenizer by the names that they have beside weights."""
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
-        """Rows [begin, end) of a tensor of `args.weight_shapes()`, in memory of their own; whole heads of wq, wk."""
+        """Rows [begin, end) of a tensor of `args.weight_shapes()`, in memory of their own; whole heads of wq and wk.
+
+        Their dtype is the source's own, or float32 where values are computed.
+        """
 
     def ensure_unchanged(self) -> None:
         """ModelRejected if a file is not the one that was opened."""

@@ -43,23 +43,32 @@ class PthFile:
 def _lay_out(
     path: Path, shapes: Mapping[str, Shape], dtype: torch.dtype, shared: Mapping[str, str]
 ) -> dict[str, tuple[str, Place]]:
-    """Let torch.save write the archive without the tensors' data: the record and the place of each tensor.
+    """Let torch.save write the archive without the tensors' data: the record and the place of each tensor."""
+    try:
+        weights = _blank_tensors(path.with_suffix(".blank"), shapes, dtype)
+        with torch.serialization.skip_data():
+            torch.save(weights | {name: weights[source] for name, source in shared.items()}, path)
+    except RuntimeError:
+        # torch does not tell what the system said: ask it again, with the last byte of such a file.
+        with path.open("wb") as file:
+            file.seek(sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize)
+            file.write(b"\0")
+        raise
+    places = _places(path)
+    records = {name: f"data/{number}" for number, name in enumerate(shapes)}  # numbered as torch.save meets them
+    return {name: (record, places[record]) for name, record in records.items()}
 
-    The tensors given to it are mapped from an empty file: it asks for their sizes only, so no memory is touched.
-    """
-    blank = path.with_suffix(".blank")
+
+def _blank_tensors(blank: Path, shapes: Mapping[str, Shape], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors without memory, mapped from an empty file: torch.save asks for their sizes only."""
     blank.touch()
     weights = {}
     for name, shape in shapes.items():
         n_bytes = torch.Size(shape).numel() * dtype.itemsize
-        blank_bytes = torch.from_file(str(blank), shared=True, size=n_bytes, dtype=torch.uint8)
-        weights[name] = blank_bytes.view(dtype).view(shape)
+        data = torch.from_file(str(blank), shared=True, size=n_bytes, dtype=torch.uint8)
+        weights[name] = data.view(dtype).view(shape)
     blank.unlink()
-    records = {name: f"data/{number}" for number, name in enumerate(weights)}  # numbered as torch.save meets them
-    with torch.serialization.skip_data():
-        torch.save(weights | {name: weights[source] for name, source in shared.items()}, path)
-    places = _places(path)
-    return {name: (record, places[record]) for name, record in records.items()}
+    return weights
 
 
 def _places(path: Path) -> dict[str, Place]:

@@ -18,10 +18,13 @@ def fill(folder, text="new"):
     (folder / "params.json").write_text(text)
 
 
-def make(target, text="new", **options):
-    with new_folder(target, **options) as folder:
+def make(target, text="new", *, replace=False, raising=None, meanwhile=lambda: None):
+    with new_folder(target, replace=replace) as folder:
         assert list(folder.iterdir()) == []
         fill(folder, text)
+        meanwhile()
+        if raising is not None:
+            raise raising
 
 
 def model(target, text="old"):
@@ -45,9 +48,8 @@ def test_it_appears_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Killed, ValueError])
 def test_it_does_not_appear_after_an_error(error, tmp_path):
-    with pytest.raises(error), new_folder(tmp_path / "model") as folder:
-        fill(folder)
-        raise error
+    with pytest.raises(error):
+        make(tmp_path / "model", raising=error)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,8 +86,8 @@ def test_replacing(tmp_path):
 
 def test_an_error_while_replacing_keeps_the_old_one(tmp_path):
     target = model(tmp_path / "model")
-    with pytest.raises(Killed), new_folder(target, replace=True):
-        raise Killed
+    with pytest.raises(Killed):
+        make(target, replace=True, raising=Killed)
     assert content(target) == "old"
 
 
@@ -158,9 +160,8 @@ def test_a_run_that_came_too_late_does_not_write_into_the_finished_folder(tmp_pa
 
 def test_a_folder_that_appears_meanwhile_is_kept(tmp_path):
     target = tmp_path / "model"
-    with pytest.raises(OutputRefused, match="exists already"), new_folder(target) as folder:
-        fill(folder)
-        model(target)
+    with pytest.raises(OutputRefused, match="exists already"):
+        make(target, meanwhile=lambda: model(target))
     assert content(target) == "old"
 
 
@@ -174,9 +175,8 @@ def test_a_link_stands_for_where_it_leads_to(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_what_the_disk_says(number, tmp_path):
-    with pytest.raises(OutputFailed) as caught, new_folder(tmp_path / "model") as folder:
-        fill(folder)
-        raise OSError(number, os.strerror(number))
+    with pytest.raises(OutputFailed) as caught:
+        make(tmp_path / "model", raising=OSError(number, os.strerror(number)))
     assert caught.value.exit_code == 74
     assert os.strerror(number).lower() in caught.value.message
     assert (caught.value.hint == "free some space") == (number != errno.EIO)
