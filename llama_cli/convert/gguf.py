@@ -6,8 +6,6 @@ architecture, whatever Hugging Face's was.
 
 from __future__ import annotations
 
-import logging
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +21,15 @@ from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.quoting import plain, quote
 from ..checkpoint.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..errors import ModelRejected
-from ..model.args import ModelArgs, RopeScaling, read_params
-from ..model.rope import scale_frequencies
+from ..model.args import ModelArgs, read_params
+from .gguf_metadata import GIVE_LLAMA, params_from, vocabulary_from
 from .pages import release_pages
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
 from .split import EMBEDDING
-from .tiktoken_file import Vocabulary, make_vocabulary
+from .tiktoken_file import Vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
-
-logger = logging.getLogger(__name__)
 
 MAGIC = b"GGUF"
 OUTPUT = "output.weight"
@@ -53,24 +49,7 @@ LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 ROPE_FACTORS = "rope_freqs.weight"
 DTYPES = {"F32": torch.float32, "F16": torch.float16}  # all others become bfloat16
 
-# Metadata key behind `llama.` -> params.json's.
-KEYS = {
-    "embedding_length": "dim",
-    "block_count": "n_layers",
-    "attention.head_count": "n_heads",
-    "attention.head_count_kv": "n_kv_heads",
-    "feed_forward_length": "hidden_dim",
-    "attention.key_length": "head_dim",
-    "context_length": "max_seq_len",
-}
-REQUIRED = ("embedding_length", "block_count", "attention.head_count", "feed_forward_length")
-EPSILON, THETA = "attention.layer_norm_rms_epsilon", "rope.freq_base"
-DEFAULT_THETA = 10000.0  # llama.cpp's own
 MEAN_ROWS = 4096  # of a matrix at a time
-
-# How text is cut into words before merging; tokenizer/bpe.py knows the one of Llama 3.
-LLAMA3_CUTS = ("llama-bpe", "llama3", "llama-v3")
-GIVE_LLAMA = "give the GGUF of a Llama text model"
 
 
 def is_gguf(path: Path) -> bool:
@@ -147,9 +126,13 @@ def open_gguf(path: Path, tokenizer: Path | None = None) -> GgufSource:
         raise _damaged(path) from None
     tensors, factors = _by_metas_names(path, reader.tensors)
     _check_types(path, reader.tensors)
-    params = _params(path, fields, factors)
-    vocabulary, small_files = _vocabulary(path, fields, tokenizer)
     n_rows = int(tensors[EMBEDDING].shape[-1]) if EMBEDDING in tensors else 0
+    params = params_from(plain(path.name), fields, factors)
+    if tokenizer is not None:
+        vocabulary, small_files = None, {tokenizer_name(tokenizer): read_small(tokenizer, MAX_TOKENIZER_BYTES)}
+    else:
+        vocabulary, model = vocabulary_from(plain(path.name), fields, n_rows)
+        small_files = {"tokenizer.model": model}
     n_ids = len(vocabulary.input_rows) if vocabulary else n_rows
     args = read_params(params | {"vocab_size": n_ids}, source=plain(path.name))
     _check_shapes(path, tensors, args, n_rows)
@@ -187,13 +170,13 @@ def _damaged(path: Path) -> ModelRejected:
     return ModelRejected(f"{plain(path.name)} is cut short or damaged: it is no sound GGUF file", DOWNLOAD_AGAIN)
 
 
-def _by_metas_names(path: Path, stored: Sequence[ReaderTensor]) -> tuple[dict[str, ReaderTensor], ReaderTensor | None]:
+def _by_metas_names(path: Path, stored: Sequence[ReaderTensor]) -> tuple[dict[str, ReaderTensor], Tensor | None]:
     """Tensors by Meta's name, and the RoPE factors if there are any."""
     found, factors, unknown = {}, None, []
     for tensor in stored:
         match = LAYER.fullmatch(tensor.name)
         if tensor.name == ROPE_FACTORS:
-            factors = tensor
+            factors = torch.tensor(tensor.data.reshape(-1), dtype=torch.float32)
         elif tensor.name in OUTER_NAMES:
             found[OUTER_NAMES[tensor.name]] = tensor
         elif match and match[2] in LAYER_NAMES:
@@ -218,91 +201,6 @@ def _check_types(path: Path, stored: Sequence[ReaderTensor]) -> None:
                 f"{plain(path.name)}: {quote(tensor.name)} is stored as {kind.name}, which cannot be dequantised",
                 "use another quantisation of the same model, such as Q8_0 or F16",
             ) from None
-
-
-def _params(path: Path, fields: Mapping[str, Any], factors: ReaderTensor | None) -> dict[str, Any]:
-    """The metadata as an object of params.json; vocab_size is not part of it."""
-    name = plain(path.name)
-    if fields.get("general.architecture") != "llama":
-        raise ModelRejected(f"{name}: its architecture is {quote(fields.get('general.architecture'))}", GIVE_LLAMA)
-    if fields.get("split.count", 0) > 1:
-        raise ModelRejected(
-            f"{name} is one of {fields['split.count']} parts",
-            "join them: llama-gguf-split --merge FIRST-PART WHOLE.gguf",
-        )
-    mine = {key.removeprefix("llama."): value for key, value in fields.items() if key.startswith("llama.")}
-    missing = [key for key in REQUIRED if key not in mine]
-    if missing:
-        raise ModelRejected(f"{name}: llama.{missing[0]} is missing", DOWNLOAD_AGAIN)
-    if mine.get("expert_count") or mine.get("rope.scaling.type", "none") != "none":
-        what = "experts" if mine.get("expert_count") else f"RoPE scaling of type {quote(mine['rope.scaling.type'])}"
-        raise ModelRejected(f"{name}: {what}: not supported", GIVE_LLAMA)
-    params = {ours: _same_in_all_layers(name, key, mine[key]) for key, ours in KEYS.items() if key in mine}
-    head_dim = params.get("head_dim") or params["dim"] // params["n_heads"]
-    if mine.get("rope.dimension_count", head_dim) != head_dim:
-        raise ModelRejected(
-            f"{name}: RoPE turns {mine['rope.dimension_count']} of {head_dim} values of a head", GIVE_LLAMA
-        )
-    if params["dim"] == head_dim * params["n_heads"]:
-        params.pop("head_dim", None)
-    params["norm_eps"] = _shortest(mine.get(EPSILON, 1e-5))
-    params["rope_theta"] = _shortest(mine.get(THETA, DEFAULT_THETA))
-    return params | (_rope_scaling(name, factors, head_dim, params["rope_theta"]) if factors is not None else {})
-
-
-def _same_in_all_layers(name: str, key: str, value: Any) -> Any:
-    if isinstance(value, list):
-        if len(set(value)) != 1:
-            raise ModelRejected(f"{name}: llama.{key} differs from layer to layer", GIVE_LLAMA)
-        return value[0]
-    return value
-
-
-def _shortest(value: float) -> float:
-    """The decimal that a float32 was made from: 1e-05, not 9.999999747378752e-06."""
-    return float(str(numpy.float32(value)))
-
-
-def _rope_scaling(name: str, stored: ReaderTensor, head_dim: int, theta: float) -> dict[str, Any]:
-    """Llama 3.1's scaling, which GGUF holds as what each frequency is divided by; the lowest has the whole factor."""
-    factors = torch.tensor(stored.data.reshape(-1), dtype=torch.float32)
-    frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    scaling = RopeScaling(_shortest(float(factors[-1])))
-    if len(factors) == len(frequencies) and math.isfinite(scaling.factor) and scaling.factor >= 1:
-        if bool((factors == 1).all()):
-            return {}
-        expected = frequencies / scale_frequencies(frequencies, scaling)
-        if torch.allclose(factors, expected, rtol=1e-3):
-            return {"use_scaled_rope": True, "rope_scaling_factor": scaling.factor}
-    raise ModelRejected(f"{name}: {ROPE_FACTORS} is not Llama 3.1's RoPE scaling", GIVE_LLAMA)
-
-
-def _vocabulary(
-    path: Path, fields: Mapping[str, Any], tokenizer: Path | None
-) -> tuple[Vocabulary | None, dict[str, bytes]]:
-    """The tokenizer to write, and how ids change for it: not at all if it is given."""
-    if tokenizer is not None:
-        return None, {tokenizer_name(tokenizer): read_small(tokenizer, MAX_TOKENIZER_BYTES)}
-    model = fields.get("tokenizer.ggml.model")
-    parts = [fields.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges")]
-    tokens, types, merges = (part if isinstance(part, list) else [] for part in parts)
-    if model != "gpt2" or not merges:
-        raise ModelRejected(
-            f"{plain(path.name)} has a tokenizer of the kind {quote(model)}; only 'gpt2' is converted",
-            "give the model's tokenizer.model with --tokenizer",
-        )
-    if len(tokens) != len(types):
-        raise _damaged(path)
-    vocabulary = make_vocabulary(tokens, types, merges)
-    cuts = fields.get("tokenizer.ggml.pre")
-    if cuts not in LLAMA3_CUTS:
-        logger.warning(
-            "the model was trained on text cut into words as %s does; Llama 3's way, used here, may differ in places",
-            quote(cuts),
-        )
-    if not vocabulary.is_identity:
-        logger.info("%d tokens become %d ids in Meta's order", len(tokens), len(vocabulary.input_rows))
-    return None if vocabulary.is_identity else vocabulary, {"tokenizer.model": vocabulary.file()}
 
 
 def _check_shapes(path: Path, tensors: Mapping[str, ReaderTensor], args: ModelArgs, n_rows: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy
 import pytest
+import sentencepiece
 import torch
 from checkpoint import folders
 from support import DATA, golden
@@ -98,7 +99,7 @@ def theirs(name):
     return f"blk.{layer}.{THEIR_NAMES[rest.removesuffix('.weight')]}.weight"
 
 
-def write_gguf(path, args, weights, words, kind=KINDS.F32, pre="llama-bpe", scaling=None, **metadata):
+def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="llama-bpe", scaling=None, **metadata):
     """A GGUF file as llama.cpp's converter makes it; `metadata` overrides keys, None leaves one out."""
     writer = gguf.GGUFWriter(str(path), "llama")
     tokens, types, merges = words
@@ -119,11 +120,11 @@ def write_gguf(path, args, weights, words, kind=KINDS.F32, pre="llama-bpe", scal
             writer.add_uint32(key, value)
     writer.add_layer_norm_rms_eps(args.norm_eps)
     writer.add_rope_freq_base(args.rope_theta)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(merges)
+    writer.add_token_merges(merges) if model == "gpt2" else writer.add_token_scores(merges)
     if scaling is not None:
         frequencies = 1.0 / args.rope_theta ** (torch.arange(0, args.head_dim, 2).float() / args.head_dim)
         writer.add_tensor("rope_freqs.weight", (frequencies / scale_frequencies(frequencies, scaling)).numpy())
@@ -299,7 +300,7 @@ def test_rope_scaling_is_found_in_its_factors(name, tiny, tmp_path):
 def test_foreign_rope_factors_are_refused(tiny, tmp_path):
     args, weights = tiny
     path = write_gguf(tmp_path / "a.gguf", args, weights, llama3_words(), scaling=RopeScaling(8.0, 1.0, 2.0, 500))
-    with pytest.raises(ModelRejected, match="is not Llama"):
+    with pytest.raises(ModelRejected, match="factors are not those"):
         open_gguf(path)
 
 
@@ -308,12 +309,12 @@ def test_foreign_rope_factors_are_refused(tiny, tmp_path):
     [
         ({"llama__expert_count": 8}, "experts"),
         ({"llama__rope__scaling__type": "yarn"}, "'yarn'"),
-        ({"llama__rope__dimension_count": 4}, "RoPE turns 4 of 8"),
+        ({"llama__rope__dimension_count": 4}, "RoPE turns '4' of 8"),
         ({"llama__block_count": None}, "llama.block_count is missing"),
         ({"llama__block_count": 1}, "blk.1.attn_q.weight"),
         ({"llama__block_count": 3}, "layers.2.attention.wq.weight is missing"),
         ({"llama__feed_forward_length": 64}, "has shape"),
-        ({"split__count": 3}, "one of 3 parts"),
+        ({"split__count": 3}, "one of '3' parts"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -334,7 +335,7 @@ def test_another_architecture_is_refused(tmp_path):
         open_gguf(tmp_path / "model.gguf")
 
 
-def test_a_sentencepiece_vocabulary_needs_its_file(tiny, tmp_path):
+def test_other_vocabularies_need_their_file(tiny, tmp_path):
     path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_words())
     path.write_bytes(path.read_bytes().replace(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0gptJ"))
     with pytest.raises(ModelRejected, match="kind 'gptJ'") as caught:
@@ -342,6 +343,46 @@ def test_a_sentencepiece_vocabulary_needs_its_file(tiny, tmp_path):
     assert "--tokenizer" in caught.value.hint
     opened = open_gguf(path, TINY / "tokenizer.model")
     assert opened.small_files["tokenizer.model"] == (TINY / "tokenizer.model").read_bytes()
+
+
+@pytest.fixture(name="pieces", scope="module")
+def _pieces(tmp_path_factory):
+    """A SentencePiece model as Llama 2's: byte-pair, with bytes for unknown characters, text left as it is."""
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    text = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    (folder / "text").write_text(text)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=700,
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, pad_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    return folder / "tokenizer.model"
+
+
+def test_a_sentencepiece_vocabulary_is_written_again(pieces, tiny, tmp_path):
+    """The same ids for every text, and Llama 2's way of splitting the embedding."""
+    args, weights = tiny
+    processor = sentencepiece.SentencePieceProcessor(str(pieces))
+    numbers = range(processor.GetPieceSize())
+    types = [
+        2 if processor.IsUnknown(n) else CONTROL if processor.IsControl(n) else 6 if processor.IsByte(n) else NORMAL
+        for n in numbers
+    ]
+    words = [processor.IdToPiece(n) for n in numbers], types, [processor.GetScore(n) for n in numbers]
+    for name in ("tok_embeddings.weight", "output.weight"):
+        weights[name] = weights[name][:700]
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words, model="llama")
+    folder = converted(path, tmp_path / "model", n_shards=2)
+    before, after = load_tokenizer(pieces), load_tokenizer(folder / "tokenizer.model")
+    text = pieces.with_name("text").read_text()
+    for sample in (text, "Hello world", "  two  spaces\n\ttabs ", "naïve 日本語 🙂", "<s> is text", ""):
+        assert before.encode(sample) == after.encode(sample), sample
+    assert (after.bos_id, after.eos_id, after.n_words) == (before.bos_id, before.eos_id, before.n_words)
+    assert after.special_tokens == before.special_tokens
+    assert [after.token_bytes(n) for n in numbers] == [before.token_bytes(n) for n in numbers]
+    shape = open_archive(folder / "consolidated.00.pth").shape("tok_embeddings.weight")
+    assert shape == (700, args.dim // 2)
+    assert json.loads((folder / "params.json").read_text())["rope_theta"] == args.rope_theta
 
 
 def test_another_way_of_cutting_words_is_told(tiny, tmp_path, caplog):
