@@ -181,9 +181,12 @@ def _make_bar() -> Any:
 
 
 class ByteProgress:
-    """Bytes done of all in one phase after the other, on standard error: a bar on a terminal, else nothing."""
+    """Bytes done of all, phase by phase, on standard error: a bar on a terminal, else a line every half minute."""
 
     def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._what, self._total, self._done = "", 0, 0
+        self._last = time.monotonic()
         self._bar: Any = None
         if not quiet and sys.stderr is not None and sys.stderr.isatty():
             self._bar = _make_byte_bar()
@@ -200,12 +203,19 @@ class ByteProgress:
 
     def begin(self, what: str, n_bytes: int) -> None:
         """The next phase, from its beginning."""
+        self._what, self._total, self._done = what, n_bytes, 0
         if self._bar is not None:
             self._bar.reset(self._task, total=n_bytes, description=what)
 
     def advance(self, n_bytes: int) -> None:
+        """So many bytes more are done."""
+        self._done += n_bytes
+        now = time.monotonic()
         if self._bar is not None:
             self._bar.advance(self._task, n_bytes)
+        elif not self._quiet and now - self._last >= Progress.SECONDS_BETWEEN_LINES:
+            self._last = now
+            write_stderr(f"llama-cli: {self._what}: {self._done / 1e9:,.1f} of {self._total / 1e9:,.1f} GB")
 
 
 def _make_byte_bar() -> Any:

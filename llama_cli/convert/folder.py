@@ -75,17 +75,30 @@ def _locked(partial: Path, target: Path) -> Iterator[None]:
     partial.mkdir(exist_ok=True)
     handle = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever held it before may have renamed or removed the folder since.
-            is_ours = os.path.samestat(os.fstat(handle), partial.stat())
-        except (BlockingIOError, FileNotFoundError):
-            is_ours = False
-        if not is_ours:
+        if not _lock(handle) or not _is_at(handle, partial):
             raise OutputRefused(f"{target} is being written by another run", "wait for it, or give another folder")
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether no other process has the folder."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # NFS locks no folders: two runs at a time are the user's business there
+        return True
+    return True
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    """Whether the folder is still there: who held the lock before may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _recover(target: Path, replaced: Path) -> None:

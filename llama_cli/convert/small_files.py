@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .huggingface import config_of
 from .params_json import params_of
 from .source import Format, Source
 
+logger = logging.getLogger(__name__)
+
 TOKENIZERS = ("tokenizer.model", "chars.json")
 DTYPE_KEYS = ("dtype", "torch_dtype")  # of transformers 5, and before
 
@@ -26,6 +29,8 @@ def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.d
     for name in TOKENIZERS:
         if name in there:
             (folder / name).write_bytes(there[name])
+    if not any(name in there for name in TOKENIZERS):
+        logger.warning("the source has no tokenizer.model or chars.json, so the new folder has none")
     if form != "hf":
         (folder / "params.json").write_bytes(there.get("params.json") or _json_bytes(params_of(source.args)))
     elif "config.json" in there:

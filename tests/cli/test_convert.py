@@ -7,15 +7,18 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from faults import run_killed_at
 from support import DATA, golden
 
+import llama_cli
 from llama_cli.cli.app import main
 from llama_cli.errors import OutputFailed
 
 TINY = DATA / "tiny/bpe1024"
+TOY = Path(llama_cli.__file__).parent / "toy"
 
 
 @pytest.fixture(name="convert")
@@ -167,3 +170,35 @@ def test_the_bar_is_for_terminals(tmp_path):
     os.close(primary)
     assert b"checking" in shown
     assert b"checked" in shown
+
+
+def test_a_log_gets_a_line_now_and_then(convert, tmp_path, monkeypatch):
+    monkeypatch.setattr("llama_cli.cli.terminal.Progress.SECONDS_BETWEEN_LINES", 0)
+    lines = convert(TINY, tmp_path / "model")[1].splitlines()
+    assert lines[0].startswith("llama-cli: writing: 0.0 of 0.0 GB")
+    assert lines[-2].startswith("llama-cli: checking: ")
+    assert len(convert(TINY, tmp_path / "quiet", "-q")[1].splitlines()) == 0
+
+
+def test_a_model_without_tokenizer_is_converted_and_told_of(convert, tmp_path):
+    source = shutil.copytree(TINY, tmp_path / "source", ignore=shutil.ignore_patterns("tokenizer.model"))
+    code, err = convert(source, tmp_path / "model")
+    assert code == 0
+    assert "no tokenizer.model or chars.json" in err
+    assert convert(source, tmp_path / "whole", "--tokenizer", TINY / "tokenizer.model")[0] == 0
+    assert (tmp_path / "whole/tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
+
+
+def test_the_toy_keeps_its_characters(convert, tmp_path, capfd):
+    assert convert(TOY, tmp_path / "model", "--format", "safetensors")[0] == 0
+    assert main(["complete", "-m", str(tmp_path / "model"), "ROMEO:", "-n", "5", "-t", "0"]) == 0
+    mine = capfd.readouterr().out
+    assert main(["complete", "-m", str(TOY), "ROMEO:", "-n", "5", "-t", "0"]) == 0
+    assert capfd.readouterr().out == mine
+
+
+def test_help_loads_no_torch():
+    code = "import sys; from llama_cli.cli.app import main; main(['convert', '--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+    assert "--format" in done.stdout

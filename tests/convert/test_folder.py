@@ -143,6 +143,17 @@ def test_two_runs_do_not_mix(tmp_path):
     assert content(tmp_path / "model") == "first"
 
 
+def test_a_file_system_without_locks_for_folders(tmp_path, monkeypatch):
+    """NFS: the folder is open for reading, and it wants it open for writing."""
+
+    def flock(handle, operation):
+        raise OSError(errno.EBADF, "bad file descriptor")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    make(tmp_path / "model")
+    assert content(tmp_path / "model") == "new"
+
+
 def test_a_run_that_came_too_late_does_not_write_into_the_finished_folder(tmp_path, monkeypatch):
     """It opened the folder before the other one renamed it, and got the lock after."""
     target = tmp_path / "model"
