@@ -40,22 +40,22 @@ def convert(
     messages.apply()
     if mp > 1 and form != "pth":
         raise UsageError(f"--mp {mp}: only .pth files are split by rank", "leave out --format, or --mp")
-    there, here = (Path(os.path.realpath(path)) for path in (target, source))
-    if here == there or (there in here.parents and there.exists() and force):
-        raise OutputRefused(f"{source} would be replaced by itself", "give another folder")
 
     from ..checkpoint.catalog import expand
-    from ..convert.conversion import Target
     from ..convert.conversion import convert as run
     from ..convert.folder import check_target
     from ..convert.gguf import is_gguf, open_gguf
+    from ..convert.outputs import Target
     from ..convert.source import open_folder
     from ..loader import DTYPES
 
-    check_target(target, replace=force)
-    path = expand(source)
+    path, folder = expand(source), expand(target)
+    here, there = (Path(os.path.realpath(each)) for each in (path, folder))
+    if here == there or (there in here.parents and there.exists() and force):
+        raise OutputRefused(f"{source} would be replaced by itself", "give another folder")
+    check_target(folder, replace=force)
     opened = open_gguf(path, tokenizer) if is_gguf(path) else open_folder(path, tokenizer)
     wanted = Target(form, mp, dtype and DTYPES[dtype])
     with ByteProgress(quiet=messages.quiet) as progress:
-        n_bytes = run(opened, target, wanted, progress, replace=force)
+        n_bytes = run(opened, folder, wanted, progress, replace=force)
     messages.note(f"{target}: {n_bytes / 1e6:,.1f} MB of weights, checked")

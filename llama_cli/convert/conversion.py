@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..checkpoint.meta import shard_name
 from ..errors import NumericalError, OutputFailed
 from ..model.args import ModelArgs
 from .folder import check_space, new_folder
-from .huggingface import their_name, their_rows
+from .outputs import Output, Target, open_output
 from .params_json import resolved
 from .small_files import write_small_files
-from .source import Format, Source, open_folder
-from .split import EMBEDDING, check_split, split_dim
+from .source import Source, open_folder
+from .split import OUTPUT, check_split
 from .tensor_file import bytes_of
-from .writer_pth import PthFile
-from .writer_safetensors import SafetensorsSet
 
 Shape = tuple[int, ...]
 
-OUTPUT = "output.weight"
 BLOCK_BYTES = 32 << 20  # of a tensor at a time
 ROOM_FOR_REST = 1 << 20  # headers, params.json
 
@@ -37,23 +32,6 @@ class Progress(Protocol):
     def begin(self, what: str, n_bytes: int) -> None: ...
 
     def advance(self, n_bytes: int) -> None: ...
-
-
-class Output(Protocol):
-    """Files that take a model in Meta's vocabulary, each tensor from its first row to its last."""
-
-    def append(self, name: str, rows: Tensor) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Target:
-    """The form to convert into."""
-
-    form: Format = "pth"
-    n_shards: int = 1
-    dtype: torch.dtype | None = None  # None: as it is
 
 
 def convert(source: Source, folder: Path, target: Target, progress: Progress, *, replace: bool = False) -> int:
@@ -69,78 +47,13 @@ def convert(source: Source, folder: Path, target: Target, progress: Progress, *,
     with new_folder(folder, replace=replace) as partial:
         check_space(partial, n_bytes + n_small + ROOM_FOR_REST)
         write_small_files(partial, source, target.form, dtype)
-        output = _open_output(partial, weights, target, dtype, source)
+        output = open_output(partial, weights, target, dtype, source)
         progress.begin("writing", n_bytes)
         checksums = _write(source, weights, output, dtype, progress)
         source.ensure_unchanged()
         progress.begin("checking", n_bytes)
         _check(partial, source, weights, checksums, progress)
     return n_bytes
-
-
-def _open_output(
-    folder: Path, weights: Mapping[str, Shape], target: Target, dtype: torch.dtype, source: Source
-) -> Output:
-    if target.form == "pth":
-        return ShardedOutput(folder, weights, dtype, target.n_shards, source.embedding_dim, tied=source.is_tied)
-    if target.form == "hf":
-        return HuggingFaceOutput(folder, weights, dtype, source.args.head_dim)
-    return SafetensorsSet(folder, "consolidated", weights, dtype)
-
-
-class ShardedOutput:
-    """consolidated.00.pth and so on, each with its part of every tensor."""
-
-    def __init__(
-        self,
-        folder: Path,
-        weights: Mapping[str, Shape],
-        dtype: torch.dtype,
-        n_shards: int,
-        embedding_dim: int,
-        *,
-        tied: bool,
-    ) -> None:
-        self._dims = {name: split_dim(name, embedding_dim) for name in weights}
-        self._weights = weights
-        self._filled = dict.fromkeys(weights, 0)
-        parts = {name: _divided(shape, self._dims[name], n_shards) for name, shape in weights.items()}
-        # Meta's code wants the output by its name; where both matrices are split alike, it is the embedding.
-        shared = {OUTPUT: EMBEDDING} if tied and parts[EMBEDDING][0] * n_shards == weights[EMBEDDING][0] else {}
-        self._shards = [PthFile(folder / shard_name(rank), parts, dtype, shared) for rank in range(n_shards)]
-
-    def append(self, name: str, rows: Tensor) -> None:
-        begin = self._filled[name]
-        self._filled[name] += len(rows)
-        dim, n_shards = self._dims[name], len(self._shards)
-        each = None if dim is None else self._weights[name][dim] // n_shards
-        for rank, shard in enumerate(self._shards):
-            if each is None:
-                shard.append(name, rows)
-            elif dim == 1:
-                shard.append(name, rows.narrow(1, rank * each, each))
-            else:
-                first, last = max(rank * each - begin, 0), min((rank + 1) * each - begin, len(rows))
-                if first < last:
-                    shard.append(name, rows[first:last])
-
-    def close(self) -> None:
-        for shard in self._shards:
-            shard.close()
-
-
-class HuggingFaceOutput:
-    """model.safetensors with Hugging Face's names and order of rows."""
-
-    def __init__(self, folder: Path, weights: Mapping[str, Shape], dtype: torch.dtype, head_dim: int) -> None:
-        self._files = SafetensorsSet(folder, "model", {their_name(name): weights[name] for name in weights}, dtype)
-        self._head_dim = head_dim
-
-    def append(self, name: str, rows: Tensor) -> None:
-        self._files.append(their_name(name), their_rows(name, rows, self._head_dim))
-
-    def close(self) -> None:
-        self._files.close()
 
 
 def _write(
@@ -191,10 +104,6 @@ def _as_dtype(name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float16 and rows.dtype != dtype and not torch.equal(converted.isfinite(), rows.isfinite()):
         raise NumericalError(f"{name} has values beyond float16's 65,504", "--dtype bf16")
     return converted
-
-
-def _divided(shape: Shape, dim: int | None, n_shards: int) -> Shape:
-    return tuple(size // n_shards if number == dim else size for number, size in enumerate(shape))
 
 
 def _size(shape: Shape, dtype: torch.dtype) -> int:

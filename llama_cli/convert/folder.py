@@ -26,7 +26,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     OutputRefused if there is something at `target` that may not be replaced, or if another run writes it;
     OutputFailed for whatever the disk says meanwhile.
     """
-    target = Path(os.path.realpath(target.expanduser()))  # a link stands for where it leads to
+    target = Path(os.path.realpath(target))  # a link stands for where it leads to
     partial, replaced = (target.with_name(f".{target.name}.{state}") for state in ("partial", "replaced"))
     try:
         with _locked(partial, target):

@@ -25,14 +25,13 @@ from ..model.args import ModelArgs, read_params
 from .gguf_metadata import GIVE_LLAMA, params_from, vocabulary_from
 from .pages import release_pages
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
-from .split import EMBEDDING
+from .split import EMBEDDING, OUTPUT
 from .tiktoken_file import Vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
 
 MAGIC = b"GGUF"
-OUTPUT = "output.weight"
 OUTER_NAMES = {"token_embd.weight": EMBEDDING, "output_norm.weight": "norm.weight", "output.weight": OUTPUT}
 LAYER_NAMES = {
     "attn_q": "attention.wq",

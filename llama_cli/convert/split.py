@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import UsageError
 from ..model.args import ModelArgs
 
-EMBEDDING = "tok_embeddings.weight"
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 MOST_SHARDS = 99  # consolidated.00 to .98: two digits
 
 

@@ -13,7 +13,8 @@ from support import DATA
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.archive import open_archive
 from llama_cli.convert import conversion
-from llama_cli.convert.conversion import Target, convert
+from llama_cli.convert.conversion import convert
+from llama_cli.convert.outputs import Target
 from llama_cli.convert.params_json import params_of, resolved
 from llama_cli.convert.source import open_folder
 from llama_cli.convert.writer_pth import PthFile

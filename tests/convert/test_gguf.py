@@ -15,8 +15,9 @@ from support import DATA, golden
 
 from llama_cli.checkpoint.archive import open_archive
 from llama_cli.cli.app import main
-from llama_cli.convert.conversion import Target, convert
+from llama_cli.convert.conversion import convert
 from llama_cli.convert.gguf import LAYER_NAMES, OUTER_NAMES, open_gguf
+from llama_cli.convert.outputs import Target
 from llama_cli.convert.params_json import resolved
 from llama_cli.convert.source import open_folder
 from llama_cli.convert.tiktoken_file import make_vocabulary
