@@ -19,6 +19,7 @@ from .batch import batch
 from .bench import bench
 from .complete import complete
 from .config import config
+from .convert import convert
 from .info import info
 from .merge import merge
 from .models import models
@@ -72,6 +73,7 @@ app.command()(config)
 app.command()(batch)
 app.command()(bench)
 app.command()(info)
+app.command()(convert)
 app.command()(merge)
 app.command()(models)
 app.command()(score)

@@ -215,6 +215,55 @@ def _make_bar() -> Any:
     return Bar(*columns, console=console, transient=True)
 
 
+class ByteProgress:
+    """Bytes done of all, phase by phase, on standard error: a bar on a terminal, else a line every half minute."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._what, self._total, self._done = "", 0, 0
+        self._last = time.monotonic()
+        self._bar: Any = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            self._bar = _make_byte_bar()
+            self._task = self._bar.add_task("")
+
+    def __enter__(self) -> ByteProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def begin(self, what: str, n_bytes: int) -> None:
+        """The next phase, from its beginning."""
+        self._what, self._total, self._done = what, n_bytes, 0
+        if self._bar is not None:
+            self._bar.reset(self._task, total=n_bytes, description=what)
+
+    def advance(self, n_bytes: int) -> None:
+        """So many bytes more are done."""
+        self._done += n_bytes
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.advance(self._task, n_bytes)
+        elif not self._quiet and now - self._last >= Progress.SECONDS_BETWEEN_LINES:
+            self._last = now
+            write_stderr(f"llama-cli: {self._what}: {self._done / 1e9:,.1f} of {self._total / 1e9:,.1f} GB")
+
+
+def _make_byte_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Bar(*columns, console=console, transient=True)
+
+
 def format_stats(stats: dict[str, Any]) -> str:
     """The line of `--stats`, from the object that `--json` shows as `timings`."""
     parts = [f"load {stats['load_seconds']:.2f} s"]
