@@ -14,6 +14,7 @@ from torch import nn
 
 from tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
+from .chat_template import TemplateChoice, choose_template
 from .checkpoint import Checkpoint, open_checkpoint
 from .engine.engine import Engine
 from .engine.runner import Runner
@@ -54,18 +55,21 @@ def load(
     threads: int | None = None,
     rope_scale_factor: float | None = None,
     mmap: bool = True,
+    chat_template: TemplateChoice = "auto",
 ) -> Session:
     """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
 
     `batch_size` None means as many as memory holds, at most 16. `max_seq_len` is the context in tokens; the
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
-    are stored in, float32 for a toy on a CPU. LlamaError says what is wrong with the folder, or what does not fit.
+    are stored in, float32 for a toy on a CPU. `chat_template` auto is the family's format of dialogs. LlamaError
+    says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
     words = _open_tokenizer(checkpoint)
+    params = {key: value for key, value in checkpoint.params.items() if key != "chat_template"}
     args = read_params(
-        checkpoint.params,
+        params,
         source=checkpoint.params_name,
         vocab_size=checkpoint.vocab_size,
         llama2=words.kind == "sentencepiece",
@@ -88,11 +92,14 @@ def load(
     transformer = build_model(checkpoint, args, as_dtype, where)
     if packed:
         pack(transformer)
+    name = "toy" if model is None else _name_of(checkpoint.folder)
+    template = choose_template(chat_template, checkpoint.params, words, name, transformer.tok_embeddings.weight)
+    stop_tokens = words.stop_tokens | (template.format.stop_tokens if template.format else frozenset())
     checkpoint.ensure_unchanged()
     runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
-    engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
+    engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=stop_tokens)
     info = ModelInfo(
-        name="toy" if model is None else _name_of(checkpoint.folder),
+        name=name,
         folder=str(checkpoint.folder),
         dtype=str(as_dtype).removeprefix("torch."),
         device=str(where),
@@ -100,7 +107,7 @@ def load(
         load_seconds=time.perf_counter() - began,
         fingerprint=_fingerprint(checkpoint, as_dtype),
     )
-    return Session(engine, words, args, info, checkpoint.ensure_unchanged)
+    return Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
 
 
 def build_model(checkpoint: Checkpoint, args: ModelArgs, dtype: torch.dtype, device: torch.device) -> Llama:
