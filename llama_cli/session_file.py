@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,8 @@ from tokenizer import EncodeError
 from tokenizer.chat import Message
 
 from .conversation import FIRST_BRANCH, Branch, Conversation
-from .errors import InputRejected, OutputFailed, OutputRefused
+from .errors import InputRejected, OutputRefused
+from .jobs.ledger import replace_file
 
 MAX_BYTES = 256 << 20
 
@@ -95,25 +94,7 @@ def write_conversation(path: Path, conversation: Conversation, *, model: str, fi
         if branch.n_dropped:
             about["dropped"] = branch.n_dropped
         rows.append({"id": name, "messages": [message.as_json() for message in branch.messages], "metadata": about})
-    replace_file(path, b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put a new file in the place of an old one, whole, readable by its owner alone. OutputFailed says why not."""
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputFailed(
-            f"cannot write {path}: {(error.strerror or str(error)).lower()}", "give another file"
-        ) from None
+    replace_file(path, (json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows), private=True)
 
 
 def _read_lines(path: Path) -> list[bytes]:

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .bench import bench
+from .chat import chat
 from .complete import complete
 from .merge import merge
 from .options import ALIASES
@@ -59,6 +60,7 @@ def _main(
 
 
 app.command()(complete)
+app.command()(chat)
 app.command()(batch)
 app.command()(bench)
 app.command()(merge)

@@ -14,7 +14,7 @@ from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
 from ..jobs.results import OutputFormat
 from ..jobs.rows import Format
-from .options import MessageOptions, ModelOptions, with_options
+from .options import MessageOptions, ModelOptions, TemplateOption, with_options
 
 if TYPE_CHECKING:
     pass
@@ -37,6 +37,7 @@ def batch(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse an input with any bad row.")] = False,
     shard: Annotated[str | None, typer.Option("--shard", help="I/N: only every N-th row, from the I-th.")] = None,
     force_resume: Annotated[bool, typer.Option("--force-resume", help="Go on though settings differ.")] = False,
+    chat_template: TemplateOption = "auto",
     model: ModelOptions,
     sampling: Sampling,
     messages: MessageOptions,
@@ -66,6 +67,7 @@ def batch(
             strict=strict,
             shard=shards,
             force_resume=force_resume,
+            chat_template=chat_template,
         )
         run = BatchRun(settings, source, model, sampling, batch_size, messages)
         code = run.run()

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy
 
 from .. import __version__
+from ..chat_template import TemplateChoice
 from ..engine.request import Request, Sampling
 from ..errors import ContextTooLong, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
@@ -44,6 +45,7 @@ class BatchSettings:
     strict: bool
     shard: tuple[int, int]  # which part of how many
     force_resume: bool
+    chat_template: TemplateChoice
 
 
 @dataclasses.dataclass
@@ -97,7 +99,8 @@ class BatchRun:
         with Ledger(self.settings.output) as self.ledger, self.stopping:
             if self.ledger.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.ledger.torn}")
-            self.session = load_model(self.model, batch_size=self.batch_size)
+            template = self.settings.chat_template
+            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template)
             self.done, errors_before = self.ledger.done(retry_errors=self.settings.retry_errors)
             self._settle()
             self.starts = Starts(self.settings.output)
@@ -138,6 +141,7 @@ class BatchRun:
             "model": self.session.info.name,
             "fingerprint": self.session.info.fingerprint,
             "sampling": describe_sampling(dataclasses.replace(self.sampling, seed=None)),
+            "chat_template": self.session.template.name,
             "output_format": self.settings.output_format,
             "shard": f"{part + 1}/{whole}",
             "created": int(time.time()),
