@@ -29,6 +29,7 @@ KEY = 0  # of the one request that runs
 # Where turns have to be dropped, they make room for a while: the prompt changes near its beginning each time, and
 # all behind that place is computed again.
 FILLED_AFTER_DROPPING = 0.75
+NEXT_MESSAGE = 1024  # tokens, and a usual one has fewer
 LARGEST_ROOM = 0.25  # of the context, kept free for an answer
 
 
@@ -87,6 +88,12 @@ class Answerer:
         if self._is_running:
             self._interrupted = True
             self.session.engine.cancel(KEY, 0)
+
+    def make_room_ahead(self) -> None:
+        """Let the cache grow now, while nobody waits, to what the next turn may need."""
+        if self.turn is not None:
+            n_tokens = len(self.turn.prompt) + len(self.turn.token_ids) + self.sampling.max_tokens
+            self.session.engine.runner.reserve(min(n_tokens + NEXT_MESSAGE, self.session.max_seq_len))
 
     def prepare(self) -> Turn:
         """The turn that answers the conversation as it stands: its prompt, and what was dropped to make it fit.

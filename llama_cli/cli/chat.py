@@ -38,6 +38,10 @@ def chat(
         bool,
         typer.Option("--continue", help="Go on with what the session holds.", rich_help_panel=CHAT_PANEL),
     ] = False,
+    keep_cache: Annotated[
+        bool,
+        typer.Option("--save-cache", help="Keep the cache too, in FILE.cache.", rich_help_panel=CHAT_PANEL),
+    ] = False,
     on_overflow: Annotated[
         Literal["error", "truncate", "shift"],
         typer.Option(
@@ -103,7 +107,9 @@ def chat(
     messages.apply()
     in_lines = stdin_lines or stdin_json
     on_terminal = _on_terminal() and not as_json and not in_lines
-    _check(sampling, as_json=as_json, go_on=go_on, session=session)
+    _check(sampling, as_json=as_json)
+    if session is None and (go_on or keep_cache):
+        raise UsageError("--continue and --save-cache need the file of the conversation", "--session FILE --continue")
     if in_lines and (message is not None or file is not None):
         raise UsageError("--stdin reads the messages from standard input", "give no other message")
     first = None
@@ -121,6 +127,7 @@ def chat(
         chat_template=chat_template,
         session=session,
         go_on=go_on,
+        keep_cache=keep_cache,
         on_overflow=on_overflow,
         prefill=prefill,
         tools=tools,
@@ -134,25 +141,23 @@ def chat(
         from .repl import talk
 
         code = talk(run, first, history=history)
-        run.session.ensure_unchanged()
+        run.close()
         raise typer.Exit(code)
     if in_lines:
         run.answer_lines(as_messages=stdin_json)
     else:
         run.say(str(first))
-    run.session.ensure_unchanged()
+    run.close()
 
 
 def _on_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
 
 
-def _check(sampling: Sampling, *, as_json: bool, go_on: bool, session: Path | None) -> None:
+def _check(sampling: Sampling, *, as_json: bool) -> None:
     if sampling.n != 1:
         raise UsageError("a chat has one answer to each message", "leave out --num-samples")
     if sampling.prompt_logprobs:
         raise UsageError("a chat does not score its prompts", "llama-cli score does")
     if sampling.wants_logprobs and not as_json:
         raise UsageError("--logprobs and --top-logprobs need --json", "add --json")
-    if go_on and session is None:
-        raise UsageError("--continue needs the file of the conversation", "--session FILE --continue")

@@ -12,6 +12,7 @@ from tokenizer.chat import Message
 from tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt
 
 from ..answerer import Answerer, Overflow, Turn
+from ..cache_file import load_cache, save_cache
 from ..chat_template import TemplateChoice
 from ..conversation import Conversation
 from ..engine.request import Sampling
@@ -40,6 +41,7 @@ class ChatSettings:
     chat_template: TemplateChoice
     session: Path | None
     go_on: bool
+    keep_cache: bool
     on_overflow: Overflow
     prefill: str
     tools: Path | None
@@ -55,7 +57,7 @@ class ChatRun:
     def __init__(
         self, settings: ChatSettings, model: ModelOptions, sampling: Sampling, messages: MessageOptions
     ) -> None:
-        self.as_json, self.view = settings.as_json, settings.view
+        self.as_json, self.view, self._keep_cache = settings.as_json, settings.view, settings.keep_cache
         self.messages = messages
         self.terminal = Terminal(raw=settings.raw)
         if settings.session is not None and settings.session.exists() and not settings.go_on:
@@ -71,6 +73,7 @@ class ChatRun:
             self.file = SessionFile(settings.session, model=info.name, fingerprint=info.fingerprint)
             if settings.session.exists():
                 conversation = self.file.load()
+                self._load_cache(cache_beside(settings.session))
         self.answerer = Answerer(
             self.session, conversation, sampling, overflow=settings.on_overflow, prefill=settings.prefill
         )
@@ -160,6 +163,20 @@ class ChatRun:
         if self.file is not None:
             self.file.save(self.conversation)
 
+    def close(self) -> None:
+        """Keep the cache where that was asked for. ModelRejected if the model's files are no longer the same."""
+        self.session.ensure_unchanged()
+        if self.file is not None and self._keep_cache and self.answerer.turn is not None:
+            save_cache(cache_beside(self.file.path), self.session)
+
+    def _load_cache(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            load_cache(path, self.session)
+        except InputRejected as error:
+            self.messages.note(f"{error.message}: {error.hint}")
+
     def describe(self, turn: Turn) -> dict[str, Any]:
         """The documented object of `--json`."""
         n_prompt, n_answer = len(turn.prompt), len(turn.token_ids)
@@ -180,6 +197,11 @@ class ChatRun:
             described["logprobs"] = describe_scores(self.session, turn.logprobs)
         described["timings"] = describe_timings(self.session.info, turn.stats, turn.first_token_seconds)
         return described
+
+
+def cache_beside(path: Path) -> Path:
+    """Where the cache of a session lies."""
+    return path.with_name(f"{path.name}.cache")
 
 
 def _read_tools(path: Path) -> list[dict[str, Any]]:

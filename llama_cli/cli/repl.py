@@ -136,6 +136,7 @@ class Repl:
         if answerer.turn is not None:
             self._tell(answerer.turn, said=said)
         self.run.terminal.write("\n")
+        answerer.make_room_ahead()
         return said
 
     def _tell(self, turn: Turn, *, said: bool) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import stat
 import subprocess
 import sys
 
@@ -130,10 +131,36 @@ def test_a_session_goes_on(run, tmp_path):
     assert together == "".join(f"{text}\n" for text in apart)
 
 
+def test_the_cache_goes_on_too_and_is_refused_by_another_model(run, tmp_path):
+    kept, flags = tmp_path / "s.jsonl", ["-m", TINY, *GREEDY, "--json", "--dtype", "fp32"]
+    first = json.loads(run(*flags, "--session", kept, "--save-cache", "one")[1])
+    cache = tmp_path / "s.jsonl.cache"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o600
+    saved = cache.read_bytes()
+    code, out, err = run(*flags, "--session", kept, "--continue", "--save-cache", "two")
+    second = json.loads(out)
+    assert (code, err) == (0, "")
+    assert second["timings"]["cached_tokens"] == len(first["prompt_token_ids"]) + len(first["token_ids"]) - 1
+    together = run(*flags, "--stdin", stdin="one\ntwo\n")[1].splitlines()[1]
+    assert json.loads(together)["token_ids"] == second["token_ids"]
+    assert cache.stat().st_size > len(saved)
+
+    for damage, fragment in [
+        (lambda: cache.write_bytes(saved[:-100]), "is no saved cache, or a damaged one"),
+        (lambda: cache.write_bytes(b""), "is no saved cache, or a damaged one"),
+        (lambda: cache.write_bytes(saved), "was made by another model, or in another dtype"),
+    ]:
+        damage()
+        other = ["--dtype", "bf16"] if "another" in fragment else []
+        code, out, err = run(*flags, *other, "--session", kept, "--continue", "three")
+        assert (code, json.loads(out)["timings"]["cached_tokens"]) == (0, 0)
+        assert fragment in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "fragment"),
     [
-        (["--continue"], 2, "--continue needs the file"),
+        (["--continue"], 2, "need the file of the conversation"),
         (["--num-samples", "2"], 2, "one answer to each message"),
         (["--logprobs"], 2, "need --json"),
         (["--prompt-logprobs", "--json"], 2, "does not score its prompts"),
@@ -172,8 +199,8 @@ def test_batch_uses_the_same_choice_of_template(tmp_path):
 @pytest.fixture(name="commands")
 def _commands():
     settings = ChatSettings(
-        system=None, chat_template="auto", session=None, go_on=False, on_overflow="error", prefill="", tools=None,
-        tool_format="json", as_json=False, raw=False, view=View(),
+        system=None, chat_template="auto", session=None, go_on=False, keep_cache=False, on_overflow="error",
+        prefill="", tools=None, tool_format="json", as_json=False, raw=False, view=View(),
     )  # fmt: skip
     model = ModelOptions(model=TINY)
     commands = Commands(ChatRun(settings, model, Sampling(max_tokens=4, temperature=0), MessageOptions()))
