@@ -99,35 +99,37 @@ class Repl:
 
     def _say(self, line: str) -> None:
         """Answer what was typed. Where that fails all is as before, and the line is there to be changed."""
-        before = self.run.conversation.branch
+        conversation = self.run.conversation
+        before = conversation.branch
         if self._edits:
-            self.run.conversation.undo()
+            conversation.undo()
+        unanswered = conversation.branch
         parts = [*self.commands.attached, *([line] if line.strip() else [])]
-        said = False
         try:
-            said = self._answer(Message("user", "\n\n".join(parts)))
-        finally:
-            if said:
+            self._answer(Message("user", "\n\n".join(parts)))
+        finally:  # an answer stays, also where only keeping it failed
+            if conversation.branch is unanswered:
+                conversation.branch = before
+                self._draft = line
+            else:
                 self._edits = False
                 self.commands.attached.clear()
-            else:
-                self.run.conversation.branch = before
-                self._draft = line
 
     def _retry(self) -> None:
-        before = self.run.conversation.branch
-        self.run.conversation.take_back_answer()
-        said = False
+        conversation = self.run.conversation
+        before = conversation.branch
+        conversation.take_back_answer()
+        unanswered = conversation.branch
         try:
-            if not self.run.conversation.awaits_answer:
+            if not conversation.awaits_answer:
                 raise UsageError("there is no message to answer")
-            said = self._answer(None)
+            self._answer(None)
         finally:
-            if not said:
-                self.run.conversation.branch = before
+            if conversation.branch is unanswered:
+                conversation.branch = before
 
-    def _answer(self, message: Message | None) -> bool:
-        """Whether anything was said. Ctrl-C ends the answer and keeps what was said."""
+    def _answer(self, message: Message | None) -> None:
+        """Answer a message, or the conversation as it stands. Ctrl-C ends the answer and keeps what was said."""
         before, answerer = self.run.conversation.branch, self.run.answerer
         # A second Ctrl-C raises KeyboardInterrupt: the step itself is broken off.
         with quiet_keyboard(), on_interrupt(answerer.interrupt), suppress(KeyboardInterrupt):
@@ -137,7 +139,6 @@ class Repl:
             self._tell(answerer.turn, said=said)
         self.run.terminal.write("\n")
         answerer.make_room_ahead()
-        return said
 
     def _tell(self, turn: Turn, *, said: bool) -> None:
         """Why an answer ended, where the model did not simply end it."""

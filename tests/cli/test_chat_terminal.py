@@ -198,6 +198,14 @@ def test_lines_blocks_and_completion(home, tmp_path):
         terminal.wait(terminal.is_ready)
         terminal.type("/nonsense")
         terminal.wait_for("there is no command /nonsense")
+        terminal.wait(terminal.is_ready)
+        kept.write_text("")  # as another program would
+        terminal.type("and now?")
+        terminal.wait_for("was changed by another program")
+        terminal.wait(terminal.is_ready)
+        assert kept.read_text() == ""
+        elsewhere = conversation_of(tmp_path / "s-2.jsonl")
+        assert (len(elsewhere), elsewhere[-2]["content"]) == (14, "and now?")
         terminal.send(CTRL_D)
         assert terminal.wait_for_end() == 0
 
