@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer
-from tokenizer.chat import Message, chat_format
+from tokenizer.chat import ChatFormat, Message, Template, ToolCall
 
 from .engine.engine import Engine, Stats
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
@@ -38,6 +38,7 @@ class Chunk:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     error: LlamaError | None = None
+    tool_calls: tuple[ToolCall, ...] = ()  # in the last chunk of an answer in a chat
 
 
 @dataclass
@@ -143,11 +144,13 @@ class Session:
         args: ModelArgs,
         info: ModelInfo,
         ensure_unchanged: Callable[[], None],
+        template: Template,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.args = args
         self.info = info
+        self.template = template
         self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
 
     @property
@@ -172,12 +175,14 @@ class Session:
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        # A token has few bytes: what cannot fit is refused before the work of tokenising it.
-        n_bytes = len(text.encode("utf-8", "surrogatepass"))
+        self._refuse_bytes(_n_bytes(text))
+        return self.tokenize(text)
+
+    def _refuse_bytes(self, n_bytes: int) -> None:
+        """A token has few bytes: what cannot fit is refused before the work of tokenising it."""
         at_least = -(-n_bytes // self.tokenizer.max_token_bytes)
         if at_least > self.max_seq_len:
             self._refuse_length(f"{at_least:,} tokens or more")
-        return self.tokenize(text)
 
     def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
         """The ids of a text of any length, behind the begin token if the model has one."""
@@ -193,11 +198,14 @@ class Session:
                 raise InputRejected(f"prompt id {token_id} is not in 0 ... {self.args.vocab_size - 1}")
         return ids
 
-    def encode_dialog(self, dialog: Sequence[Message], max_tokens: int = 1) -> tuple[int, ...]:
-        """The ids of a dialog in the chat format of the model's family; InputRejected if it has none."""
-        form = chat_format(self.tokenizer)
+    def encode_dialog(
+        self, dialog: Sequence[Message], max_tokens: int = 1, form: ChatFormat | None = None
+    ) -> tuple[int, ...]:
+        """The ids of a dialog in `form`, by default the model's chat format; InputRejected if it has none."""
+        form = form or self.template.format
         if form is None:
             raise InputRejected("this model has no chat format", "give prompts instead of messages")
+        self._refuse_bytes(sum(_n_bytes(message.content) for message in dialog if message.token_ids is None))
         try:
             return self.encode(form.encode(dialog), max_tokens)
         except EncodeError as error:
@@ -262,6 +270,10 @@ class Session:
                 raise chunk.error
             completions[chunk.prompt, chunk.sample].add(chunk)
         return list(completions.values())
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _last_chunk(event: Finish, answer: _Answer) -> Chunk:

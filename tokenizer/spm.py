@@ -9,6 +9,9 @@ from .base import EncodeError, TokenizerError
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
+# Pieces with a meaning of their own that the model file does not always mark as control tokens.
+NAMED = ("<step>", "<|im_start|>", "<|im_end|>")
+
 
 class SentencePieceTokenizer:
     """Pieces as the model file numbers them: unknown 0, begin 1, end 2."""
@@ -32,9 +35,13 @@ class SentencePieceTokenizer:
         self.n_words: int = model.GetPieceSize()
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()
-        self.stop_tokens = frozenset({self.eos_id})
         control = (token_id for token_id in range(self.n_words) if model.IsControl(token_id))
         self.special_tokens: dict[str, int] = {model.IdToPiece(token_id): token_id for token_id in control}
+        self.special_tokens |= {
+            name: model.PieceToId(name) for name in NAMED if model.PieceToId(name) != model.unk_id()
+        }
+        ends = (self.special_tokens.get(name) for name in ("<step>", "<|im_end|>"))
+        self.stop_tokens = frozenset({self.eos_id, *(token_id for token_id in ends if token_id is not None)})
         self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
         self.max_token_bytes = max(map(len, self._bytes))
 

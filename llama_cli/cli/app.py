@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .bench import bench
+from .chat import chat
 from .complete import complete
 from .config import config
 from .convert import convert
@@ -70,6 +71,7 @@ def _main(
 
 app.command()(complete)
 app.command()(config)
+app.command()(chat)
 app.command()(batch)
 app.command()(bench)
 app.command()(info)

@@ -13,7 +13,7 @@ from ..engine.request import Sampling
 from ..errors import UsageError
 from ..jobs.results import OutputFormat
 from ..jobs.rows import Format
-from .options import BatchSize, MessageOptions, ModelOptions, with_options
+from .options import BatchSize, MessageOptions, ModelOptions, TemplateOption, with_options
 from .prompts import open_input
 
 
@@ -33,6 +33,7 @@ def batch(
         float | None, typer.Option("--row-timeout", min=0.001, help="Give a row up after so many seconds.")
     ] = None,
     force_resume: Annotated[bool, typer.Option("--force-resume", help="Go on though settings differ.")] = False,
+    chat_template: TemplateOption = "auto",
     model: ModelOptions,
     sampling: Sampling,
     messages: MessageOptions,
@@ -70,6 +71,7 @@ def batch(
             shard=shards,
             force_resume=force_resume,
             row_timeout=row_timeout,
+            chat_template=chat_template,
         )
         run = BatchRun(settings, source, model, sampling, batch_size, messages)
         code = run.run()

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy
 
 from .. import __version__
+from ..chat_template import TemplateChoice
 from ..engine.request import Request, Sampling
 from ..errors import ContextTooLong, DoesNotFit, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
@@ -46,6 +47,7 @@ class BatchSettings:
     shard: tuple[int, int]  # which part of how many
     force_resume: bool
     row_timeout: float | None  # seconds
+    chat_template: TemplateChoice
 
 
 @dataclasses.dataclass
@@ -101,7 +103,8 @@ class BatchRun:
         with PrintedRows() if output is None else Ledger(output) as self.rows_out, self.stopping:
             if self.rows_out.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.rows_out.torn}")
-            self.session = load_model(self.model, batch_size=self.batch_size)
+            template = self.settings.chat_template
+            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template)
             self.done, errors_before = self.rows_out.done(retry_errors=self.settings.retry_errors)
             self._settle(output)
             with Starts(output) as self.starts:  # only the death of the process leaves its file behind
@@ -138,6 +141,7 @@ class BatchRun:
             "model": self.session.info.name,
             "fingerprint": self.session.info.fingerprint,
             "sampling": describe_sampling(dataclasses.replace(self.sampling, seed=None)),
+            "chat_template": self.session.template.name,
             "output_format": self.settings.output_format,
             "shard": f"{part + 1}/{whole}",
             "created": int(time.time()),

@@ -10,9 +10,12 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sys
+import termios
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import OutputFailed
@@ -55,7 +58,8 @@ class Terminal:
     """Standard output and standard error."""
 
     def __init__(self, *, raw: bool = False) -> None:
-        self._show_controls = not raw and sys.stdout is not None and sys.stdout.isatty()
+        self.is_tty = sys.stdout is not None and sys.stdout.isatty()
+        self._show_controls = not raw and self.is_tty
 
     def write(self, text: str) -> None:
         """Part of the product. Flushed at once: people watch it being made."""
@@ -84,6 +88,24 @@ class Terminal:
         """A line for the person at the keyboard."""
         write_stderr(text)
 
+    def write_markdown(self, text: str) -> None:
+        """A finished text with its Markdown rendered, made safe before. Links are shown, not made clickable."""
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        console = Console(markup=False, highlight=False, emoji=False, width=_columns())
+        with console.capture() as capture:
+            console.print(Markdown(visible(text), hyperlinks=False))
+        self._write_bytes(capture.get().encode("utf-8", "replace"))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Show on standard error that something is being made; it leaves no trace."""
+        from rich.console import Console
+
+        with Console(stderr=True, markup=False).status("answering"):
+            yield
+
 
 def to_json_line(value: object) -> bytes:
     """One line of plain ASCII."""
@@ -109,6 +131,35 @@ def write_stderr(text: str) -> None:
         sys.stderr.buffer.flush()
     except (OSError, ValueError, AttributeError):
         return
+
+
+def write_stderr_text(text: str) -> None:
+    """Several lines, made safe."""
+    for line in visible(text).split("\n"):
+        write_stderr(line)
+
+
+def _columns() -> int:
+    """The width to draw for; odd values of COLUMNS make no text vanish."""
+    return max(20, shutil.get_terminal_size().columns)
+
+
+@contextmanager
+def quiet_keyboard() -> Iterator[None]:
+    """While an answer is written, keys are not shown in the middle of it; they wait for the next prompt."""
+    try:
+        handle = sys.stdin.fileno()
+        before = termios.tcgetattr(handle)
+    except (OSError, ValueError, AttributeError, termios.error):
+        yield
+        return
+    quiet = [*before]
+    quiet[3] &= ~(termios.ECHO | termios.ECHONL)
+    termios.tcsetattr(handle, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(handle, termios.TCSANOW, before)
 
 
 def show_error(message: str, hint: str | None, code: int, *, as_json: bool = False) -> None:

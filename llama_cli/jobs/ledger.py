@@ -167,11 +167,13 @@ def _failed(path: Path, error: OSError) -> OutputFailed:
     return OutputFailed(f"cannot write {path}: {reason}", "look at where it goes, and run it again")
 
 
-def replace_file(path: Path, parts: Iterator[bytes]) -> None:
-    """Write a file whole: beside it, onto the disk, then over it by renaming."""
+def replace_file(path: Path, parts: Iterator[bytes], *, private: bool = False) -> None:
+    """Write a file whole: beside it, onto the disk, then over it by renaming. A private one is its owner's alone."""
     beside = path.with_name(path.name + ".part")
     try:
         with beside.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
