@@ -9,7 +9,7 @@ import pytest
 from llama_cli.conversation import Branch, Conversation
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
-from llama_cli.jobs.rows import Job, read_rows
+from llama_cli.jobs.rows import Job, Lines
 from llama_cli.session_file import SessionFile, read_conversation
 from tokenizer.chat import Message, ToolCall
 
@@ -20,6 +20,11 @@ MESSAGES = (
     Message("tool", "42"),
     Message("assistant", "So.", token_ids=(7,)),
 )
+
+
+def rows_of(content, defaults):
+    lines = Lines(io.BytesIO(content), "auto")
+    return [lines.row(index, line, defaults) for index, line in lines]
 
 
 def conversation():
@@ -50,7 +55,7 @@ def test_ids_are_those_of_one_model(tmp_path):
 def test_it_is_input_of_a_batch(tmp_path):
     path = tmp_path / "s.jsonl"
     session_file(path).save(conversation())
-    rows = list(read_rows(io.BytesIO(path.read_bytes()), "auto", Sampling()))
+    rows = rows_of(path.read_bytes(), Sampling())
     assert all(isinstance(row, Job) and row.is_chat for row in rows)
     assert [row.custom_id for row in rows] == ["main", "other"]
     assert [message.content for message in rows[0].content] == [message.content for message in MESSAGES]

@@ -47,6 +47,14 @@ class Done:
     def __len__(self) -> int:
         return 0 if self._sorted is None else len(self._sorted)
 
+    def among(self, hashes: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]) -> bytes:
+        """A byte for each hash: 1 if it is here."""
+        if self._sorted is None:
+            return bytes(len(hashes))
+        places = numpy.searchsorted(self._sorted, hashes).clip(max=len(self._sorted) - 1)
+        found: bytes = (self._sorted[places] == hashes).tobytes()
+        return found
+
     def __contains__(self, custom_id: str) -> bool:
         if self._sorted is None:
             return False

@@ -38,6 +38,13 @@ IGNORED_FIELDS = {"model", "user", "metadata", "store", "service_tier", "paralle
 URLS = {"/v1/completions", "/v1/chat/completions"}
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A good row. `content` is text, ids or a dialog."""
@@ -95,17 +102,47 @@ def read_lines(file: BinaryIO) -> Iterator[bytes | None]:
             yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def read_rows(file: BinaryIO, format_: Format, defaults: Sampling) -> Iterator[Row]:
-    """Every line as a Job or a BadRow, read as needed. `auto` takes the first line for an example of all."""
-    for index, line in enumerate(read_lines(file)):
-        if index == 0 and format_ == "auto" and line is not None and not line.lstrip().startswith(b"{"):
-            format_ = "text"
-        yield parse_row(index, line, format_, defaults)
+class Lines:
+    """The lines of an input, numbered from 0, those of one shard only; `auto` takes the first for an example of all.
+
+    Reading is cheap: a line is parsed when its row is asked for.
+    """
+
+    def __init__(self, file: BinaryIO, format_: Format, shard: tuple[int, int] = (0, 1)) -> None:
+        self._file = file
+        self._format: Format = format_
+        self._part, self._whole = shard
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        for index, line in enumerate(read_lines(self._file)):
+            if index == 0 and self._format == "auto" and line is not None and not line.lstrip().startswith(b"{"):
+                self._format = "text"
+            if index % self._whole == self._part:
+                yield index, line
+
+    def custom_id(self, index: int, line: bytes | None) -> str:
+        """The id that the row of a line has, good or bad."""
+        usual = usual_id(index)
+        if self._format == "text":
+            return usual
+        try:
+            return id_of(parse_object(decode_line(line)), usual)
+        except RowError:
+            return usual
+
+    def row(self, index: int, line: bytes | None, defaults: Sampling) -> Row:
+        """The row of a line."""
+        return parse_row(index, line, self._format, defaults)
+
+
+def usual_id(index: int) -> str:
+    """The id of a row that has none of its own."""
+    return f"line-{index + 1:06d}"
 
 
 def parse_row(index: int, line: bytes | None, format_: Format, defaults: Sampling) -> Row:
     """One line; `auto` is either of the JSON forms."""
-    custom_id = f"line-{index + 1:06d}"
+    custom_id = usual_id(index)
     try:
         text = decode_line(line)
         if format_ == "text":
@@ -131,7 +168,7 @@ def decode_line(line: bytes | None) -> str:
 def parse_object(text: str) -> dict[str, Any]:
     """Strict JSON: an object, without NaN."""
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = STRICT_JSON.decode(text)
     except RecursionError:
         raise RowError("invalid_json", "the line is nested too deeply") from None
     except ValueError as error:
@@ -139,10 +176,6 @@ def parse_object(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise RowError("invalid_json", f"the line must be an object, is a {type(fields).__name__}")
     return fields
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number in JSON")
 
 
 def id_of(fields: Mapping[str, Any], default: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .rows import BadRow, RowError, decode_line, id_of, parse_object, read_lines, shorten
+from .rows import BadRow, RowError, decode_line, id_of, parse_object, read_lines, shorten, usual_id
 
 FIELDS = {"id", "custom_id", "text", "prompt", "choices"}
 MOST_CHOICES = 1024
@@ -25,7 +25,7 @@ class TextRow:
 def read_text_rows(file: BinaryIO) -> Iterator[TextRow | BadRow]:
     """Every line as a row or as what is wrong with it, read as needed."""
     for index, line in enumerate(read_lines(file)):
-        custom_id = f"line-{index + 1:06d}"
+        custom_id = usual_id(index)
         try:
             fields = parse_object(decode_line(line))
             custom_id = id_of(fields, custom_id)
