@@ -70,17 +70,17 @@ def _main(
 
 
 app.command()(complete)
-app.command()(config)
 app.command()(chat)
 app.command()(batch)
-app.command()(bench)
-app.command()(info)
-app.command()(convert)
 app.command()(merge)
-app.command()(models)
 app.command()(score)
 app.command()(tokenize)
+app.command()(models)
+app.command()(info)
 app.command()(verify)
+app.command()(convert)
+app.command()(bench)
+app.command()(config)
 
 
 class Terminated(BaseException):

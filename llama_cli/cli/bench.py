@@ -46,7 +46,10 @@ def bench(
     model: ModelOptions,
     messages: MessageOptions,
 ) -> None:
-    """Measure tokens per second on random prompts; the last line is JSON with every figure and the machine."""
+    """Measure how fast this machine runs a model.
+
+    Prompts are random. The last line is JSON with every figure and the machine.
+    """
     messages.apply()
     terminal = Terminal()
     if batch:
