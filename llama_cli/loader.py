@@ -21,6 +21,7 @@ from .engine.runner import Runner
 from .errors import DoesNotFit, UsageError
 from .memory import choose_context, choose_slots, free_memory, plan_memory
 from .model.args import ModelArgs, read_params
+from .model.family import doubt_about
 from .model.fuse import fuse
 from .model.llama import Llama, TransformerBlock
 from .model.quantize import Quantization
@@ -73,6 +74,8 @@ def load(
         llama2=words.kind == "sentencepiece",
         rope_scale_factor=rope_scale_factor,
     )
+    if doubt := doubt_about(args):
+        logger.warning(doubt)
     checkpoint.check(args)
     check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     where = _choose_device(device)

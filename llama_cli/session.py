@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer
 from tokenizer.chat import Message, chat_format
+from tokenizer.infill import infill_format
 
 from .engine.engine import Engine, Stats
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
@@ -172,12 +173,15 @@ class Session:
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
+        self._refuse_endless(text)
+        return self.tokenize(text)
+
+    def _refuse_endless(self, text: str) -> None:
         # A token has few bytes: what cannot fit is refused before the work of tokenising it.
         n_bytes = len(text.encode("utf-8", "surrogatepass"))
         at_least = -(-n_bytes // self.tokenizer.max_token_bytes)
         if at_least > self.max_seq_len:
             self._refuse_length(f"{at_least:,} tokens or more")
-        return self.tokenize(text)
 
     def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
         """The ids of a text of any length, behind the begin token if the model has one."""
@@ -199,6 +203,20 @@ class Session:
             raise InputRejected("this model has no chat format", "give prompts instead of messages")
         try:
             return self.encode(form.encode(dialog), max_tokens)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def encode_infilling(self, prefix: str, suffix: str, max_tokens: int = 1) -> tuple[int, ...]:
+        """The ids that ask for what stands between two texts; InputRejected if the model was not trained for it."""
+        form = infill_format(self.tokenizer)
+        if form is None:
+            raise InputRejected(
+                "this model cannot fill in: its tokenizer has no <PRE>, <SUF>, <MID> and <EOT>",
+                "use Code Llama 7B, 13B or 70B, or leave --suffix out",
+            )
+        self._refuse_endless(prefix + suffix)
+        try:
+            return self.encode(form.encode(prefix, suffix), max_tokens)
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 

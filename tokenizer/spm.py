@@ -9,6 +9,10 @@ from .base import EncodeError, TokenizerError
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
+# Code Llama's marks around what is to be filled in. They are pieces like others, so text could spell them.
+INFILL_MARKS = tuple(SPACE + mark for mark in ("<PRE>", "<SUF>", "<MID>", "<EOT>"))
+END_OF_INFILL = INFILL_MARKS[-1]
+
 
 class SentencePieceTokenizer:
     """Pieces as the model file numbers them: unknown 0, begin 1, end 2."""
@@ -32,9 +36,13 @@ class SentencePieceTokenizer:
         self.n_words: int = model.GetPieceSize()
         self.bos_id: int = model.bos_id()
         self.eos_id: int = model.eos_id()
-        self.stop_tokens = frozenset({self.eos_id})
         control = (token_id for token_id in range(self.n_words) if model.IsControl(token_id))
         self.special_tokens: dict[str, int] = {model.IdToPiece(token_id): token_id for token_id in control}
+        marks = {mark: model.PieceToId(mark) for mark in INFILL_MARKS}
+        marks = {mark: token_id for mark, token_id in marks.items() if token_id != model.unk_id()}
+        self.special_tokens |= marks
+        self.stop_tokens = frozenset({self.eos_id, marks.get(END_OF_INFILL, self.eos_id)})
+        self._spelt_out = {token_id: self._spell(mark) for mark, token_id in marks.items()}
         self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
         self.max_token_bytes = max(map(len, self._bytes))
 
@@ -44,13 +52,23 @@ class SentencePieceTokenizer:
             return bytes([int(piece[3:5], 16)])  # <0x0A>
         return piece.replace(SPACE, " ").encode()
 
+    def _spell(self, mark: str) -> list[int]:
+        """A mark as text, character by character."""
+        ids: list[int] = []
+        for character in mark:
+            alone = self._model.PieceToId(character)
+            is_known = alone != self._model.unk_id()
+            ids += [alone] if is_known else [self._model.PieceToId(f"<0x{byte:02X}>") for byte in character.encode()]
+        return ids
+
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of `text`. SentencePiece puts a space before the first word; `decode` shows it."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise EncodeError(f"character {error.start} is a lone surrogate, {text[error.start]!r}") from None
-        ids: list[int] = self._model.EncodeAsIds(text)
+        pieces: list[int] = self._model.EncodeAsIds(text)
+        ids = [token_id for piece in pieces for token_id in self._spelt_out.get(piece, (piece,))]
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
     def decode(self, ids: Iterable[int]) -> str:
