@@ -13,6 +13,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from .chat_template import TemplateChoice, choose_template
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.catalog import TOY
 from .checkpoint.installed import model_name
@@ -55,20 +56,22 @@ def load(
     kernels: Kernels = "auto",
     rope_scale_factor: float | None = None,
     mmap: bool = True,
+    chat_template: TemplateChoice = "auto",
 ) -> Session:
     """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
 
     `batch_size` None means as many as memory holds, at most 16. `max_seq_len` is the context in tokens; the
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
     are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4;
-    `kernels` plain runs them by torch's own F.linear. LlamaError says what is wrong with the folder, or what
-    does not fit.
+    `kernels` plain runs them by torch's own F.linear. `chat_template` auto is the family's format of dialogs.
+    LlamaError says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
     words = open_tokenizer(checkpoint.tokenizer, checkpoint.folder)
+    params = {key: value for key, value in checkpoint.params.items() if key != "chat_template"}
     args = read_params(
-        checkpoint.params,
+        params,
         source=checkpoint.params_name,
         vocab_size=checkpoint.vocab_size,
         llama2=words.kind == "sentencepiece",
@@ -95,11 +98,14 @@ def load(
     if max_seq_len is None and context < args.max_seq_len:
         logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
     transformer = build_model(checkpoint, args, recipe, where)
+    name = model_name(checkpoint.folder)
+    template = choose_template(chat_template, checkpoint.params, words, name, transformer.tok_embeddings.weight)
+    stop_tokens = words.stop_tokens | (template.format.stop_tokens if template.format else frozenset())
     checkpoint.ensure_unchanged()
     runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
-    engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=words.stop_tokens)
+    engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=stop_tokens)
     info = ModelInfo(
-        name=model_name(checkpoint.folder),
+        name=name,
         folder=str(checkpoint.folder),
         dtype=recipe.name,
         device=str(where),
@@ -107,7 +113,7 @@ def load(
         load_seconds=time.perf_counter() - began,
         fingerprint=_fingerprint(checkpoint, recipe),
     )
-    return Session(engine, words, args, info, checkpoint.ensure_unchanged)
+    return Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
 
 
 def build_model(checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device) -> Llama:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
 
 from .engine.engine import Engine
-from .engine.request import PromptScored, Request, Sampling, TokenLogprob
-from .errors import LlamaError
+from .engine.request import Finish, PromptScored, Request, Sampling, TokenLogprob
+from .errors import LlamaError, NumericalError
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,77 @@ class Score:
         return math.exp(min(self.nats_per_token, 700))  # e^709 is the largest float
 
 
+class Text(NamedTuple):
+    """Tokens to score: ids[first:], each given those before it in its window."""
+
+    ids: Sequence[int]
+    first: int = 1
+
+
+@dataclass
+class _Scoring:
+    """A text while it is scored."""
+
+    found: dict[int, list[TokenLogprob]]  # by the key of the request
+    n_running: int
+    error: LlamaError | None = None
+
+    def result(self) -> list[TokenLogprob] | LlamaError:
+        scores = [score for key in sorted(self.found) for score in self.found[key]]
+        if self.error is None and not all(math.isfinite(score.logprob) for score in scores):
+            return NumericalError("the model produced NaN or infinity", "a damaged weight: download the files again")
+        return self.error or scores
+
+
+def score_texts(
+    engine: Engine, texts: Iterable[Text], windows: Windows, *, top: int = 0
+) -> Iterator[tuple[int, list[TokenLogprob] | LlamaError]]:
+    """(number, log-probabilities or why not) of each text, as they are done; `texts` is read as needed.
+
+    A text that fits one window is scored from `first` on and finds what is before it in the cache, if a
+    neighbour or an earlier text left it there.
+    """
+    sampling = Sampling(max_tokens=0, prompt_logprobs=True, top_logprobs=top)
+    running: dict[int, _Scoring] = {}
+    text_of: dict[int, int] = {}  # request to text
+
+    def requests() -> Iterator[Request]:
+        keys = count()
+        for number, text in enumerate(texts):
+            mine = [Request(key, *part) for part, key in zip(_parts(text, windows, sampling), keys, strict=False)]
+            running[number] = _Scoring({request.key: [] for request in mine}, len(mine))
+            text_of.update({request.key: number for request in mine})
+            yield from mine
+
+    for event in engine.generate(requests()):
+        number = text_of[event.key]
+        scoring = running[number]
+        if isinstance(event, PromptScored):
+            scoring.found[event.key] += event.logprobs
+        elif isinstance(event, Finish):
+            scoring.error = scoring.error or event.error
+            scoring.n_running -= 1
+            del text_of[event.key]
+            if not scoring.n_running:
+                yield number, running.pop(number).result()
+
+
+def _parts(text: Text, windows: Windows, sampling: Sampling) -> Iterator[tuple[tuple[int, ...], Sampling, int, int]]:
+    """The requests that score a text, without their keys."""
+    n_ids = len(text.ids)
+    if n_ids <= windows.size:
+        spans: Iterable[tuple[int, int, int]] = [(0, n_ids, text.first)]
+    else:
+        spans = [span for span in windows.over(n_ids) if span[1] > text.first]
+    for begin, end, start in spans:
+        yield tuple(text.ids[begin:end]), sampling, 0, max(start, text.first) - begin
+
+
 def score_tokens(
     engine: Engine, ids: Sequence[int], windows: Windows, *, first: int = 1, top: int = 0
 ) -> list[TokenLogprob]:
-    """Log-probabilities of the tokens ids[first:], each given those before it in its window.
-
-    A text that fits one window is scored from `first` on and finds what is before it in the cache, if an
-    earlier text left it there.
-    """
-    if len(ids) <= windows.size:
-        spans: list[tuple[int, int, int]] = [(0, len(ids), first)]
-    else:
-        spans = [span for span in windows.over(len(ids)) if span[1] > first]
-    sampling = Sampling(max_tokens=0, prompt_logprobs=True, top_logprobs=top)
-    requests = [
-        Request(key, tuple(ids[begin:end]), sampling, 0, max(start, first) - begin)
-        for key, (begin, end, start) in enumerate(spans)
-    ]
-    found: dict[int, list[TokenLogprob]] = {request.key: [] for request in requests}
-    for event in engine.generate(requests):
-        if isinstance(event, PromptScored):
-            found[event.key] += event.logprobs
-    scores = [score for key in sorted(found) for score in found[key]]
-    if not all(math.isfinite(score.logprob) for score in scores):
-        raise LlamaError("the model produced NaN or infinity", "a damaged weight: download the files again")
+    """Log-probabilities of the tokens ids[first:]; LlamaError where the model makes NaN."""
+    ((_, scores),) = score_texts(engine, [Text(ids, first)], windows, top=top)
+    if isinstance(scores, LlamaError):
+        raise scores
     return scores

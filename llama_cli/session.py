@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer
-from tokenizer.chat import Message, chat_format
+from tokenizer.chat import ChatFormat, Message, Template, ToolCall
 from tokenizer.infill import infill_format
 
 from .engine.engine import Engine, Stats
@@ -39,6 +39,7 @@ class Chunk:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     error: LlamaError | None = None
+    tool_calls: tuple[ToolCall, ...] = ()  # in the last chunk of an answer in a chat
 
 
 @dataclass
@@ -144,11 +145,13 @@ class Session:
         args: ModelArgs,
         info: ModelInfo,
         ensure_unchanged: Callable[[], None],
+        template: Template,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.args = args
         self.info = info
+        self.template = template
         self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
 
     @property
@@ -162,7 +165,7 @@ class Session:
 
     def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
         """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
-        ids = tuple(self._encode_text(content) if isinstance(content, str) else self._check_ids(content))
+        ids = tuple(self._encode_text(content) if isinstance(content, str) else self.check_ids(content))
         if not ids:
             raise InputRejected(
                 "the prompt is empty, and this model has no begin token to start from",
@@ -173,12 +176,11 @@ class Session:
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        self._refuse_endless(text)
+        self._refuse_bytes(_n_bytes(text))
         return self.tokenize(text)
 
-    def _refuse_endless(self, text: str) -> None:
-        # A token has few bytes: what cannot fit is refused before the work of tokenising it.
-        n_bytes = len(text.encode("utf-8", "surrogatepass"))
+    def _refuse_bytes(self, n_bytes: int) -> None:
+        """A token has few bytes: what cannot fit is refused before the work of tokenising it."""
         at_least = -(-n_bytes // self.tokenizer.max_token_bytes)
         if at_least > self.max_seq_len:
             self._refuse_length(f"{at_least:,} tokens or more")
@@ -190,17 +192,21 @@ class Session:
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 
-    def _check_ids(self, ids: Sequence[int]) -> Sequence[int]:
+    def check_ids(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids themselves; InputRejected if one is none of the model's."""
         for token_id in ids:
             if not 0 <= token_id < self.args.vocab_size:
                 raise InputRejected(f"prompt id {token_id} is not in 0 ... {self.args.vocab_size - 1}")
         return ids
 
-    def encode_dialog(self, dialog: Sequence[Message], max_tokens: int = 1) -> tuple[int, ...]:
-        """The ids of a dialog in the chat format of the model's family; InputRejected if it has none."""
-        form = chat_format(self.tokenizer)
+    def encode_dialog(
+        self, dialog: Sequence[Message], max_tokens: int = 1, form: ChatFormat | None = None
+    ) -> tuple[int, ...]:
+        """The ids of a dialog in `form`, by default the model's chat format; InputRejected if it has none."""
+        form = form or self.template.format
         if form is None:
             raise InputRejected("this model has no chat format", "give prompts instead of messages")
+        self._refuse_bytes(sum(_n_bytes(message.content) for message in dialog if message.token_ids is None))
         try:
             return self.encode(form.encode(dialog), max_tokens)
         except EncodeError as error:
@@ -214,7 +220,7 @@ class Session:
                 "this model cannot fill in: its tokenizer has no <PRE>, <SUF>, <MID> and <EOT>",
                 "use Code Llama 7B, 13B or 70B, or leave --suffix out",
             )
-        self._refuse_endless(prefix + suffix)
+        self._refuse_bytes(_n_bytes(prefix) + _n_bytes(suffix))
         try:
             return self.encode(form.encode(prefix, suffix), max_tokens)
         except EncodeError as error:
@@ -279,6 +285,10 @@ class Session:
                 raise chunk.error
             completions[chunk.prompt, chunk.sample].add(chunk)
         return list(completions.values())
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _last_chunk(event: Finish, answer: _Answer) -> Chunk:

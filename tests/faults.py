@@ -1,4 +1,4 @@
-"""Kills a command where it hurts: at its n-th write, its n-th fsync, or after some time."""
+"""Kills a command where it hurts: at its n-th write, fsync or rename, or after some time."""
 
 import os
 import signal
@@ -6,12 +6,12 @@ import subprocess
 import sys
 import time
 
-# Runs a command line of llama-cli that kills itself at the n-th call of os.write or os.fsync. A write is
-# cut in half first: that is what a kill in the middle of one leaves behind.
+# Runs a command line of llama-cli that kills itself at the n-th call of os.write, os.pwrite, os.fsync or
+# os.rename. A write is cut in half first: that is what a kill in the middle of one leaves behind.
 PREAMBLE = """
 import os, signal, sys
 call, count = sys.argv[1], int(sys.argv[2])
-real_write, real_fsync, calls = os.write, os.fsync, 0
+real_write, real_pwrite, real_fsync, real_rename, calls = os.write, os.pwrite, os.fsync, os.rename, 0
 
 def counted(name):
     global calls
@@ -24,12 +24,23 @@ def write(fd, data):
         os.kill(os.getpid(), signal.SIGKILL)
     return real_write(fd, data)
 
+def pwrite(fd, data, offset):
+    if counted("pwrite"):
+        real_pwrite(fd, bytes(data)[: len(data) // 2], offset)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real_pwrite(fd, data, offset)
+
 def fsync(fd):
     if counted("fsync"):
         os.kill(os.getpid(), signal.SIGKILL)
     return real_fsync(fd)
 
-os.write, os.fsync = write, fsync
+def rename(*paths):
+    if counted("rename"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real_rename(*paths)
+
+os.write, os.pwrite, os.fsync, os.rename = write, pwrite, fsync, rename
 from llama_cli.cli.app import main
 sys.exit(main(sys.argv[3:]))
 """
@@ -43,7 +54,7 @@ def run(arguments, **more):
 
 
 def run_killed_at(call, count, arguments):
-    """The same, killed at the `count`-th os.write or os.fsync; returns whether it got so far."""
+    """The same, killed at the `count`-th call of an os function; returns whether it got so far."""
     command = [sys.executable, "-c", PREAMBLE, call, str(count), *map(str, arguments)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert done.returncode in (0, 6, -signal.SIGKILL), done.stderr

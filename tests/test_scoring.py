@@ -12,6 +12,7 @@ from llama_cli.engine.runner import Runner
 from llama_cli.errors import LlamaError
 from llama_cli.scoring import Score, Windows, score_tokens
 
+TINY = str(DATA / "tiny/bpe1024")
 TEXT = [(7 * n * n + 3 * n) % 96 for n in range(200)]
 
 
@@ -119,3 +120,73 @@ def test_a_trained_model_scores_what_is_documented(capfdbinary, dtype, name, tol
     out = json.loads(capfdbinary.readouterr().out)
     assert out["tokens"] == expected["nll_tokens"]
     assert out["nats_per_token"] == pytest.approx(expected[f"nll_mean_nats_{name}"], abs=tolerance)
+
+
+ROWS = [
+    {"id": "one", "text": "The quick brown fox"},
+    {"text": [256, 5, 6, 7, 8]},
+    {"prompt": "The quick", "choices": [" brown", " zebra", " fox"]},
+    {"text": "x" * 3000},
+]
+
+
+def score_rows(tmp_path, capfdbinary, lines, *flags):
+    source = tmp_path / "rows.jsonl"
+    source.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    code = main(["score", "-m", TINY, "--dtype", "fp32", "--rows", str(source), "-c", "1024", *flags])
+    printed = capfdbinary.readouterr()
+    return code, [json.loads(line) for line in printed.out.splitlines()], printed.err.decode()
+
+
+def score_one(capfdbinary, *arguments):
+    assert main(["score", "-m", TINY, "--dtype", "fp32", "--json", "-c", "1024", *arguments]) == 0
+    return json.loads(capfdbinary.readouterr().out)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_rows_score_what_each_scores_alone(tmp_path, capfdbinary, size):
+    """Texts, ids, continuations and a text of several windows, in one run; in the order of the input."""
+    code, rows, err = score_rows(tmp_path, capfdbinary, ROWS, "-b", str(size))
+    assert code == 0
+    assert [row["id"] for row in rows] == ["one", "line-000002", "line-000003", "line-000004"]
+    alone = [
+        score_one(capfdbinary, ROWS[0]["text"]),
+        score_one(capfdbinary, "--prompt-ids", "256,5,6,7,8"),
+        score_one(capfdbinary, "The quick", *(f"--choices={choice}" for choice in ROWS[2]["choices"])),
+        score_one(capfdbinary, ROWS[3]["text"]),
+    ]
+    for row, one in zip(rows, alone, strict=True):
+        if "choices" in one:
+            assert [choice["best"] for choice in row["choices"]] == [choice["best"] for choice in one["choices"]]
+            nats = [choice["nats"] for choice in one["choices"]]
+            assert [choice["nats"] for choice in row["choices"]] == pytest.approx(nats, abs=1e-4)
+        else:
+            assert row["nats"] == pytest.approx(one["nats"], rel=1e-5)
+            assert (row["tokens"], row["bytes"]) == (one["tokens"], one["bytes"])
+    assert "4 rows: 4 ok, 0 errors" in err
+
+
+def test_bad_rows_of_texts(tmp_path, capfdbinary):
+    bad = {
+        b"nonsense": "invalid_json",
+        b"\xff": "invalid_unicode",
+        b'{"text": 5}': "invalid_request",
+        b'{"text": ""}': "invalid_request",
+        b'{"text": [1, 99999]}': "invalid_request",
+        b'{"text": "x", "bogus": 1}': "invalid_request",
+        b'{"text": "x", "choices": ["y"]}': "invalid_request",
+        b'{"prompt": "x"}': "invalid_request",
+        b'{"prompt": "x", "choices": [""]}': "invalid_request",
+        b'{"prompt": "x", "choices": "y"}': "invalid_request",
+    }
+    lines = [line for each in bad for line in (each, ROWS[0] | {"id": each.hex()})]
+    code, rows, _ = score_rows(tmp_path, capfdbinary, lines)
+    assert code == 6
+    assert [row["error"]["code"] for row in rows[::2]] == list(bad.values())
+    assert len({row["nats"] for row in rows[1::2]}) == 1
+
+
+def test_rows_have_their_texts_in_the_file(capfdbinary):
+    assert main(["score", "-m", TINY, "--rows", "x", "a text"]) == 2
+    assert main(["score", "-m", TINY, "--rows", "/nowhere"]) == 5
+    assert capfdbinary.readouterr().out == b""

@@ -1,71 +1,71 @@
-"""Chat formats: a dialog becomes the ids that a family was trained on.
-
-Headers and ends of turns are ids put in place here; contents are encoded as plain text. No string is ever
-formatted into a prompt, so nothing in a message can end its turn.
-"""
+"""Which chat format a model speaks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, get_args
 
-from .base import EncodeError, Tokenizer
+from .base import Tokenizer, TokenizerError
+from .chat_formats import ChatFormat, ChatMLFormat, CodeLlama70BFormat, Llama2Format, Llama3Format, PlainFormat
+from .message import ROLES, Message, Role, ToolCall
 
-Role = Literal["system", "user", "assistant", "tool", "ipython"]
-ROLES = ("system", "user", "assistant", "tool", "ipython")
+__all__ = [
+    "ROLES", "TEMPLATES", "ChatFormat", "Llama3Format", "Message", "PlainFormat", "Role", "Template", "TemplateName",
+    "ToolCall", "chat_format", "family_template", "make_template",
+]  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a dialog."""
-
-    role: Role
-    content: str
-
-    @classmethod
-    def of(cls, fields: Mapping[str, object]) -> Message:
-        """A message from JSON's `role` and `content`; EncodeError says what is wrong with it."""
-        role, content = fields.get("role"), fields.get("content")
-        if role not in ROLES:
-            raise EncodeError(f"a message has the role {str(role)[:40]!r}", f"use one of {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise EncodeError(f"a message of the role {role} has no text as its content")
-        return cls(role, content)  # type: ignore[arg-type]
+TemplateName = Literal["llama3", "llama3-strip", "llama2", "codellama-70b", "chatml", "none"]
+TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
 
 
-class ChatFormat(Protocol):
-    """Turns dialogs into prompts."""
+class Template(NamedTuple):
+    """A format that was chosen. `warning` says why its answers may be none."""
 
-    def encode(self, dialog: Sequence[Message]) -> list[int]:
-        """The ids of a dialog, up to where the assistant's answer begins."""
+    name: TemplateName
+    format: ChatFormat | None  # None where the model has no format and nobody asked for plain text
+    warning: str | None = None
 
 
-class Llama3Format:
-    """`<|start_header_id|>role<|end_header_id|>`, an empty line, the content, `<|eot_id|>`.
+def make_template(name: TemplateName, tokenizer: Tokenizer) -> Template:
+    """A format by its name; TokenizerError if the tokenizer lacks the tokens it is made of."""
+    if not _can_make(name, tokenizer):
+        raise TokenizerError(
+            f"the chat template {name} needs tokens that this {tokenizer.kind} tokenizer lacks",
+            f"--chat-template {family_template(tokenizer)}",
+        )
+    return Template(name, _make(name, tokenizer))
 
-    Contents are taken as they are, as llama-models does; `strip=True` takes off white space around them, as
-    the older llama3 repository did.
-    """
 
-    def __init__(self, tokenizer: Tokenizer, *, strip: bool = False) -> None:
-        self._tokenizer = tokenizer
-        self._strip = strip
-        names = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-        self._begin, self._start, self._end, self._eot = (tokenizer.special_tokens[name] for name in names)
+def _can_make(name: TemplateName, tokenizer: Tokenizer) -> bool:
+    if name == "llama2":
+        return tokenizer.kind == "sentencepiece"
+    if name == "codellama-70b":
+        return "<step>" in tokenizer.special_tokens
+    starts = {"<|start_header_id|>"} | ({"<|im_start|>"} if name == "chatml" else set())
+    return name == "none" or not starts.isdisjoint(tokenizer.special_tokens)
 
-    def encode(self, dialog: Sequence[Message]) -> list[int]:
-        ids = [self._begin]
-        for message in dialog:
-            content = message.content.strip() if self._strip else message.content
-            role = "ipython" if message.role == "tool" else message.role
-            ids += [*self._header(role), *self._tokenizer.encode(content), self._eot]
-        return [*ids, *self._header("assistant")]
 
-    def _header(self, role: str) -> list[int]:
-        return [self._start, *self._tokenizer.encode(role), self._end, *self._tokenizer.encode("\n\n")]
+def _make(name: TemplateName, tokenizer: Tokenizer) -> ChatFormat:
+    if name in ("llama3", "llama3-strip"):
+        return Llama3Format(tokenizer, strip=name == "llama3-strip")
+    if name == "chatml":
+        return ChatMLFormat(tokenizer)
+    if name == "llama2":
+        return Llama2Format(tokenizer)
+    return CodeLlama70BFormat(tokenizer) if name == "codellama-70b" else PlainFormat(tokenizer)
+
+
+def family_template(tokenizer: Tokenizer) -> TemplateName:
+    """The format of the family whose vocabulary this is; `none` where it has none, as a toy's."""
+    if "<|im_start|>" in tokenizer.special_tokens:
+        return "chatml"
+    if "<|start_header_id|>" in tokenizer.special_tokens:
+        return "llama3"
+    if "<step>" in tokenizer.special_tokens:
+        return "codellama-70b"
+    return "llama2" if tokenizer.kind == "sentencepiece" else "none"
 
 
 def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:
-    """The format of a tokenizer's family; None where it has none, as a toy's."""
-    return Llama3Format(tokenizer) if "<|start_header_id|>" in tokenizer.special_tokens else None
+    """The format of a tokenizer's family; None where it has none."""
+    name = family_template(tokenizer)
+    return None if name == "none" else _make(name, tokenizer)

@@ -9,9 +9,13 @@ from .base import EncodeError, TokenizerError
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
-# Code Llama's marks around what is to be filled in. They are pieces like others, so text could spell them.
+# Code Llama's marks around what is to be filled in.
 INFILL_MARKS = tuple(SPACE + mark for mark in ("<PRE>", "<SUF>", "<MID>", "<EOT>"))
 END_OF_INFILL = INFILL_MARKS[-1]
+
+# Pieces with a meaning of their own that the model file does not always mark as control tokens: text could spell them.
+NAMED = ("<step>", "<|im_start|>", "<|im_end|>", *INFILL_MARKS)
+ENDS = ("<step>", "<|im_end|>", END_OF_INFILL)
 
 
 class SentencePieceTokenizer:
@@ -38,11 +42,11 @@ class SentencePieceTokenizer:
         self.eos_id: int = model.eos_id()
         control = (token_id for token_id in range(self.n_words) if model.IsControl(token_id))
         self.special_tokens: dict[str, int] = {model.IdToPiece(token_id): token_id for token_id in control}
-        marks = {mark: model.PieceToId(mark) for mark in INFILL_MARKS}
-        marks = {mark: token_id for mark, token_id in marks.items() if token_id != model.unk_id()}
-        self.special_tokens |= marks
-        self.stop_tokens = frozenset({self.eos_id, marks.get(END_OF_INFILL, self.eos_id)})
-        self._spelt_out = {token_id: self._spell(mark) for mark, token_id in marks.items()}
+        named = {name: model.PieceToId(name) for name in NAMED}
+        named = {name: token_id for name, token_id in named.items() if token_id != model.unk_id()}
+        self.special_tokens |= named
+        self._spelt_out = {token_id: self._spell(name) for name, token_id in named.items()}
+        self.stop_tokens = frozenset({self.eos_id, *(named[name] for name in ENDS if name in named)})
         self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
         self.max_token_bytes = max(map(len, self._bytes))
 
@@ -52,10 +56,10 @@ class SentencePieceTokenizer:
             return bytes([int(piece[3:5], 16)])  # <0x0A>
         return piece.replace(SPACE, " ").encode()
 
-    def _spell(self, mark: str) -> list[int]:
-        """A mark as text, character by character."""
+    def _spell(self, name: str) -> list[int]:
+        """A name as text, character by character."""
         ids: list[int] = []
-        for character in mark:
+        for character in name:
             alone = self._model.PieceToId(character)
             is_known = alone != self._model.unk_id()
             ids += [alone] if is_known else [self._model.PieceToId(f"<0x{byte:02X}>") for byte in character.encode()]

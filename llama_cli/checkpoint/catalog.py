@@ -16,6 +16,7 @@ WEIGHT_PATTERNS = ("consolidated.*.pth", "*.safetensors")
 FILE_SUFFIXES = (".pth", ".safetensors", ".json")
 TOKENIZER_NAMES = ("tokenizer.model", "chars.json")
 WANTED = "give the folder with params.json and consolidated.00.pth: -m FOLDER"
+CONVERT = "make a model folder of it: llama-cli convert FILE.gguf FOLDER"
 
 
 def find_folder(path: str | Path) -> Path:
@@ -27,7 +28,8 @@ def find_folder(path: str | Path) -> Path:
     try:
         if asked.is_file():
             if asked.suffix not in FILE_SUFFIXES:
-                raise ModelRejected(f"{plain(asked)} is no file of a model folder", WANTED)
+                hint = CONVERT if asked.suffix == ".gguf" else WANTED
+                raise ModelRejected(f"{plain(asked)} is no file of a model folder", hint)
             asked = asked.parent
         return _search(asked)
     except OSError as error:  # no permission to look, a name too long

@@ -167,13 +167,17 @@ class Checkpoint:
             if name == OUTPUT and is_tied:
                 continue
             wanted = (part and part(name, shape)) or Slice(0, 0, shape[0])
-            stored = [shard.tensor(name) for shard in self.shards]
-            tensor = read_slice(stored, shape, *wanted)
-            if self.huggingface_rows:
-                tensor = metas_rows(name, tensor, args.head_dim)
-            in_file = {source.untyped_storage().data_ptr() for source in stored}
-            is_mapped = tensor.untyped_storage().data_ptr() in in_file
-            yield name, tensor.clone() if is_mapped and not self.mmap else tensor
+            yield name, self.read(name, shape, wanted, head_dim=args.head_dim)
+
+    def read(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Tensor:
+        """One slice of the tensor whose whole shape is `shape`, as `tensors` gives it."""
+        stored = [shard.tensor(name) for shard in self.shards]
+        tensor = read_slice(stored, shape, *wanted)
+        if self.huggingface_rows:
+            tensor = metas_rows(name, tensor, head_dim)
+        in_file = {source.untyped_storage().data_ptr() for source in stored}
+        is_mapped = tensor.untyped_storage().data_ptr() in in_file
+        return tensor.clone() if is_mapped and not self.mmap else tensor
 
     def drop_pages(self) -> None:
         """Give back the memory of what has been read of the files so far; tensors that are mapped read it again."""

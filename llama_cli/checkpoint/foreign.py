@@ -12,7 +12,7 @@ DOWNLOAD_AGAIN = "download the file again"
 
 BEGINNINGS = (
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "git lfs pull"),
-    (b"GGUF", "a GGUF file", "give the folder of Meta's own files"),
+    (b"GGUF", "a GGUF file", "llama-cli convert FILE.gguf FOLDER makes a Meta folder of it"),
     (b"PK\x03\x04", "a zip archive or a torch checkpoint", "name a checkpoint consolidated.00.pth"),
     (b"\x1f\x8b", "compressed with gzip", "gunzip it first"),
     (b"\x80", "an old pickle from before torch 1.6", "load it with that torch and torch.save it again"),

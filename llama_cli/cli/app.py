@@ -17,8 +17,10 @@ from .. import __version__
 from ..errors import LlamaError, OutputFailed
 from .batch import batch
 from .bench import bench
+from .chat import chat
 from .complete import complete
 from .config import config
+from .convert import convert
 from .info import info
 from .merge import merge
 from .models import models
@@ -69,9 +71,11 @@ def _main(
 
 app.command()(complete)
 app.command()(config)
+app.command()(chat)
 app.command()(batch)
 app.command()(bench)
 app.command()(info)
+app.command()(convert)
 app.command()(merge)
 app.command()(models)
 app.command()(score)

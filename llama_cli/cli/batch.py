@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -11,10 +10,11 @@ from typing import Annotated, BinaryIO
 import typer
 
 from ..engine.request import Sampling
-from ..errors import InputRejected, UsageError
+from ..errors import UsageError
 from ..jobs.results import OutputFormat
 from ..jobs.rows import Format
-from .options import BatchSize, MessageOptions, ModelOptions, with_options
+from .options import BatchSize, MessageOptions, ModelOptions, TemplateOption, with_options
+from .prompts import open_input
 
 
 @with_options
@@ -33,6 +33,7 @@ def batch(
         float | None, typer.Option("--row-timeout", min=0.001, help="Give a row up after so many seconds.")
     ] = None,
     force_resume: Annotated[bool, typer.Option("--force-resume", help="Go on though settings differ.")] = False,
+    chat_template: TemplateOption = "auto",
     model: ModelOptions,
     sampling: Sampling,
     messages: MessageOptions,
@@ -50,7 +51,7 @@ def batch(
     if to_file is None:
         messages.note("rows go to standard output: this run cannot be resumed")
     with ExitStack() as stack:
-        source = _open_input(stack, input_file)
+        source = open_input(stack, input_file)
         if (
             to_file
             and output.exists()
@@ -70,6 +71,7 @@ def batch(
             shard=shards,
             force_resume=force_resume,
             row_timeout=row_timeout,
+            chat_template=chat_template,
         )
         run = BatchRun(settings, source, model, sampling, batch_size, messages)
         code = run.run()
@@ -89,16 +91,3 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 def _is_file(opened: BinaryIO, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(opened.fileno()), path.stat())
-
-
-def _open_input(stack: ExitStack, name: str) -> BinaryIO:
-    if name == "-":
-        if sys.stdin is None:
-            raise InputRejected("standard input is closed", "give a file")
-        return sys.stdin.buffer
-    try:
-        return stack.enter_context(open(name, "rb"))
-    except OSError as error:
-        raise InputRejected(
-            f"cannot read {name}: {(error.strerror or str(error)).lower()}", "give another file"
-        ) from None

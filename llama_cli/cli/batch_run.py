@@ -15,13 +15,14 @@ from typing import Any, BinaryIO
 import numpy
 
 from .. import __version__
+from ..chat_template import TemplateChoice
 from ..engine.request import Request, Sampling
 from ..errors import ContextTooLong, DoesNotFit, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
 from ..jobs.ledger import Ledger
 from ..jobs.order import InOrder
 from ..jobs.results import Answer, OutputFormat, RowWriter
-from ..jobs.rows import BadRow, ErrorCode, Format, Job, Row, hash_of, read_rows, seed_of
+from ..jobs.rows import BadRow, ErrorCode, Format, Job, Lines, Row, hash_of, seed_of
 from ..jobs.starts import Starts
 from ..session import Chunk, Completion
 from .options import MessageOptions, ModelOptions
@@ -31,6 +32,7 @@ from .stopping import Stopping
 from .terminal import Progress
 
 SOME_ROWS_FAILED = 6
+Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class BatchSettings:
     shard: tuple[int, int]  # which part of how many
     force_resume: bool
     row_timeout: float | None  # seconds
+    chat_template: TemplateChoice
 
 
 @dataclasses.dataclass
@@ -93,19 +96,23 @@ class BatchRun:
         self._running: dict[int, Running] = {}
         self._seekable = stat.S_ISREG(os.fstat(source.fileno()).st_mode)
         self._seen: set[int] = set()  # ids of an input that can be read only once
+        self._settled = b""  # for each row of an input that can be read twice, whether it is done
 
     def run(self) -> int:
         """The exit code."""
-        total = self._survey() if self._seekable else None
+        hashes = self._survey() if self._seekable else None
         output = self.settings.output
         with PrintedRows() if output is None else Ledger(output) as self.rows_out, self.stopping:
             if self.rows_out.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.rows_out.torn}")
-            self.session = load_model(self.model, batch_size=self.batch_size)
+            template = self.settings.chat_template
+            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template)
             self.done, errors_before = self.rows_out.done(retry_errors=self.settings.retry_errors)
+            if hashes is not None:
+                self._settled = self.done.among(hashes)
             self._settle(output)
             with Starts(output) as self.starts:  # only the death of the process leaves its file behind
-                return self._run_rows(total, errors_before)
+                return self._run_rows(None if hashes is None else len(hashes), errors_before)
 
     def _run_rows(self, total: int | None, errors_before: int) -> int:
         began = time.monotonic()
@@ -138,6 +145,7 @@ class BatchRun:
             "model": self.session.info.name,
             "fingerprint": self.session.info.fingerprint,
             "sampling": describe_sampling(dataclasses.replace(self.sampling, seed=None)),
+            "chat_template": self.session.template.name,
             "output_format": self.settings.output_format,
             "shard": f"{part + 1}/{whole}",
             "created": int(time.time()),
@@ -152,32 +160,44 @@ class BatchRun:
         self.run_seed = int(identity["run_seed"])
         self.writer = RowWriter(self.settings.output_format, self.session.info.name, int(identity["created"]))
 
-    def _rows(self) -> Iterator[Row]:
-        """The rows of this shard, from the beginning of the input."""
+    def _lines(self) -> Lines:
+        """The lines of this shard, from the beginning of the input."""
         if self._seekable:
             self.source.seek(0)
-        part, whole = self.settings.shard
-        rows = read_rows(self.source, self.settings.input_format, self.sampling)
-        return (row for row in rows if row.index % whole == part)
+        return Lines(self.source, self.settings.input_format, self.settings.shard)
 
-    def _survey(self) -> int:
-        """Read the whole input once: how many rows, and no id twice. InputRejected names what is in the way."""
+    def _rows(self) -> Iterator[Row | None]:
+        """The rows of this shard, None for each that is done."""
+        lines = self._lines()
+        for number, (index, line) in enumerate(lines):
+            if number < len(self._settled):
+                done = self._settled[number] == 1
+            else:
+                done = lines.custom_id(index, line) in self.done
+            yield None if done else lines.row(index, line, self.sampling)
+
+    def _survey(self) -> Hashes:
+        """Read the whole input once for its ids: none may be there twice. InputRejected names what is in the way."""
         hashes: array[int] = array("Q")
-        for row in self._rows():
-            if self.settings.strict and isinstance(row, BadRow):
-                raise InputRejected(f"line {row.index + 1}: {row.message}", "mend it, or leave out --strict")
-            hashes.append(hash_of(row.custom_id))
+        lines = self._lines()
+        for index, line in lines:
+            if self.settings.strict:
+                row = lines.row(index, line, self.sampling)
+                if isinstance(row, BadRow):
+                    raise InputRejected(f"line {index + 1}: {row.message}", "mend it, or leave out --strict")
+            hashes.append(hash_of(lines.custom_id(index, line)))
         found = numpy.frombuffer(hashes, dtype=numpy.uint64) if hashes else numpy.empty(0, numpy.uint64)
         if len(numpy.unique(found)) < len(found):
             self._refuse_duplicates(found)
-        return len(found)
+        return found
 
-    def _refuse_duplicates(self, hashes: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]) -> None:
+    def _refuse_duplicates(self, hashes: Hashes) -> None:
         values, counts = numpy.unique(hashes, return_counts=True)
-        twice = values[counts > 1][0]
-        lines = [row.index + 1 for row in self._rows() if hash_of(row.custom_id) == int(twice)]
+        twice = int(values[counts > 1][0])
+        lines = self._lines()
+        places = [index + 1 for index, line in lines if hash_of(lines.custom_id(index, line)) == twice]
         raise InputRejected(
-            f"the same custom_id on lines {', '.join(map(str, lines[:5]))}", "give every row an id of its own"
+            f"the same custom_id on lines {', '.join(map(str, places[:5]))}", "give every row an id of its own"
         )
 
     def _requests(self, order: InOrder, early: dict[str, bytes]) -> Iterator[Request]:
@@ -185,7 +205,7 @@ class BatchRun:
         for row in self._rows():
             if self.stopping.requested:
                 return
-            if row.custom_id in self.done:
+            if row is None:
                 self.counts.skipped += 1
                 self.progress.advance()
                 continue
@@ -236,7 +256,7 @@ class BatchRun:
         for row in self._rows():
             if self.stopping.requested:
                 break
-            if not isinstance(row, Job) or row.custom_id in self.done or not self.starts.is_suspect(row.custom_id):
+            if not isinstance(row, Job) or not self.starts.is_suspect(row.custom_id):
                 continue
             if self.starts.is_given_up(row.custom_id):
                 message = "the process died whenever this row ran"

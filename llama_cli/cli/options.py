@@ -135,6 +135,12 @@ class ModelOptions:
     )
 
 
+TemplateOption = Annotated[
+    Literal["auto", "llama3", "llama3-strip", "llama2", "codellama-70b", "chatml", "none"],
+    model_option("--chat-template", help="The format of dialogs; auto: what the folder or the family says."),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class MessageOptions:
     """What to say on standard error."""
@@ -154,7 +160,10 @@ class MessageOptions:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields."""
+    """A command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields.
+
+    A default of such a parameter holds the flags' defaults.
+    """
     signature = inspect.signature(command, eval_str=True)
     groups = {
         name: p.annotation
@@ -162,7 +171,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
         if isinstance(p.annotation, type) and dataclasses.is_dataclass(p.annotation)
     }
     plain = [p for name, p in signature.parameters.items() if name not in groups]
-    flags = [flag for group in groups.values() for flag in _flags_of(group)]
+    flags = [flag for name, group in groups.items() for flag in _flags_of(group, signature.parameters[name].default)]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -175,11 +184,13 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _flags_of(group: type) -> list[inspect.Parameter]:
+def _flags_of(group: type, defaults: Any = inspect.Parameter.empty) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     parameters = []
     for each in dataclasses.fields(group):
         default = each.default if each.default is not dataclasses.MISSING else None
+        if defaults is not inspect.Parameter.empty and default is not None:
+            default = getattr(defaults, each.name)
         annotation = hints[each.name]
         if group is Sampling:
             annotation, default = _sampling_flag(each.name, annotation), default if default != () else None
@@ -224,11 +235,16 @@ def _build(group: type, values: dict[str, Any]) -> Any:
     try:
         return Sampling(**chosen)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
+        name, reason = describe_invalid(error)
         flag = SAMPLING_FLAGS.get(name, (f"--{name.replace('_', '-')}",))[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{flag}: {message}, is {str(first['input'])[:60]}", "llama-cli complete --help") from None
+        raise UsageError(f"{flag}: {reason}", "llama-cli complete --help") from None
+
+
+def describe_invalid(error: ValidationError) -> tuple[str, str]:
+    """The first field of Sampling that is wrong, and what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    return str(first["loc"][0]), f"{message}, is {str(first['input'])[:60]}"
 
 
 def _parse_biases(texts: list[str]) -> dict[int, float]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import InputRejected, UsageError
 
@@ -22,12 +25,25 @@ def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str
     asked = argument == "-" or (file is not None and str(file) == "-")
     parts = [] if argument in (None, "-") else [check_text(str(argument), "the prompt")]
     if file is not None and str(file) != "-":
-        parts.append(_decode(_read_file(file), str(file)))
+        parts.append(read_text_file(file))
     if asked or is_piped():
         parts.append(_decode(_read_stdin(), "standard input"))
     if not parts:
         raise UsageError("no prompt", 'llama-cli complete "Once upon a time", or -f FILE, or pipe it in')
     return "\n".join(parts)
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a file, without one newline at its end. InputRejected if it cannot be read or is not UTF-8."""
+    return _decode(_read_file(path), str(path))
+
+
+def stdin_text_lines() -> Iterator[str]:
+    """The lines of standard input without their ends, each as soon as it is there."""
+    if sys.stdin is None:
+        raise InputRejected("standard input is closed", "pipe messages in, one a line")
+    for number, line in enumerate(iter(sys.stdin.buffer.readline, b""), 1):
+        yield _decode(line, f"line {number} of standard input")
 
 
 def is_piped() -> bool:
@@ -77,3 +93,17 @@ def _decode(data: bytes, what: str, *, strip: bool = True) -> str:
             f"{what} is not valid UTF-8 at byte {error.start}", "convert it: iconv -f latin1 -t utf-8"
         ) from None
     return text.removesuffix("\n").removesuffix("\r") if strip else text
+
+
+def open_input(stack: ExitStack, name: str) -> BinaryIO:
+    """A file of rows, or standard input for `-`; `stack` closes it."""
+    if name == "-":
+        if sys.stdin is None:
+            raise InputRejected("standard input is closed", "give a file")
+        return sys.stdin.buffer
+    try:
+        return stack.enter_context(open(name, "rb"))
+    except OSError as error:
+        raise InputRejected(
+            f"cannot read {name}: {(error.strerror or str(error)).lower()}", "give another file"
+        ) from None

@@ -12,12 +12,14 @@ from ..loader import load
 from ..session import Chunk, Completion
 
 if TYPE_CHECKING:
+    from ..chat_template import TemplateChoice
+    from ..engine.engine import Stats
     from ..engine.request import Request, TokenLogprob
-    from ..session import Session
+    from ..session import ModelInfo, Session
     from .options import ModelOptions
 
 
-def load_model(options: ModelOptions, *, batch_size: int | None) -> Session:
+def load_model(options: ModelOptions, *, batch_size: int | None, chat_template: TemplateChoice = "auto") -> Session:
     """A session as the flags ask for it."""
     return load(
         options.model,
@@ -31,6 +33,7 @@ def load_model(options: ModelOptions, *, batch_size: int | None) -> Session:
         kernels=options.kernels,
         rope_scale_factor=options.rope_scale_factor,
         mmap=options.mmap,
+        chat_template=chat_template,
     )
 
 
@@ -87,20 +90,24 @@ class Run:
 
     def timings(self) -> dict[str, Any]:
         """Seconds, tokens per second, bytes; None where nothing was measured."""
-        stats, info = self.session.stats, self.session.info
-        steps_per_second = _per_second(stats.decode_steps, stats.decode_seconds)
-        bandwidth = None if steps_per_second is None else info.weight_bytes * steps_per_second / 1e9
-        return {
-            "load_seconds": info.load_seconds,
-            "first_token_seconds": self._first_token,
-            "prompt_tokens": stats.n_prompt + stats.n_reused,
-            "cached_tokens": stats.n_reused,
-            "prefill_tokens_per_second": _per_second(stats.n_prompt, stats.prefill_seconds),
-            "decode_tokens": stats.n_decoded,
-            "decode_tokens_per_second": _per_second(stats.n_decoded, stats.decode_seconds),
-            "weight_gigabytes_per_second": bandwidth,
-            "peak_memory_bytes": peak_memory(),
-        }
+        return describe_timings(self.session.info, self.session.stats, self._first_token)
+
+
+def describe_timings(info: ModelInfo, stats: Stats, first_token_seconds: float | None) -> dict[str, Any]:
+    """The documented `timings`: seconds, tokens per second, bytes; None where nothing was measured."""
+    steps_per_second = _per_second(stats.decode_steps, stats.decode_seconds)
+    bandwidth = None if steps_per_second is None else info.weight_bytes * steps_per_second / 1e9
+    return {
+        "load_seconds": info.load_seconds,
+        "first_token_seconds": first_token_seconds,
+        "prompt_tokens": stats.n_prompt + stats.n_reused,
+        "cached_tokens": stats.n_reused,
+        "prefill_tokens_per_second": _per_second(stats.n_prompt, stats.prefill_seconds),
+        "decode_tokens": stats.n_decoded,
+        "decode_tokens_per_second": _per_second(stats.n_decoded, stats.decode_seconds),
+        "weight_gigabytes_per_second": bandwidth,
+        "peak_memory_bytes": peak_memory(),
+    }
 
 
 def describe_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[dict[str, Any]]:

@@ -10,9 +10,12 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sys
+import termios
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import OutputFailed
@@ -55,7 +58,8 @@ class Terminal:
     """Standard output and standard error."""
 
     def __init__(self, *, raw: bool = False) -> None:
-        self._show_controls = not raw and sys.stdout is not None and sys.stdout.isatty()
+        self.is_tty = sys.stdout is not None and sys.stdout.isatty()
+        self._show_controls = not raw and self.is_tty
 
     def write(self, text: str) -> None:
         """Part of the product. Flushed at once: people watch it being made."""
@@ -63,7 +67,7 @@ class Terminal:
 
     def write_json(self, value: object) -> None:
         """One object on one line of plain ASCII, which no reader of lines can split or misread."""
-        self._write_bytes(json.dumps(value, allow_nan=False).encode() + b"\n")
+        self._write_bytes(to_json_line(value))
 
     def _write_bytes(self, data: bytes) -> None:
         if sys.stdout is None:
@@ -83,6 +87,29 @@ class Terminal:
     def note(self, text: str) -> None:
         """A line for the person at the keyboard."""
         write_stderr(text)
+
+    def write_markdown(self, text: str) -> None:
+        """A finished text with its Markdown rendered, made safe before. Links are shown, not made clickable."""
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        console = Console(markup=False, highlight=False, emoji=False, width=_columns())
+        with console.capture() as capture:
+            console.print(Markdown(visible(text), hyperlinks=False))
+        self._write_bytes(capture.get().encode("utf-8", "replace"))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Show on standard error that something is being made; it leaves no trace."""
+        from rich.console import Console
+
+        with Console(stderr=True, markup=False).status("answering"):
+            yield
+
+
+def to_json_line(value: object) -> bytes:
+    """One line of plain ASCII."""
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
 
 
 def drop_stdout() -> None:
@@ -104,6 +131,35 @@ def write_stderr(text: str) -> None:
         sys.stderr.buffer.flush()
     except (OSError, ValueError, AttributeError):
         return
+
+
+def write_stderr_text(text: str) -> None:
+    """Several lines, made safe."""
+    for line in visible(text).split("\n"):
+        write_stderr(line)
+
+
+def _columns() -> int:
+    """The width to draw for; odd values of COLUMNS make no text vanish."""
+    return max(20, shutil.get_terminal_size().columns)
+
+
+@contextmanager
+def quiet_keyboard() -> Iterator[None]:
+    """While an answer is written, keys are not shown in the middle of it; they wait for the next prompt."""
+    try:
+        handle = sys.stdin.fileno()
+        before = termios.tcgetattr(handle)
+    except (OSError, ValueError, AttributeError, termios.error):
+        yield
+        return
+    quiet = [*before]
+    quiet[3] &= ~(termios.ECHO | termios.ECHONL)
+    termios.tcsetattr(handle, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(handle, termios.TCSANOW, before)
 
 
 def show_error(message: str, hint: str | None, code: int, *, as_json: bool = False) -> None:
@@ -207,6 +263,55 @@ def _make_bar() -> Any:
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
+    return Bar(*columns, console=console, transient=True)
+
+
+class ByteProgress:
+    """Bytes done of all, phase by phase, on standard error: a bar on a terminal, else a line every half minute."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._what, self._total, self._done = "", 0, 0
+        self._last = time.monotonic()
+        self._bar: Any = None
+        if not quiet and sys.stderr is not None and sys.stderr.isatty():
+            self._bar = _make_byte_bar()
+            self._task = self._bar.add_task("")
+
+    def __enter__(self) -> ByteProgress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def begin(self, what: str, n_bytes: int) -> None:
+        """The next phase, from its beginning."""
+        self._what, self._total, self._done = what, n_bytes, 0
+        if self._bar is not None:
+            self._bar.reset(self._task, total=n_bytes, description=what)
+
+    def advance(self, n_bytes: int) -> None:
+        """So many bytes more are done."""
+        self._done += n_bytes
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.advance(self._task, n_bytes)
+        elif not self._quiet and now - self._last >= Progress.SECONDS_BETWEEN_LINES:
+            self._last = now
+            write_stderr(f"llama-cli: {self._what}: {self._done / 1e9:,.1f} of {self._total / 1e9:,.1f} GB")
+
+
+def _make_byte_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     return Bar(*columns, console=console, transient=True)
 
 

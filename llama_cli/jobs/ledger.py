@@ -47,6 +47,14 @@ class Done:
     def __len__(self) -> int:
         return 0 if self._sorted is None else len(self._sorted)
 
+    def among(self, hashes: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]) -> bytes:
+        """A byte for each hash: 1 if it is here."""
+        if self._sorted is None:
+            return bytes(len(hashes))
+        places = numpy.searchsorted(self._sorted, hashes).clip(max=len(self._sorted) - 1)
+        found: bytes = (self._sorted[places] == hashes).tobytes()
+        return found
+
     def __contains__(self, custom_id: str) -> bool:
         if self._sorted is None:
             return False
@@ -167,11 +175,13 @@ def _failed(path: Path, error: OSError) -> OutputFailed:
     return OutputFailed(f"cannot write {path}: {reason}", "look at where it goes, and run it again")
 
 
-def replace_file(path: Path, parts: Iterator[bytes]) -> None:
-    """Write a file whole: beside it, onto the disk, then over it by renaming."""
+def replace_file(path: Path, parts: Iterator[bytes], *, private: bool = False) -> None:
+    """Write a file whole: beside it, onto the disk, then over it by renaming. A private one is its owner's alone."""
     beside = path.with_name(path.name + ".part")
     try:
         with beside.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

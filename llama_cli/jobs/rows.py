@@ -38,6 +38,13 @@ IGNORED_FIELDS = {"model", "user", "metadata", "store", "service_tier", "paralle
 URLS = {"/v1/completions", "/v1/chat/completions"}
 
 
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A good row. `content` is text, ids or a dialog."""
@@ -95,41 +102,73 @@ def read_lines(file: BinaryIO) -> Iterator[bytes | None]:
             yield line.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def read_rows(file: BinaryIO, format_: Format, defaults: Sampling) -> Iterator[Row]:
-    """Every line as a Job or a BadRow, read as needed. `auto` takes the first line for an example of all."""
-    for index, line in enumerate(read_lines(file)):
-        if index == 0 and format_ == "auto" and line is not None and not line.lstrip().startswith(b"{"):
-            format_ = "text"
-        yield parse_row(index, line, format_, defaults)
+class Lines:
+    """The lines of an input, numbered from 0, those of one shard only; `auto` takes the first for an example of all.
+
+    Reading is cheap: a line is parsed when its row is asked for.
+    """
+
+    def __init__(self, file: BinaryIO, format_: Format, shard: tuple[int, int] = (0, 1)) -> None:
+        self._file = file
+        self._format: Format = format_
+        self._part, self._whole = shard
+
+    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
+        for index, line in enumerate(read_lines(self._file)):
+            if index == 0 and self._format == "auto" and line is not None and not line.lstrip().startswith(b"{"):
+                self._format = "text"
+            if index % self._whole == self._part:
+                yield index, line
+
+    def custom_id(self, index: int, line: bytes | None) -> str:
+        """The id that the row of a line has, good or bad."""
+        usual = usual_id(index)
+        if self._format == "text":
+            return usual
+        try:
+            return id_of(parse_object(decode_line(line)), usual)
+        except RowError:
+            return usual
+
+    def row(self, index: int, line: bytes | None, defaults: Sampling) -> Row:
+        """The row of a line."""
+        return parse_row(index, line, self._format, defaults)
+
+
+def usual_id(index: int) -> str:
+    """The id of a row that has none of its own."""
+    return f"line-{index + 1:06d}"
 
 
 def parse_row(index: int, line: bytes | None, format_: Format, defaults: Sampling) -> Row:
     """One line; `auto` is either of the JSON forms."""
-    custom_id = f"line-{index + 1:06d}"
+    custom_id = usual_id(index)
     try:
-        if line is None:
-            raise RowError("line_too_long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
-        text = _decode(line)
+        text = decode_line(line)
         if format_ == "text":
             return Job(index, custom_id, text, defaults)
-        fields = _parse_object(text)
-        custom_id = _id_of(fields, custom_id)
+        fields = parse_object(text)
+        custom_id = id_of(fields, custom_id)
         body = _body_of(fields, format_)
         return Job(index, custom_id, _content_of(body), _sampling_of(body, defaults))
     except RowError as error:
         return BadRow(index, custom_id, error.code, error.message)
 
 
-def _decode(line: bytes) -> str:
+def decode_line(line: bytes | None) -> str:
+    """The text of what `read_lines` gave."""
+    if line is None:
+        raise RowError("line_too_long", f"the line is longer than {MAX_LINE_BYTES:,} bytes")
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RowError("invalid_unicode", f"byte {error.start} is not UTF-8") from None
 
 
-def _parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str) -> dict[str, Any]:
+    """Strict JSON: an object, without NaN."""
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = STRICT_JSON.decode(text)
     except RecursionError:
         raise RowError("invalid_json", "the line is nested too deeply") from None
     except ValueError as error:
@@ -139,14 +178,11 @@ def _parse_object(text: str) -> dict[str, Any]:
     return fields
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number in JSON")
-
-
-def _id_of(fields: Mapping[str, Any], default: str) -> str:
+def id_of(fields: Mapping[str, Any], default: str) -> str:
+    """`custom_id` or `id`."""
     given = fields.get("custom_id", fields.get("id", default))
     if not isinstance(given, str) or not 1 <= len(given) <= 512:
-        raise RowError("invalid_request", f"custom_id must be a text of 1 to 512 characters, is {_short(given)}")
+        raise RowError("invalid_request", f"custom_id must be a text of 1 to 512 characters, is {shorten(given)}")
     if any("\ud800" <= character <= "\udfff" for character in given):
         raise RowError("invalid_unicode", "custom_id has a lone surrogate")
     return given
@@ -157,12 +193,12 @@ def _body_of(fields: dict[str, Any], format_: Format) -> dict[str, Any]:
     if format_ == "openai" or (format_ != "prompts" and "body" in fields):
         url, body = fields.get("url"), fields.get("body")
         if url is not None and url not in URLS:
-            raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {_short(url)}")
+            raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {shorten(url)}")
         if not isinstance(body, dict):
-            raise RowError("invalid_request", f"body must be an object, is {_short(body)}")
+            raise RowError("invalid_request", f"body must be an object, is {shorten(body)}")
         unknown = fields.keys() - {"custom_id", "id", "method", "url", "body"}
         if unknown:
-            raise RowError("invalid_request", f"unknown field {_short(min(unknown))}")
+            raise RowError("invalid_request", f"unknown field {shorten(min(unknown))}")
         return body
     return {key: value for key, value in fields.items() if key not in ("id", "custom_id")}
 
@@ -181,7 +217,7 @@ def _content_of(body: Mapping[str, Any]) -> str | tuple[int, ...] | tuple[Messag
     if isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt):
         return tuple(prompt)
     if not isinstance(prompt, str):
-        raise RowError("invalid_request", f"prompt must be a text or a list of ids, is {_short(prompt)}")
+        raise RowError("invalid_request", f"prompt must be a text or a list of ids, is {shorten(prompt)}")
     return prompt
 
 
@@ -196,7 +232,7 @@ def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
         if name == "max_completion_tokens":
             name = "max_tokens"
         if name not in SAMPLING_FIELDS:
-            raise RowError("invalid_request", f"unknown field {_short(name)}")
+            raise RowError("invalid_request", f"unknown field {shorten(name)}")
         chosen[name] = value
     if type(chosen.get("logprobs")) is int:  # how many, in OpenAI's older API
         chosen["top_logprobs"], chosen["logprobs"] = chosen["logprobs"], True
@@ -208,16 +244,17 @@ def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise RowError("invalid_request", f"{where}: {reason}, is {_short(first['input'])}") from None
+        raise RowError("invalid_request", f"{where}: {reason}, is {shorten(first['input'])}") from None
 
 
 def _as_id(key: str) -> int:
     try:
         return int(key)
     except ValueError:
-        raise RowError("invalid_request", f"logit_bias: {_short(key)} is no token id") from None
+        raise RowError("invalid_request", f"logit_bias: {shorten(key)} is no token id") from None
 
 
-def _short(value: object) -> str:
+def shorten(value: object) -> str:
+    """A value as an error shows it."""
     text = ascii(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -49,3 +49,14 @@ class Cache:
         """Take over all that a cache with fewer positions holds."""
         for mine, other in zip((*self.keys, *self.values), (*smaller.keys, *smaller.values), strict=True):
             mine[:, :, : smaller.max_seq_len] = other
+
+    def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
+        """Copies of a slot's first keys and values, each (n_layers, n_kv_heads, length, head_dim)."""
+        keys, values = (torch.stack([each[slot, :, :length] for each in of]) for of in (self.keys, self.values))
+        return keys, values
+
+    def restore(self, slot: int, keys: Tensor, values: Tensor) -> None:
+        """Put what `read` gave into a slot, from its beginning."""
+        for into, stored in ((self.keys, keys), (self.values, values)):
+            for mine, each in zip(into, stored, strict=True):
+                mine[slot, :, : each.shape[1]] = each

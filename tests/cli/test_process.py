@@ -85,9 +85,11 @@ def imported(*arguments):
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["complete", "--help"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], [], ["complete", "--help"], ["chat", "--help"]], ids=str
+)
 def test_help_loads_no_torch(arguments):
-    assert not imported(*arguments) & {"torch", "numpy", "tiktoken", "safetensors", "fairscale"}
+    assert not imported(*arguments) & {"prompt_toolkit", "torch", "numpy", "tiktoken", "safetensors", "fairscale"}
 
 
 def test_help_and_version():

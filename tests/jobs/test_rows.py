@@ -7,10 +7,15 @@ import pytest
 
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs import rows
-from llama_cli.jobs.rows import BadRow, Job, hash_of, parse_row, read_lines, read_rows, seed_of
+from llama_cli.jobs.rows import BadRow, Job, Lines, hash_of, parse_row, read_lines, seed_of
 from tokenizer.chat import Message
 
 DEFAULTS = Sampling(max_tokens=7, temperature=0.5)
+
+
+def rows_of(content, defaults):
+    lines = Lines(io.BytesIO(content), "auto")
+    return [lines.row(index, line, defaults) for index, line in lines]
 
 
 def parse(line, format_="auto"):
@@ -55,7 +60,7 @@ def test_short_rows():
 
 def test_text_rows():
     lines = b"one\r\n\n {not json\n\xe2\x80\xa8three"
-    assert [row.content for row in read_rows(io.BytesIO(lines), "auto", DEFAULTS)] == [
+    assert [row.content for row in rows_of(lines, DEFAULTS)] == [
         "one",
         "",
         " {not json",
@@ -65,7 +70,7 @@ def test_text_rows():
 
 def test_the_first_line_tells_the_format():
     jsonl = b'{"prompt": "a"}\nnot json\n'
-    first, second = read_rows(io.BytesIO(jsonl), "auto", DEFAULTS)
+    first, second = rows_of(jsonl, DEFAULTS)
     assert isinstance(first, Job)
     assert isinstance(second, BadRow)
 
@@ -175,3 +180,21 @@ def test_seeds_follow_from_the_run_and_the_id():
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(1, "a") == seed_of(1, "a")
     assert hash_of("a") != hash_of("b")
+
+
+@pytest.mark.parametrize("format_", ["auto", "openai", "prompts", "text"])
+def test_the_id_of_a_line_is_the_id_of_its_row(format_):
+    """Good and bad lines: reading an id alone must not tell another one."""
+    content = [b'{"id": "a", "prompt": "x"}', b'{"custom_id": "b", "body": {"prompt": "x"}}', b'{"id": 5}', b"nonsense",
+               b'{"id": "\\ud800", "prompt": "x"}', b'{"id": "c", "bogus": 1}', b"\xff", b"", b"[]"]  # fmt: skip
+    lines = Lines(io.BytesIO(b"\n".join(content)), format_)
+    found = [(lines.custom_id(index, line), lines.row(index, line, DEFAULTS).custom_id) for index, line in lines]
+    assert len(found) == len(content)
+    assert all(short == whole for short, whole in found)
+    assert len(set(found)) == len(content)
+
+
+def test_a_shard_is_every_nth_line():
+    content = b"".join(b"line %d\n" % n for n in range(10))
+    shards = [[index for index, _ in Lines(io.BytesIO(content), "text", (part, 3))] for part in range(3)]
+    assert shards == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]

@@ -1,0 +1,80 @@
+"""Which chat template a model gets, and how a base model is told from one that was trained to chat."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tokenizer import Tokenizer, TokenizerError
+from tokenizer.chat import TEMPLATES, Template, TemplateName, family_template, make_template
+
+from .errors import ModelRejected, UsageError
+
+TemplateChoice = Literal["auto"] | TemplateName
+
+# Rows of control tokens are compared with this one, which nobody trains.
+UNTRAINED = "<|reserved_special_token_100|>"
+CONTROL = ("<|start_header_id|>", "<|eot_id|>")
+NEGLIGIBLE = 1e-3  # of a usual row's length
+
+# Meta's names: Llama-2-7b-chat, CodeLlama-7b-Instruct, Llama3.2-1B-Instruct; without the last word a base model.
+TRAINED_TO_CHAT = re.compile(r"instruct|chat|guard|-it\b", re.IGNORECASE)
+METAS_NAME = re.compile(r"^(meta-)?(code)?llama", re.IGNORECASE)
+
+
+def choose_template(
+    asked: TemplateChoice, params: Mapping[str, Any], tokenizer: Tokenizer, name: str, embedding: Tensor
+) -> Template:
+    """The one asked for, the one that `chat_template` in params.json names, else the family's.
+
+    Nothing in a folder says for sure that a model was trained to chat. It is taken for a base model, and gets
+    plain text, if the rows of its control tokens in `embedding` (V, dim) are zero or as a reserved token's, or if
+    its format has no control tokens and its name says neither chat nor instruct. UsageError or ModelRejected if
+    the tokenizer lacks the tokens of a template that was named.
+    """
+    named = params.get("chat_template")
+    if asked != "auto":
+        try:
+            return make_template(asked, tokenizer)
+        except TokenizerError as error:
+            raise UsageError(error.message, error.hint) from None
+    if named is not None:
+        if named not in TEMPLATES:
+            raise ModelRejected(
+                f"params.json: chat_template {str(named)[:40]!r} is not known", f"use one of {', '.join(TEMPLATES)}"
+            )
+        try:
+            return make_template(named, tokenizer)
+        except TokenizerError as error:
+            raise ModelRejected(f"params.json: {error.message}", error.hint) from None
+    return _template_of_family(tokenizer, name, embedding)
+
+
+def _template_of_family(tokenizer: Tokenizer, name: str, embedding: Tensor) -> Template:
+    family = family_template(tokenizer)
+    if family == "none":
+        return Template("none", None, "this model has no chat format: it continues what you write")
+    continues = "it continues what you write"
+    if family == "llama3" and not _is_trained(tokenizer, embedding):
+        return Template("none", None, f"a base model: its chat tokens were never trained, so {continues}")
+    if family == "llama2" and not TRAINED_TO_CHAT.search(name):
+        reason = f"the name {name} says neither chat nor instruct"
+        return Template(
+            "none", None, f"probably a base model: {reason}, so {continues}; --chat-template llama2 insists"
+        )
+    template = make_template(family, tokenizer)
+    if METAS_NAME.match(name) and not TRAINED_TO_CHAT.search(name):
+        return template._replace(warning=f"by its name {name} is a base model: it may answer oddly")
+    return template
+
+
+def _is_trained(tokenizer: Tokenizer, embedding: Tensor) -> bool:
+    """Whether the control tokens have rows of their own."""
+    ids = tokenizer.special_tokens
+    usual = embedding[: min(len(embedding), 1024)].float().norm(dim=1).median()
+    untrained = embedding[ids[UNTRAINED]].float()
+    rows = [embedding[ids[token]].float() for token in CONTROL]
+    return all(row.norm() > NEGLIGIBLE * usual and (row - untrained).norm() > NEGLIGIBLE * usual for row in rows)

@@ -1,0 +1,163 @@
+"""`llama-cli chat`: talk with a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tokenizer.tool_calls import ToolFormat
+
+from ..engine.request import Sampling
+from ..errors import UsageError
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, TemplateOption, with_options
+from .prompts import is_piped, read_prompt
+
+CHAT_PANEL = "Conversation"
+
+# An answer ends when the model ends it; this bounds one that never does.
+CHAT_SAMPLING = Sampling(max_tokens=2048)
+
+
+@with_options
+def chat(
+    message: Annotated[str | None, typer.Argument(help="What to say first; - reads standard input.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the message from a file.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="The system prompt.", rich_help_panel=CHAT_PANEL)
+    ] = None,
+    chat_template: TemplateOption = "auto",
+    session: Annotated[
+        Path | None,
+        typer.Option("--session", help="Keep the conversation in this file.", rich_help_panel=CHAT_PANEL),
+    ] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option("--continue", help="Go on with what the session holds.", rich_help_panel=CHAT_PANEL),
+    ] = False,
+    keep_cache: Annotated[
+        bool,
+        typer.Option("--save-cache", help="Keep the cache too, in FILE.cache.", rich_help_panel=CHAT_PANEL),
+    ] = False,
+    on_overflow: Annotated[
+        Literal["error", "truncate", "shift"],
+        typer.Option(
+            "--on-overflow",
+            help="Where the context is full: refuse, drop the oldest turns before an answer, or within one too.",
+            rich_help_panel=CHAT_PANEL,
+        ),
+    ] = "error",
+    prefill: Annotated[
+        str, typer.Option("--prefill", help="What every answer begins with.", rich_help_panel=CHAT_PANEL)
+    ] = "",
+    tools: Annotated[
+        Path | None,
+        typer.Option("--tools", help="JSON with functions the model may call.", rich_help_panel=CHAT_PANEL),
+    ] = None,
+    tool_format: Annotated[
+        ToolFormat,
+        typer.Option("--tool-format", help="How it is told to call them.", rich_help_panel=CHAT_PANEL),
+    ] = "json",
+    stdin_lines: Annotated[
+        bool,
+        typer.Option("--stdin", help="Each line of standard input is a message.", rich_help_panel=CHAT_PANEL),
+    ] = False,
+    stdin_json: Annotated[
+        bool,
+        typer.Option(
+            "--stdin-json", help='The same, each line {"role": ..., "content": ...}.', rich_help_panel=CHAT_PANEL
+        ),
+    ] = False,
+    history: Annotated[
+        bool,
+        typer.Option("--history/--no-history", help="Remember what was typed.", rich_help_panel=CHAT_PANEL),
+    ] = True,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object for each answer.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    markdown: Annotated[
+        bool,
+        typer.Option("--markdown", help="Render finished answers on a terminal.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    show_prompt: Annotated[
+        bool,
+        typer.Option("--show-prompt", help="Print the exact prompts and their ids.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Send control characters to a terminal too.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    stats: Annotated[
+        bool,
+        typer.Option("--stats", help="Report speed and memory after each answer.", rich_help_panel=OUTPUT_PANEL),
+    ] = False,
+    model: ModelOptions,
+    sampling: Sampling = CHAT_SAMPLING,
+    messages: MessageOptions,
+) -> None:
+    """Talk with a model.
+
+    On a terminal a conversation: /help lists its commands. Elsewhere the message is the argument, -f FILE and what
+    is piped in; it is answered once, or line by line with --stdin.
+    """
+    messages.apply()
+    in_lines = stdin_lines or stdin_json
+    on_terminal = _on_terminal() and not as_json and not in_lines
+    _check(sampling, as_json=as_json)
+    if session is None and (go_on or keep_cache):
+        raise UsageError("--continue and --save-cache need the file of the conversation", "--session FILE --continue")
+    if in_lines and (message is not None or file is not None):
+        raise UsageError("--stdin reads the messages from standard input", "give no other message")
+    first = None
+    if message is not None or file is not None or (not in_lines and is_piped()):
+        first = str(read_prompt(message, file, None))
+    elif not on_terminal and not in_lines:
+        raise UsageError("no message", 'llama-cli chat "Hello", or pipe it in, or run it on a terminal')
+    if model.model is None:
+        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+
+    from .chat_run import ChatRun, ChatSettings, View
+
+    settings = ChatSettings(
+        system=system,
+        chat_template=chat_template,
+        session=session,
+        go_on=go_on,
+        keep_cache=keep_cache,
+        on_overflow=on_overflow,
+        prefill=prefill,
+        tools=tools,
+        tool_format=tool_format,
+        as_json=as_json,
+        raw=raw,
+        view=View(markdown=markdown, show_prompt=show_prompt, stats=stats),
+    )
+    run = ChatRun(settings, model, sampling, messages)
+    if on_terminal:
+        from .repl import talk
+
+        code = talk(run, first, history=history)
+        run.close()
+        raise typer.Exit(code)
+    if in_lines:
+        run.answer_lines(as_messages=stdin_json)
+    else:
+        run.say(str(first))
+    run.close()
+
+
+def _on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
+
+
+def _check(sampling: Sampling, *, as_json: bool) -> None:
+    if sampling.n != 1:
+        raise UsageError("a chat has one answer to each message", "leave out --num-samples")
+    if sampling.prompt_logprobs:
+        raise UsageError("a chat does not score its prompts", "llama-cli score does")
+    if sampling.wants_logprobs and not as_json:
+        raise UsageError("--logprobs and --top-logprobs need --json", "add --json")

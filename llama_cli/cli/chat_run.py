@@ -1,0 +1,230 @@
+"""Carries out `llama-cli chat`: a conversation, its file, and answers as they are shown. Imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizer import EncodeError
+from tokenizer.chat import Message
+from tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt
+
+from ..answerer import Answerer, Overflow, Turn
+from ..cache_file import load_cache, save_cache
+from ..chat_template import TemplateChoice
+from ..conversation import Conversation
+from ..engine.request import Sampling
+from ..errors import InputRejected, OutputRefused, UsageError
+from ..session_file import SessionFile
+from .options import MessageOptions, ModelOptions
+from .prompts import read_text_file, stdin_text_lines
+from .run import describe_scores, describe_timings, load_model
+from .terminal import Terminal, format_stats, write_stderr_text
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How answers are shown."""
+
+    markdown: bool = False
+    show_prompt: bool = False
+    stats: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatSettings:
+    """What the flags say about the conversation."""
+
+    system: str | None
+    chat_template: TemplateChoice
+    session: Path | None
+    go_on: bool
+    keep_cache: bool
+    on_overflow: Overflow
+    prefill: str
+    tools: Path | None
+    tool_format: ToolFormat
+    as_json: bool
+    raw: bool
+    view: View
+
+
+class ChatRun:
+    """One conversation with one model. `view` may be replaced between answers."""
+
+    def __init__(
+        self, settings: ChatSettings, model: ModelOptions, sampling: Sampling, messages: MessageOptions
+    ) -> None:
+        self.as_json, self.view, self._keep_cache = settings.as_json, settings.view, settings.keep_cache
+        self.messages = messages
+        self.terminal = Terminal(raw=settings.raw)
+        if settings.session is not None and settings.session.exists() and not settings.go_on:
+            raise OutputRefused(f"{settings.session} exists", "add --continue to go on with it, or give another file")
+        functions = None if settings.tools is None else _read_tools(settings.tools)
+        self.session = load_model(model, batch_size=1, chat_template=settings.chat_template)
+        if self.session.template.warning:
+            messages.note(self.session.template.warning)
+        self.file: SessionFile | None = None
+        conversation = Conversation()
+        if settings.session is not None:
+            info = self.session.info
+            self.file = SessionFile(settings.session, model=info.name, fingerprint=info.fingerprint)
+            if settings.session.exists():
+                conversation = self.file.load()
+                self._load_cache(cache_beside(settings.session))
+        self.answerer = Answerer(
+            self.session, conversation, sampling, overflow=settings.on_overflow, prefill=settings.prefill
+        )
+        system = settings.system
+        if functions is not None:
+            if self.answerer.form.python_tag is None:
+                raise UsageError(
+                    f"the chat template {self.session.template.name} has no tools", "--chat-template llama3 has"
+                )
+            system = tools_prompt(functions, settings.tool_format, system)
+        if system is not None:
+            conversation.set_system(system)
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.answerer.conversation
+
+    def say(self, text: str) -> Turn:
+        """Answer a message of the user."""
+        return self.answer(Message("user", text))
+
+    def answer_lines(self, *, as_messages: bool) -> None:
+        """Answer standard input line by line. Messages of other roles than user and tool get no answer."""
+        for number, line in enumerate(stdin_text_lines(), 1):
+            if not line.strip():
+                continue
+            message = _message_of(line, number) if as_messages else Message("user", line)
+            if message.role == "system":
+                self.conversation.set_system(message.content)
+            elif message.role == "assistant":
+                self.conversation.add(message)
+            else:
+                self.answer(message)
+        self.save()
+
+    def answer(self, message: Message | None = None) -> Turn:
+        """Show the answer to a message, or to the conversation as it stands.
+
+        What was said is kept, whatever ends the answer. Where nothing was said the message is not kept either.
+        """
+        before = self.conversation.branch
+        if message is not None:
+            self.conversation.add(message)
+        try:
+            turn = self.answerer.prepare()
+            self._show_prompt(turn)
+            if self.as_json:
+                for _ in self.answerer.answer(turn):
+                    pass
+                self.terminal.write_json(self.describe(turn))
+            else:
+                self._show(turn)
+        finally:
+            if self.conversation.awaits_answer:
+                self.conversation.branch = before
+            else:
+                self.save()
+        if turn.n_dropped:
+            self.messages.note(f"the context is full: the oldest {turn.n_dropped} messages are not sent any more")
+        if self.view.stats:
+            timings = describe_timings(self.session.info, turn.stats, turn.first_token_seconds)
+            self.terminal.note(format_stats(timings))
+        return turn
+
+    def _show(self, turn: Turn) -> None:
+        if self.view.markdown and self.terminal.is_tty:
+            with self.terminal.waiting():
+                for _ in self.answerer.answer(turn):
+                    pass
+            self.terminal.write_markdown(turn.text)
+            return
+        try:
+            for chunk in self.answerer.answer(turn):
+                self.terminal.write(chunk.text)
+        finally:
+            if self.terminal.is_tty or turn.token_ids:
+                self.terminal.write("\n")
+
+    def _show_prompt(self, turn: Turn) -> None:
+        if self.view.show_prompt:
+            ids = " ".join(map(str, turn.prompt))
+            text = self.session.tokenizer.decode(turn.prompt)
+            write_stderr_text(f"llama-cli: the prompt, {len(turn.prompt)} tokens:\n{text}\nllama-cli: its ids: {ids}")
+
+    def save(self) -> None:
+        """Bring the session's file up to date."""
+        if self.file is not None:
+            self.file.save(self.conversation)
+
+    def close(self) -> None:
+        """Keep the cache where that was asked for. ModelRejected if the model's files are no longer the same."""
+        self.session.ensure_unchanged()
+        if self.file is not None and self._keep_cache and self.answerer.turn is not None:
+            save_cache(cache_beside(self.file.path), self.session)
+
+    def _load_cache(self, path: Path) -> None:
+        if not path.exists():
+            return
+        try:
+            load_cache(path, self.session)
+        except InputRejected as error:
+            self.messages.note(f"{error.message}: {error.hint}")
+
+    def describe(self, turn: Turn) -> dict[str, Any]:
+        """The documented object of `--json`."""
+        n_prompt, n_answer = len(turn.prompt), len(turn.token_ids)
+        described: dict[str, Any] = {
+            "model": self.session.info.name,
+            "turn": self.conversation.n_turns,
+            "text": turn.text,
+            "token_ids": turn.token_ids,
+            "prompt_token_ids": list(turn.prompt),
+            "finish_reason": turn.finish_reason,
+            "seed": turn.seed,
+            "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_answer, "total_tokens": n_prompt + n_answer},
+            "dropped_messages": turn.n_dropped,
+        }
+        if turn.tool_calls:
+            described["tool_calls"] = [call.as_json(f"call_{place}") for place, call in enumerate(turn.tool_calls)]
+        if turn.logprobs:
+            described["logprobs"] = describe_scores(self.session, turn.logprobs)
+        described["timings"] = describe_timings(self.session.info, turn.stats, turn.first_token_seconds)
+        return described
+
+
+def cache_beside(path: Path) -> Path:
+    """Where the cache of a session lies."""
+    return path.with_name(f"{path.name}.cache")
+
+
+def _read_tools(path: Path) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(read_text_file(path))
+    except (ValueError, RecursionError):
+        raise InputRejected(
+            f"{path} is not JSON", "give a list of functions with name, description, parameters"
+        ) from None
+    try:
+        return read_tools(value)
+    except EncodeError as error:
+        raise InputRejected(f"{path}: {error.message}", error.hint) from None
+
+
+def _message_of(line: str, number: int) -> Message:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise InputRejected(f"line {number} is no JSON object", '{"role": "user", "content": "Hello"}')
+    try:
+        return Message.of(fields)
+    except EncodeError as error:
+        raise InputRejected(f"line {number}: {error.message}", error.hint) from None

@@ -1,0 +1,61 @@
+"""`llama-cli convert`: a model in another form, for other programs or other numbers of ranks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import OutputRefused, UsageError
+from .options import MessageOptions, with_options
+from .terminal import ByteProgress
+
+
+@with_options
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A model's folder, or a GGUF file.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make.")],
+    *,
+    form: Annotated[
+        Literal["pth", "safetensors", "hf"],
+        typer.Option("--format", help="Meta's .pth, Meta's names in safetensors, or Hugging Face's folder."),
+    ] = "pth",
+    mp: Annotated[int, typer.Option("--mp", min=1, max=99, help="Into how many .pth shards to split.")] = 1,
+    dtype: Annotated[
+        Literal["bf16", "fp16", "fp32"] | None,
+        typer.Option("--dtype", help="Of the weights. Default: as stored; of quantised GGUF files bf16."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder of a model at DST.")] = False,
+    messages: MessageOptions,
+) -> None:
+    """Write a model in another form.
+
+    Any folder that `complete` runs, or a GGUF file of a Llama model. DST is there whole, checked, or not at all.
+    """
+    messages.apply()
+    if mp > 1 and form != "pth":
+        raise UsageError(f"--mp {mp}: only .pth files are split by rank", "leave out --format, or --mp")
+
+    from ..checkpoint.catalog import expand
+    from ..convert.conversion import convert as run
+    from ..convert.folder import check_target
+    from ..convert.gguf import is_gguf, open_gguf
+    from ..convert.outputs import Target
+    from ..convert.source import open_folder
+    from ..loader import DTYPES
+
+    path, folder = expand(source), expand(target)
+    here, there = (Path(os.path.realpath(each)) for each in (path, folder))
+    if here == there or (there in here.parents and there.exists() and force):
+        raise OutputRefused(f"{source} would be replaced by itself", "give another folder")
+    check_target(folder, replace=force)
+    opened = open_gguf(path, tokenizer) if is_gguf(path) else open_folder(path, tokenizer)
+    wanted = Target(form, mp, dtype and DTYPES[dtype])
+    with ByteProgress(quiet=messages.quiet) as progress:
+        n_bytes = run(opened, folder, wanted, progress, replace=force)
+    messages.note(f"{target}: {n_bytes / 1e6:,.1f} MB of weights, checked")

@@ -1,0 +1,169 @@
+"""The conversation on a terminal: read, answer, and again."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import platformdirs
+
+from tokenizer.chat import Message
+
+from ..answerer import Turn
+from ..errors import LlamaError, UsageError
+from .chat_run import ChatRun
+from .line_editor import LineEditor
+from .slash import COMMAND, Commands, Outcome
+from .stopping import on_interrupt
+from .terminal import one_line, quiet_keyboard, show_error
+
+INTERRUPTED = 130
+
+
+def talk(run: ChatRun, first: str | None, *, history: bool) -> int:
+    """Talk until the person leaves: the exit code."""
+    return Repl(run, history=_history_file() if history else None).loop(first)
+
+
+def _history_file() -> Path:
+    return Path(platformdirs.user_state_path("llama-cli")) / "chat_history"
+
+
+class Repl:
+    """One person, one conversation."""
+
+    def __init__(self, run: ChatRun, *, history: Path | None) -> None:
+        self.run = run
+        self.commands = Commands(run)
+        self.editor = LineEditor(history, self.commands.complete, lambda: self._status_line)
+        self._draft = ""  # what the next line begins with
+        self._edits = False  # whether it takes the place of the last message
+        self._status_line = ""
+
+    def loop(self, first: str | None) -> int:
+        """Read and answer until the end: the exit code."""
+        self._greet()
+        if first is not None:
+            self._handle(first if not COMMAND.fullmatch(first.rstrip()) else f" {first}")
+        asked_to_leave = False
+        while True:
+            self._refresh_status()
+            draft, self._draft = self._draft, ""
+            try:
+                line = self.editor.read(draft)
+            except EOFError:
+                return 0
+            except KeyboardInterrupt:
+                if asked_to_leave and not self.editor.typed:
+                    return INTERRUPTED
+                asked_to_leave = not self.editor.typed
+                self._edits = False
+                if asked_to_leave:
+                    self.run.terminal.note("Ctrl-C again, Ctrl-D or /exit leaves")
+                continue
+            asked_to_leave = False
+            if self._handle(line).leave:
+                return 0
+
+    def _greet(self) -> None:
+        session, conversation, note = self.run.session, self.run.conversation, self.run.messages.note
+        context = f"{session.max_seq_len:,} tokens of context"
+        note(f"chat with {session.info.name}, template {session.template.name}, {context}")
+        note("/help lists the commands, Ctrl-D leaves")
+        if conversation.branch.spoken:
+            note(f"going on with {conversation.current}, {conversation.n_turns} turns")
+
+    def _handle(self, line: str) -> Outcome:
+        """One line: a command, or a message to be answered. Errors are told, and the conversation goes on."""
+        try:
+            if COMMAND.fullmatch(line.rstrip()):
+                return self._command(line)
+            if line.strip() or self.commands.attached:
+                self._say(line)
+        except LlamaError as error:
+            show_error(error.message, error.hint, error.exit_code)
+        return Outcome()
+
+    def _command(self, line: str) -> Outcome:
+        outcome = self.commands.execute(line)
+        if outcome.answer is not None:
+            self._answer(outcome.answer)
+        elif outcome.retry:
+            self._retry()
+        elif outcome.edit is not None:
+            self._draft, self._edits = outcome.edit, True
+        else:
+            self.run.save()
+        return outcome
+
+    def _say(self, line: str) -> None:
+        """Answer what was typed. Where that fails all is as before, and the line is there to be changed."""
+        conversation = self.run.conversation
+        before = conversation.branch
+        if self._edits:
+            conversation.undo()
+        unanswered = conversation.branch
+        parts = [*self.commands.attached, *([line] if line.strip() else [])]
+        try:
+            self._answer(Message("user", "\n\n".join(parts)))
+        finally:  # an answer stays, also where only keeping it failed
+            if conversation.branch is unanswered:
+                conversation.branch = before
+                self._draft = line
+            else:
+                self._edits = False
+                self.commands.attached.clear()
+
+    def _retry(self) -> None:
+        conversation = self.run.conversation
+        before = conversation.branch
+        conversation.take_back_answer()
+        unanswered = conversation.branch
+        try:
+            if not conversation.awaits_answer:
+                raise UsageError("there is no message to answer")
+            self._answer(None)
+        finally:
+            if conversation.branch is unanswered:
+                conversation.branch = before
+
+    def _answer(self, message: Message | None) -> None:
+        """Answer a message, or the conversation as it stands. Ctrl-C ends the answer and keeps what was said."""
+        before, answerer = self.run.conversation.branch, self.run.answerer
+        # A second Ctrl-C raises KeyboardInterrupt: the step itself is broken off.
+        with quiet_keyboard(), on_interrupt(answerer.interrupt), suppress(KeyboardInterrupt):
+            self.run.answer(message)
+        said = self.run.conversation.branch is not before
+        if answerer.turn is not None:
+            self._tell(answerer.turn, said=said)
+        self.run.terminal.write("\n")
+        answerer.make_room_ahead()
+
+    def _tell(self, turn: Turn, *, said: bool) -> None:
+        """Why an answer ended, where the model did not simply end it."""
+        note = self.run.terminal.note
+        if turn.finish_reason == "interrupted":
+            note("stopped; what was said is kept" if said else "stopped before the first word; Enter sends it again")
+        elif turn.finish_reason == "length":
+            is_full = len(turn.prompt) + len(turn.token_ids) >= self.run.session.max_seq_len
+            note(
+                "stopped: the context is full"
+                if is_full
+                else f"stopped after {len(turn.token_ids)} tokens (max_tokens)"
+            )
+        for call in turn.tool_calls:
+            note(f"calls {call.name} {json.dumps(dict(call.arguments))}; /tool TEXT gives it the result")
+
+    def _refresh_status(self) -> None:
+        answerer = self.run.answerer
+        try:
+            parts = [f"{answerer.n_used:,} of {self.run.session.max_seq_len:,} tokens"]
+        except LlamaError:  # a conversation that this model's format cannot write
+            parts = []
+        stats = answerer.turn.stats if answerer.turn else None
+        if stats is not None and stats.n_decoded:
+            parts.append(f"{stats.n_decoded / stats.decode_seconds:.1f} tokens/s")
+        if len(self.run.conversation.branches) > 1:
+            parts.append(f"branch {self.run.conversation.current}")
+        self._status_line = one_line(" · ".join(parts))

@@ -1,0 +1,1 @@
+"""One model folder, or GGUF file, becomes another."""

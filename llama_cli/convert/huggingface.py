@@ -1,0 +1,71 @@
+"""Meta's names, rows and settings as Hugging Face has them: the way back of checkpoint/huggingface.py."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.huggingface import ARCHITECTURE, LAYER_NAMES, OUTER_NAMES
+from ..model.args import ModelArgs
+
+THEIR_OUTER_NAMES = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
+THEIR_LAYER_NAMES = {ours: theirs for theirs, ours in LAYER_NAMES.items()}
+LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight")
+
+
+def their_name(name: str) -> str:
+    """Hugging Face's name of a tensor."""
+    if name in THEIR_OUTER_NAMES:
+        return THEIR_OUTER_NAMES[name]
+    match = LAYER.fullmatch(name)
+    assert match, f"{name} is one of Meta's names"
+    return f"model.layers.{match[1]}.{THEIR_LAYER_NAMES[match[2]]}.weight"
+
+
+def their_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:
+    """Whole heads of wq or wk in Hugging Face's order of rows; other tensors as they are.
+
+    Meta's  0 1 2 3 4 5 6 7      theirs  0 2 4 6 1 3 5 7      (head_dim 8)
+    """
+    if not name.endswith(("attention.wq.weight", "attention.wk.weight")):
+        return weight
+    rows, columns = weight.shape
+    assert rows % head_dim == 0, "whole heads"
+    return weight.view(-1, head_dim // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def config_of(args: ModelArgs, dtype: torch.dtype, *, tied: bool, special_ids: dict[str, Any]) -> dict[str, Any]:
+    """The object of a config.json; `special_ids` are its bos_token_id and eos_token_id, where known."""
+    config = {
+        "architectures": [ARCHITECTURE],
+        "attention_bias": False,
+        "head_dim": args.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": args.dim,
+        "intermediate_size": args.ffn_dim,
+        "max_position_embeddings": args.max_seq_len,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": args.n_heads,
+        "num_hidden_layers": args.n_layers,
+        "num_key_value_heads": args.n_kv_heads,
+        "rms_norm_eps": args.norm_eps,
+        "rope_scaling": None,
+        "rope_theta": args.rope_theta,
+        "tie_word_embeddings": tied,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "use_cache": True,
+        "vocab_size": args.vocab_size,
+    }
+    if args.rope_scaling is not None:
+        config["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": args.rope_scaling.factor,
+            "low_freq_factor": args.rope_scaling.low_freq_factor,
+            "high_freq_factor": args.rope_scaling.high_freq_factor,
+            "original_max_position_embeddings": args.rope_scaling.original_context,
+        }
+    return dict(sorted((config | special_ids).items()))

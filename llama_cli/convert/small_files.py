@@ -1,0 +1,83 @@
+"""What lies beside the weights: params.json or config.json, and the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenizer import TokenizerError, load_tokenizer
+
+from ..errors import ModelRejected
+from .huggingface import config_of
+from .params_json import params_of
+from .source import Format, Source
+
+logger = logging.getLogger(__name__)
+
+TOKENIZERS = ("tokenizer.model", "chars.json")
+DTYPE_KEYS = ("dtype", "torch_dtype")  # of transformers 5, and before
+
+
+def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.dtype) -> None:
+    """Write what a folder of such a form has beside its weights: as it is in the source, if it is there."""
+    there = source.small_files
+    for name in TOKENIZERS:
+        if name in there:
+            (folder / name).write_bytes(there[name])
+    if not any(name in there for name in TOKENIZERS):
+        logger.warning("the source has no tokenizer.model or chars.json, so the new folder has none")
+    if form != "hf":
+        (folder / "params.json").write_bytes(there.get("params.json") or _json_bytes(params_of(source.args)))
+    elif "config.json" in there:
+        for name, data in there.items():
+            (folder / name).write_bytes(_with_dtype(data, dtype) if name == "config.json" else data)
+    else:
+        _require_theta(source)
+        special_ids = _special_ids(folder)
+        config = config_of(source.args, dtype, tied=source.is_tied, special_ids=special_ids)
+        (folder / "config.json").write_bytes(_json_bytes(config))
+
+
+def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
+    """A config.json whose weights are now of another dtype."""
+    settings = json.loads(config.decode("utf-8-sig"))
+    name = str(dtype).removeprefix("torch.")
+    keys = [key for key in DTYPE_KEYS if key in settings] or ["torch_dtype"]
+    if all(settings.get(key) == name for key in keys):
+        return config
+    return _json_bytes(settings | dict.fromkeys(keys, name))
+
+
+def _require_theta(source: Source) -> None:
+    """Llama 2's files leave rope_theta out and mean 10000, Llama 3's code means 500000: the tokenizer tells."""
+    there = source.small_files
+    if "params.json" not in there or any(name in there for name in TOKENIZERS):
+        return
+    params = json.loads(there["params.json"].decode("utf-8-sig"))
+    if not {"rope_theta", "rope_freq_base"} & params.get("model", params).keys():
+        raise ModelRejected(
+            "params.json has no rope_theta, and there is no tokenizer to tell which family this is",
+            "give the model's tokenizer.model with --tokenizer",
+        )
+
+
+def _special_ids(folder: Path) -> dict[str, Any]:
+    """Where transformers begins and ends; nothing is said without a tokenizer that can be read."""
+    path = next((folder / name for name in TOKENIZERS if (folder / name).exists()), None)
+    if path is None:
+        return {}
+    try:
+        tokenizer = load_tokenizer(path)
+    except TokenizerError:  # SentencePiece may not be installed; Llama 2's ids are transformers' defaults
+        return {}
+    stops = sorted(tokenizer.stop_tokens)
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops[0] if len(stops) == 1 else stops or None}
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

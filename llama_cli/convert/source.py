@@ -1,0 +1,132 @@
+"""What is converted: any model, read a block of rows at a time, in Meta's vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint, Slice, open_checkpoint
+from ..checkpoint.regular_file import read_small
+from ..checkpoint.reshard import split_dimension
+from ..model.args import ModelArgs, read_params
+from .pages import release_pages
+from .split import EMBEDDING
+
+Format = Literal["pth", "safetensors", "hf"]
+
+MAX_TOKENIZER_BYTES = 64 << 20
+SENTENCEPIECE_BEGINNING = b"\n"  # field 1 of the protobuf: the first piece
+
+# What lies beside a tokenizer.model in Hugging Face's folders, for programs that need it.
+THEIR_SMALL_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
+    "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+
+class Source(Protocol):
+    """A model that can be read piece by piece, more than once."""
+
+    @property
+    def args(self) -> ModelArgs: ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored in, or would best be."""
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output matrix is the embedding; `rows` is not asked for it then."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """The dimension on which the family's shards split the embedding."""
+
+    @property
+    def small_files(self) -> Mapping[str, bytes]:
+        """Settings and tokenizer by the names that they have beside weights."""
+
+    def rows(self, name: str, begin: int, end: int) -> Tensor:
+        """Rows [begin, end) of a tensor of `args.weight_shapes()`, in memory of their own; whole heads of wq and wk.
+
+        Their dtype is the source's own, or float32 where values are computed.
+        """
+
+    def ensure_unchanged(self) -> None:
+        """ModelRejected if a file is not the one that was opened."""
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A model folder that open_checkpoint reads."""
+
+    checkpoint: Checkpoint
+    args: ModelArgs
+    small_files: Mapping[str, bytes]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.checkpoint.dtype
+
+    @property
+    def is_tied(self) -> bool:
+        return self.checkpoint.is_tied
+
+    @property
+    def embedding_dim(self) -> int:
+        """As it is split; where it is not, Llama 2 (known by its tokenizer) splits the width."""
+        shape, n_shards = self.args.weight_shapes()[EMBEDDING], len(self.checkpoint.shards)
+        if n_shards > 1:
+            return split_dimension(shape, self.checkpoint.shards[0].shape(EMBEDDING), n_shards) or 0
+        return int(is_sentencepiece(self.small_files))
+
+    def rows(self, name: str, begin: int, end: int) -> Tensor:
+        shape = self.args.weight_shapes()[name]
+        block = self.checkpoint.read(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)
+        for shard in self.checkpoint.shards:
+            stored = shard.tensor(name)
+            release_pages(stored.data_ptr(), stored.nbytes)
+        return block
+
+    def ensure_unchanged(self) -> None:
+        self.checkpoint.ensure_unchanged()
+
+
+def open_folder(path: str | Path, tokenizer: Path | None = None) -> FolderSource:
+    """Open a model folder of any kind and check it; ModelRejected says what is wrong with it."""
+    checkpoint = open_checkpoint(path, tokenizer=tokenizer, mmap=False)  # so that blocks are copies
+    found = _small_files(checkpoint)
+    args = read_params(
+        checkpoint.params,
+        source=checkpoint.params_name,
+        vocab_size=checkpoint.vocab_size,
+        llama2=is_sentencepiece(found),
+    )
+    checkpoint.check(args)
+    return FolderSource(checkpoint, args, found)
+
+
+def is_sentencepiece(small_files: Mapping[str, bytes]) -> bool:
+    """Whether the tokenizer is Llama 2's."""
+    return small_files.get("tokenizer.model", b"").startswith(SENTENCEPIECE_BEGINNING)
+
+
+def _small_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    settings = checkpoint.folder / checkpoint.params_name
+    found = {checkpoint.params_name: read_small(settings, 1 << 20)}
+    if checkpoint.tokenizer is not None:
+        found[tokenizer_name(checkpoint.tokenizer)] = read_small(checkpoint.tokenizer, MAX_TOKENIZER_BYTES)
+    if checkpoint.params_name == "config.json":
+        there = [checkpoint.folder / name for name in THEIR_SMALL_FILES if (checkpoint.folder / name).exists()]
+        found |= {path.name: read_small(path, MAX_TOKENIZER_BYTES) for path in there}
+    return found
+
+
+def tokenizer_name(path: Path) -> str:
+    """The name under which a model folder has such a tokenizer."""
+    return "chars.json" if path.suffix == ".json" else "tokenizer.model"

@@ -1,0 +1,139 @@
+"""A byte-pair vocabulary as GGUF files hold it becomes Meta's tokenizer.model: ranks first, then 256 special tokens.
+
+Tokens get other ids on the way, so the rows of the embedding and of the output matrix move with them:
+`input_rows` and `output_rows` say which row of the GGUF each new id reads.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tokenizer.bpe import N_SPECIAL, NAMED_SPECIAL
+
+from ..errors import ModelRejected
+
+NORMAL, BYTE = 1, 6  # token types in GGUF; all others are special
+
+# What takes the place of each of Meta's special tokens: the first of these that a vocabulary has. In the order in
+# which they claim the output: a token that stands in two places is only ever predicted as the first.
+STAND_INS = {
+    "<|end_of_text|>": ("<|end_of_text|>", "<|endoftext|>", "</s>"),
+    "<|eot_id|>": ("<|eot_id|>", "<|im_end|>"),
+    "<|start_header_id|>": ("<|start_header_id|>", "<|im_start|>"),
+    "<|eom_id|>": ("<|eom_id|>", "<|im_end|>"),
+    "<|python_tag|>": ("<|python_tag|>",),
+    "<|image|>": ("<|image|>",),
+    "<|step_id|>": ("<|step_id|>",),
+    "<|finetune_right_pad_id|>": ("<|finetune_right_pad_id|>", "<|im_end|>"),
+    "<|begin_of_text|>": ("<|begin_of_text|>", "<|endoftext|>", "<s>"),
+}
+HEADER_END = "<|end_header_id|>"
+CHATML_START = "<|im_start|>"  # its header ends with a line break, which is no special token
+NEWLINE = b"\n"
+SPECIAL_PLACES = range(12, N_SPECIAL)  # where Meta's names are reserved ones
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer.model, and the row that each id takes from a matrix; None: a row that says nothing."""
+
+    ranks: list[bytes]
+    input_rows: list[int | None]
+    output_rows: list[int | None]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether every token keeps its id."""
+        return self.input_rows == self.output_rows == list(range(len(self.input_rows)))
+
+    def file(self) -> bytes:
+        """The content of tokenizer.model."""
+        return b"".join(base64.b64encode(token) + f" {rank}\n".encode() for rank, token in enumerate(self.ranks))
+
+
+def make_vocabulary(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]) -> Vocabulary:
+    """Place every token; ModelRejected if Meta's layout cannot hold them."""
+    bytes_of = _bytes_by_letter()
+    ids = {token: number for number, token in enumerate(tokens)}
+    special = [number for number, kind in enumerate(types) if kind not in (NORMAL, BYTE)]
+    try:
+        normal = {
+            number: bytes(bytes_of[letter] for letter in tokens[number])
+            for number, kind in enumerate(types)
+            if kind in (NORMAL, BYTE)
+        }
+        order = _in_order_of_merging(normal, [ids[merge.replace(" ", "")] for merge in merges])
+    except KeyError as error:
+        raise ModelRejected(
+            f"the tokenizer has {error.args[0]!r}, which no byte-pair vocabulary of bytes has",
+            "give the model's tokenizer.model with --tokenizer",
+        ) from None
+    ranks = [normal[number] for number in order]
+    known = set(ranks)
+    ranks += [bytes([byte]) for byte in range(256) if bytes([byte]) not in known]  # tiktoken wants every byte
+    if _is_metas(tokens, special, order, ranks):
+        rows: list[int | None] = list(range(len(tokens)))
+        return Vocabulary(ranks, rows, rows)
+    missing: list[int | None] = [None] * (len(ranks) - len(order))
+    newline = next((number for number, token in normal.items() if token == NEWLINE), None)
+    inputs, outputs = _place_special(tokens, special, newline)
+    return Vocabulary(ranks, [*order, *missing, *inputs], [*order, *missing, *outputs])
+
+
+def _is_metas(tokens: Sequence[str], special: list[int], order: list[int], ranks: list[bytes]) -> bool:
+    """Whether the special tokens stand behind the ranks in Meta's places already."""
+    n_ranks = len(ranks)
+    names = {place: name for name, place in NAMED_SPECIAL.items() if name in ("<|begin_of_text|>", "<|eot_id|>")}
+    return (
+        order == list(range(n_ranks))
+        and special == list(range(n_ranks, len(tokens)))
+        and len(special) >= N_SPECIAL
+        and all(tokens[n_ranks + place] == name for place, name in names.items())
+    )
+
+
+def _in_order_of_merging(normal: Mapping[int, bytes], merged: list[int]) -> list[int]:
+    """Ids in the order in which tiktoken has to rank them: as they are, if that is the order of the merges."""
+    first: dict[int, int] = {}
+    for place, number in enumerate(merged):
+        first.setdefault(number, place)
+    if list(first) == sorted(first):
+        return list(normal)
+    # Single bytes, then what is merged of them, then what no merge makes.
+    return sorted(normal, key=lambda number: first.get(number, -1 if len(normal[number]) == 1 else len(merged)))
+
+
+def _place_special(
+    tokens: Sequence[str], special: list[int], newline: int | None
+) -> tuple[list[int | None], list[int | None]]:
+    ids = {tokens[number]: number for number in special}
+    inputs: list[int | None] = [None] * N_SPECIAL
+    outputs: list[int | None] = [None] * N_SPECIAL
+    said: set[int] = set()
+    for name, candidates in {HEADER_END: (HEADER_END,), **STAND_INS}.items():
+        number = next((ids[candidate] for candidate in candidates if candidate in ids), None)
+        if number is not None:
+            inputs[NAMED_SPECIAL[name]] = number
+            if number not in said:
+                outputs[NAMED_SPECIAL[name]] = number
+            said.add(number)
+    if HEADER_END not in ids and CHATML_START in ids:
+        inputs[NAMED_SPECIAL[HEADER_END]] = newline
+    others = [number for number in special if number not in said]
+    if len(others) > len(SPECIAL_PLACES):
+        raise ModelRejected(
+            f"the tokenizer has {len(special)} special tokens; Meta's layout has {N_SPECIAL} places",
+            "give the model's tokenizer.model with --tokenizer",
+        )
+    for place, number in zip(SPECIAL_PLACES, others, strict=False):
+        inputs[place] = outputs[place] = number
+    return inputs, outputs
+
+
+def _bytes_by_letter() -> Mapping[str, int]:
+    """GPT-2's spelling of bytes as letters: printable ones as themselves, the others from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}

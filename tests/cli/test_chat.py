@@ -1,0 +1,308 @@
+"""`llama-cli chat` where there is no terminal."""
+
+import io
+import json
+import stat
+import subprocess
+import sys
+
+import pytest
+from support import DATA
+
+from llama_cli.cli.app import main
+from llama_cli.cli.chat_run import ChatRun, ChatSettings, View
+from llama_cli.cli.line_editor import is_open, unquoted
+from llama_cli.cli.options import MessageOptions, ModelOptions
+from llama_cli.cli.slash import COMMAND, Commands
+from llama_cli.engine.request import Sampling
+from llama_cli.errors import InputRejected, LlamaError, OutputRefused, UsageError
+
+TINY = str(DATA / "tiny/bpe1024")
+GREEDY = ["-t", "0", "-n", "8", "--ignore-eos"]
+
+
+@pytest.fixture(name="run")
+def _run(capfdbinary, monkeypatch):
+    """Run one command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.delenv("LLAMA_CLI_MODEL", raising=False)
+
+    def run(*arguments, stdin=None):
+        with monkeypatch.context() as patch:
+            if stdin is not None:
+                patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+            code = main(["chat", *map(str, arguments)])
+        out, err = capfdbinary.readouterr()
+        return code, out.decode(), err.decode()
+
+    return run
+
+
+def test_one_answer_in_a_pipe():
+    command = [sys.executable, "-m", "llama_cli", "chat", "-m", TINY, *GREEDY]
+    done = subprocess.run(command, input=b"Hi\n", capture_output=True, check=True)
+    assert done.stderr == b""
+    assert done.stdout.endswith(b"\n")
+    said = subprocess.run([*command, "Hi"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    assert said.stdout == done.stdout
+
+
+def test_without_a_message(run):
+    assert run("-m", TINY)[0] == 2
+    code, _, err = run("-m", TINY, "x", "--stdin")
+    assert (code, "--stdin reads the messages" in err) == (2, True)
+
+
+def test_one_message_a_line(run):
+    code, out, err = run("-m", TINY, *GREEDY, "--stdin", "--json", stdin="one\n\ntwo\n")
+    assert (code, err) == (0, "")
+    first, second = map(json.loads, out.splitlines())
+    assert (first["turn"], second["turn"]) == (1, 2)
+    assert second["prompt_token_ids"][: len(first["prompt_token_ids"]) + 8] == [
+        *first["prompt_token_ids"],
+        *first["token_ids"],
+    ]
+    assert second["timings"]["cached_tokens"] == len(first["prompt_token_ids"]) + 7
+    plain = run("-m", TINY, *GREEDY, "--stdin", stdin="one\n\ntwo\n")[1]
+    assert plain == f"{first['text']}\n{second['text']}\n"
+
+
+def test_json_has_the_documented_names(run):
+    _, out, _ = run("-m", TINY, *GREEDY, "Hi", "--json", "--logprobs", "--seed", "3")
+    answer = json.loads(out)
+    assert set(answer) == {
+        "model", "turn", "text", "token_ids", "prompt_token_ids", "finish_reason", "seed", "usage", "dropped_messages",
+        "logprobs", "timings",
+    }  # fmt: skip
+    assert (answer["seed"], answer["finish_reason"], len(answer["logprobs"])) == (3, "length", 8)
+
+
+def test_messages_of_other_roles(run):
+    """A tool's answer goes back as ipython; a call that is given is shown to the model as it would write it."""
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    lines = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "42"},
+    ]
+    stdin = "\n".join(map(json.dumps, lines))
+    code, out, err = run("-m", TINY, *GREEDY, "--stdin-json", "--show-prompt", stdin=stdin)
+    assert code == 0
+    assert len(out.splitlines()) >= 1
+    assert '"parameters": {"x": 1}}<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n42<|eot_id|>' in err
+    code, _, err = run("-m", TINY, *GREEDY, "--stdin-json", stdin="Hello")
+    assert (code, "line 1 is no JSON object" in err) == (5, True)
+
+
+def test_tools_stand_in_the_system_prompt(run, tmp_path):
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps([{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]))
+    _, _, err = run("-m", TINY, *GREEDY, "Hi", "--tools", tools, "-s", "Be brief.", "--show-prompt")
+    assert "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nEnvironment: ipython\n\n" in err
+    assert '"get_weather"' in err
+    assert "Be brief.<|eot_id|>" in err
+    code, _, err = run("-m", TINY, "Hi", "--tools", tools, "--chat-template", "chatml")
+    assert (code, "the chat template chatml has no tools" in err) == (2, True)
+    tools.write_text("{")
+    assert run("-m", TINY, "Hi", "--tools", tools)[0] == 5
+
+
+def test_tool_calls_in_json(run):
+    call = '[get_weather(city="Bern")]'
+    eom = f"{768 + 8}=100"
+    _, out, _ = run("-m", TINY, "-t", "0", "--prefill", call, "--logit-bias", eom, "Weather?", "--json")
+    (found,) = json.loads(out)["tool_calls"]
+    assert found == {
+        "id": "call_0",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city": "Bern"}'},
+    }
+
+
+def test_a_session_goes_on(run, tmp_path):
+    kept = tmp_path / "s.jsonl"
+    assert run("-m", TINY, *GREEDY, "--session", kept, "one", "-s", "Be brief.")[0] == 0
+    code, _, err = run("-m", TINY, *GREEDY, "--session", kept, "two")
+    assert (code, "--continue" in err) == (7, True)
+    assert run("-m", TINY, *GREEDY, "--session", kept, "--continue", "two")[0] == 0
+    (row,) = map(json.loads, kept.read_text().splitlines())
+    assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    together = run("-m", TINY, *GREEDY, "--stdin", "-s", "Be brief.", stdin="one\ntwo\n")[1]
+    apart = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+    assert together == "".join(f"{text}\n" for text in apart)
+
+
+def test_the_cache_goes_on_too_and_is_refused_by_another_model(run, tmp_path):
+    kept, flags = tmp_path / "s.jsonl", ["-m", TINY, *GREEDY, "--json", "--dtype", "fp32"]
+    first = json.loads(run(*flags, "--session", kept, "--save-cache", "one")[1])
+    cache = tmp_path / "s.jsonl.cache"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o600
+    saved = cache.read_bytes()
+    code, out, err = run(*flags, "--session", kept, "--continue", "--save-cache", "two")
+    second = json.loads(out)
+    assert (code, err) == (0, "")
+    assert second["timings"]["cached_tokens"] == len(first["prompt_token_ids"]) + len(first["token_ids"]) - 1
+    together = run(*flags, "--stdin", stdin="one\ntwo\n")[1].splitlines()[1]
+    assert json.loads(together)["token_ids"] == second["token_ids"]
+    assert cache.stat().st_size > len(saved)
+
+    for damage, fragment in [
+        (lambda: cache.write_bytes(saved[:-100]), "is no saved cache, or a damaged one"),
+        (lambda: cache.write_bytes(b""), "is no saved cache, or a damaged one"),
+        (lambda: cache.write_bytes(saved), "was made by another model, or in another dtype"),
+    ]:
+        damage()
+        other = ["--dtype", "bf16"] if "another" in fragment else []
+        code, out, err = run(*flags, *other, "--session", kept, "--continue", "three")
+        assert (code, json.loads(out)["timings"]["cached_tokens"]) == (0, 0)
+        assert fragment in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "fragment"),
+    [
+        (["--continue"], 2, "need the file of the conversation"),
+        (["--num-samples", "2"], 2, "one answer to each message"),
+        (["--logprobs"], 2, "need --json"),
+        (["--prompt-logprobs", "--json"], 2, "does not score its prompts"),
+        (["--chat-template", "llama2"], 2, "the chat template llama2 needs tokens"),
+        (["--chat-template", "vicuna"], 2, "vicuna"),
+        (["-c", "12"], 5, "the context holds 12"),
+        (["-f", "/nowhere"], 5, "cannot read /nowhere"),
+    ],
+)
+def test_mistakes(run, arguments, code, fragment):
+    found, out, err = run("-m", TINY, "Hello", *arguments)
+    assert (found, out) == (code, "")
+    assert fragment in err
+    assert len(err.splitlines()) <= 2
+
+
+def test_models_without_a_chat_format_say_so(run):
+    code, out, err = run("ROMEO:", "-n", "5", "-t", "0")
+    assert code == 0
+    assert len(out) == 6
+    assert "this model has no chat format: it continues what you write" in err
+
+
+def test_batch_uses_the_same_choice_of_template(tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"messages": [{"role": "user", "content": "ROMEO:"}]}\n')
+    flags = ["--output-format", "simple", "-n", "5", "-t", "0", "-q"]
+    assert main(["batch", str(source), "-o", str(out), *flags]) == 6
+    assert main(["batch", str(source), "-o", str(out), *flags, "--chat-template", "none", "--retry-errors"]) == 0
+    assert len(json.loads(out.read_text())["text"]) == 5
+
+
+# ---- commands
+
+
+@pytest.fixture(name="commands")
+def _commands():
+    settings = ChatSettings(
+        system=None, chat_template="auto", session=None, go_on=False, keep_cache=False, on_overflow="error",
+        prefill="", tools=None, tool_format="json", as_json=False, raw=False, view=View(),
+    )  # fmt: skip
+    model = ModelOptions(model=TINY)
+    commands = Commands(ChatRun(settings, model, Sampling(max_tokens=4, temperature=0), MessageOptions()))
+    commands.run.say("one")
+    return commands
+
+
+def test_every_command_of_the_help_is_there(commands, capfd):
+    commands.execute("/help")
+    shown = capfd.readouterr().err
+    wanted = ["help", "exit", "clear", "system", "set", "show", "retry", "undo", "edit", "fork", "branches"]
+    wanted += ["save", "load", "read", "tokens", "stats", "export"]
+    assert set(wanted) <= set(commands.table)
+    assert all(f"/{name} " in shown for name in wanted)
+    assert commands.execute("/?") == commands.execute("/help")
+    assert commands.execute("/exit").leave
+
+
+def test_settings(commands, capfd):
+    answerer = commands.run.answerer
+    for line, name, value in [
+        ("/set temperature 0.7", "temperature", 0.7), ("/set temperature 1", "temperature", 1.0),
+        ('/set stop ["a", "b"]', "stop", ("a", "b")), ("/set stop END", "stop", ("END",)),
+        ("/set seed null", "seed", None), ("/set top-k 5", "top_k", 5),
+        ('/set logit_bias {"3": -5}', "logit_bias", {3: -5.0}), ("/set ignore_eos true", "ignore_eos", True),
+    ]:  # fmt: skip
+        commands.execute(line)
+        assert getattr(answerer.sampling, name) == value
+    commands.execute("/set on-overflow shift")
+    commands.execute("/set markdown on")
+    commands.execute("/set prefill Well,")
+    assert (answerer.overflow, commands.run.view.markdown, answerer.prefill) == ("shift", True, "Well,")
+    for line in ("/set temperature hot", "/set temperature 99", "/set nothing 1", "/set stop", "/set markdown perhaps",
+                 "/set n 2", "/set on_overflow never", "/set logit_bias 3"):  # fmt: skip
+        with pytest.raises(UsageError):
+            commands.execute(line)
+    commands.execute("/set")
+    assert "temperature 1.0" in capfd.readouterr().err
+
+
+def test_what_is_said_moves_between_branches_and_files(commands, tmp_path, capfd):
+    conversation = commands.run.conversation
+    kept, shown = tmp_path / "c.jsonl", tmp_path / "c.md"
+    commands.execute("/system Be brief.")
+    commands.execute("/fork aside")
+    commands.execute("/undo")
+    assert conversation.branch.spoken == ()
+    commands.execute(f"/save {kept}")
+    commands.execute("/branches main")
+    commands.execute(f"/save {kept}")  # its own file it may write again
+    commands.execute(f"/export {shown}")
+    assert shown.read_text().startswith("## system\n\nBe brief.\n\n## user\n\none\n\n## assistant\n")
+    with pytest.raises(OutputRefused, match="exists"):
+        Commands(commands.run).execute(f"/save {kept}")
+    commands.execute("/clear")
+    assert (conversation.branch.spoken, conversation.system) == ((), "Be brief.")
+    commands.execute(f"/load {kept}")
+    assert conversation.current == "main-3"  # beside what is there
+    assert conversation.branch == conversation.branches["main"]
+    commands.execute("/system -")
+    assert conversation.system is None
+    with pytest.raises(InputRejected):
+        commands.execute("/load nowhere")
+    with pytest.raises(UsageError, match="a file is missing"):
+        commands.execute("/save")
+    capfd.readouterr()
+    for line in ("/show", "/tokens", "/stats", "/branches", "/system"):
+        commands.execute(line)
+    assert "of 8,192 tokens are used" in capfd.readouterr().err
+
+
+def test_answers_of_tools(commands):
+    assert commands.execute("/tool 25 C").answer.role == "tool"
+    commands.execute("/undo")
+    with pytest.raises(UsageError, match="has called no tool"):
+        commands.execute("/tool x")
+
+
+def test_errors_of_commands(commands):
+    for line in ("/nothing", "/edit-it", "/branches nowhere", "/read /nowhere"):
+        with pytest.raises(LlamaError):
+            commands.execute(line)
+
+
+def test_completion(commands, tmp_path):
+    assert "/retry" in commands.complete("/re")
+    assert commands.complete("/read x") is None
+    assert "temperature" in commands.complete("/set te")
+    assert commands.complete("/set temperature 0") == []
+    assert commands.complete("/branches ") == ["main"]
+    assert commands.complete("hello /re") == []
+
+
+@pytest.mark.parametrize("text", ["/usr/bin/x is", "/* a comment */", " /help", "//", "/", "and /help"])
+def test_what_is_no_command(text):
+    assert COMMAND.fullmatch(text) is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [('"""a\nb"""', "a\nb"), ('"""\na\n"""', "a"), ("a", "a"), ('"""', '"""'), ('say """x"""', 'say """x"""')],
+)
+def test_blocks(typed, sent):
+    assert unquoted(typed) == sent
+    assert not is_open(typed) or typed == '"""'

