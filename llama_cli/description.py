@@ -14,13 +14,15 @@ from tokenizer.loader import kind_of
 
 from .checkpoint.headers import Headers
 from .checkpoint.installed import model_name
+from .checkpoint.pickle_headers import item_size
 from .errors import LlamaError
-from .memory import PRECISIONS, can_split, plan_memory
+from .memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
 from .model.args import Configuration, ModelArgs, read_configuration
 from .model.family import family_of
 from .vocabulary import open_tokenizer
 
 RANKS = (1, 2, 4, 8)
+DTYPES = {2: "bfloat16", 4: "float32"}  # that models run in, by the bytes of a value
 
 
 def configure(headers: Headers, *, rope_scale_factor: float | None = None) -> Configuration:
@@ -108,16 +110,19 @@ def describe_tokenizer(headers: Headers) -> dict[str, Any]:
 
 
 def plan_table(
-    args: ModelArgs, *, tied: bool, context: int, batch_size: int, memory: int, gpus: Sequence[int]
+    headers: Headers, args: ModelArgs, *, context: int, batch_size: int, memory: int, gpus: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The memory plan in every precision on 1 to 8 ranks; bytes are those of one rank.
 
     On a CPU all ranks share `memory`, of GPUs each rank has one. `largest_context` is what fits the better place,
     at most what the model was trained for; 0 where not even the weights fit.
     """
+    tied = headers.is_tied
+    stored_as = headers.shards[0][EMBEDDING].dtype
     rows = []
     for name, precision in PRECISIONS.items():
         for n_ranks in (n for n in RANKS if can_split(args, n)):
+            is_copied = stored_as != DTYPES[precision.itemsize] or len(headers.shards) > 1
             # A CPU's fast layers are copies, so that a shared output matrix becomes a matrix of its own.
             on_cpu, on_gpu = (
                 plan_memory(
@@ -127,8 +132,9 @@ def plan_table(
                     linear_bytes=precision.linear_bytes,
                     tied=shared,
                     n_ranks=n_ranks,
+                    stored=stored,
                 )
-                for shared in (tied and name == "fp32", tied)
+                for shared, stored in ((False, Stored(item_size(stored_as), is_copied, tied)), (tied, None))
             )
             runs_on_gpu = precision.linear_bytes == precision.itemsize  # quantised layers are a CPU's
             gpu = sorted(gpus, reverse=True)[n_ranks - 1] if runs_on_gpu and n_ranks <= len(gpus) else 0

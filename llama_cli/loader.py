@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from .chat_template import TemplateChoice, choose_template
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.catalog import TOY
+from .checkpoint.checkpoint import EMBEDDING, OUTPUT
 from .checkpoint.installed import model_name
 from .engine.engine import Engine
 from .engine.runner import Runner
 from .errors import DoesNotFit, UsageError
-from .memory import choose_context, choose_slots, free_memory, plan_memory
+from .memory import MemoryPlan, Stored, choose_context, choose_slots, plan_memory, usable_memory
 from .model.args import ModelArgs, read_params
+from .model.family import doubt_about
 from .model.fuse import fuse
 from .model.llama import Llama, TransformerBlock
 from .model.quantize import Quantization
@@ -76,19 +78,15 @@ def load(
         llama2=words.kind == "sentencepiece",
         rope_scale_factor=rope_scale_factor,
     )
+    if doubt := doubt_about(args):
+        logger.warning(doubt)
     checkpoint.check(args)
     check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     where = _choose_device(device)
     _use_threads(threads, checkpoint.n_bytes)
     free = _free_memory(where)
     recipe = choose_recipe(_choose_dtype(dtype, checkpoint, where), where, quantize=quantize, kernels=kernels)
-    plan = plan_memory(
-        args,
-        n_slots=batch_size or MOST_SLOTS,
-        itemsize=recipe.dtype.itemsize,
-        tied=checkpoint.is_tied and not recipe.copies_embedding,
-        linear_bytes=recipe.linear_bytes,
-    )
+    plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS)
     if batch_size is None:
         plan = choose_slots(plan, free, context=max_seq_len or min(args.max_seq_len, USUAL_CONTEXT))
     context = choose_context(plan, free, asked=max_seq_len, trained=args.max_seq_len)
@@ -113,10 +111,29 @@ def load(
     return Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
 
 
+def plan_model(
+    checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device, *, n_slots: int
+) -> MemoryPlan:
+    """The memory that a checkpoint takes when it runs by a recipe."""
+    stored = None
+    if device.type == "cpu":
+        is_copied = recipe.dtype != checkpoint.dtype or len(checkpoint.shards) > 1 or not checkpoint.mmap
+        stored = Stored(checkpoint.dtype.itemsize, is_copied, checkpoint.is_tied)
+    return plan_memory(
+        args,
+        n_slots=n_slots,
+        itemsize=recipe.dtype.itemsize,
+        tied=checkpoint.is_tied and not recipe.copies_embedding,
+        linear_bytes=recipe.linear_bytes,
+        stored=stored,
+    )
+
+
 def build_model(checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device) -> Llama:
     """The transformer with its weights in place, made layer by layer, so that one copy of them is in memory."""
     with torch.device("meta"):
         model = Llama(args)
+    is_tied = checkpoint.is_tied
     for part, tensors in groupby(checkpoint.tensors(args), key=_part_of_model):
         for name, tensor in tensors:
             module = model.get_submodule(name.removesuffix(".weight"))
@@ -124,11 +141,10 @@ def build_model(checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device:
             module.weight = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
         if recipe.make and recipe.make_w2 and part.startswith("layers."):
             fuse(cast(TransformerBlock, model.get_submodule(part)), recipe.make, recipe.make_w2)
-            checkpoint.drop_pages()
-    if checkpoint.is_tied:
-        model.output.weight = model.tok_embeddings.weight
-    if recipe.make_output is not None:
-        model.output = recipe.make_output(model.output.weight)  # type: ignore[assignment]
+        if is_tied and part == EMBEDDING:
+            model.output.weight = model.tok_embeddings.weight
+        if recipe.make_output is not None and part == (EMBEDDING if is_tied else OUTPUT):
+            model.output = recipe.make_output(model.output.weight)  # type: ignore[assignment]
         checkpoint.drop_pages()
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
@@ -175,7 +191,7 @@ def _choose_dtype(name: DtypeName, checkpoint: Checkpoint, device: torch.device)
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return free_memory()
+    return usable_memory()
 
 
 def _fingerprint(checkpoint: Checkpoint, recipe: Recipe) -> str:

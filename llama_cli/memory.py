@@ -15,8 +15,16 @@ import psutil
 from .errors import DoesNotFit
 from .model.args import ModelArgs, Shape
 
-# What a step needs beside weights and cache, as a share of both.
-HEADROOM = 0.1
+# What a process takes before its first weight: Python, torch, and a tokenizer of 128,000 tokens.
+BASE = 280 << 20
+
+# What the arithmetic leaves out, as a share of all it counts.
+HEADROOM = 0.03
+
+# Tokens of a prompt that one step computes at most.
+CHUNK = 512
+
+EMBEDDING = "tok_embeddings.weight"
 
 CGROUP_FILES = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -26,21 +34,46 @@ CGROUP_FILES = (
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a run will take; `per_token` is the cache of one token in one slot."""
+    """Bytes that a process will take: while it makes its weights, or later when it runs, whichever is more."""
 
     weights: int
-    per_token: int
+    unread: int  # of the weights, what stays in its file: of a mapped embedding only the rows of a prompt are read
+    loading: int  # beside the weights, while the last of them are made
+    step: int  # beside weights and cache, while a step runs
+    per_token: int  # the cache of one token in one slot
+    per_position: int  # what all slots share of each position
     n_slots: int
-    logits: int
+
+    @property
+    def _resident(self) -> int:
+        return BASE + self.weights - self.unread
+
+    @property
+    def _per_position(self) -> int:
+        return self.per_token * self.n_slots + self.per_position
 
     def total(self, max_seq_len: int) -> int:
-        cache = self.per_token * self.n_slots * max_seq_len
-        return int((self.weights + cache + self.logits) * (1 + HEADROOM))
+        """The peak with a cache of so many tokens."""
+        running = self.step + self._per_position * max_seq_len
+        return int((self._resident + max(self.loading, running)) * (1 + HEADROOM))
 
     def largest_context(self, available: int) -> int:
-        """Most tokens of context that fit into `available` bytes; below 1 where not even the weights do."""
-        left = available / (1 + HEADROOM) - self.weights - self.logits
-        return int(left // (self.per_token * self.n_slots))
+        """Most tokens of context that fit into `available` bytes; 0 where not even the weights do."""
+        left = available / (1 + HEADROOM) - self._resident
+        return 0 if left < self.loading else max(0, int((left - self.step) // self._per_position))
+
+    def most_slots(self, available: int, context: int) -> int:
+        """How many slots of so many tokens fit; 1 at least."""
+        left = available / (1 + HEADROOM) - self._resident - self.step - self.per_position * context
+        return max(1, int(left // (self.per_token * context)))
+
+
+class Stored(NamedTuple):
+    """How weights lie in the files of a model."""
+
+    itemsize: int
+    is_copied: bool  # no tensor is used as it is mapped: another dtype, parts to be joined, or read into memory
+    is_tied: bool  # the output matrix is the embedding, so it is made first
 
 
 class Precision(NamedTuple):
@@ -67,11 +100,13 @@ def plan_memory(
     tied: bool,
     linear_bytes: float | None = None,
     n_ranks: int = 1,
+    stored: Stored | None = None,
 ) -> MemoryPlan:
     """The memory of `args` with embedding and cache of `itemsize` bytes a value, linear layers of `linear_bytes`.
 
     Of several ranks that share the model, it is the memory of each. `tied` means that the output matrix takes no
-    memory of its own.
+    memory of its own. `stored` is how a CPU finds the weights, whose mapped files count as its memory; None for
+    a device with memory of its own.
     """
     kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
     per_token = 2 * args.n_layers * kv_heads * args.head_dim * itemsize
@@ -89,7 +124,39 @@ def plan_memory(
     weights = 0
     for name, shape in dataclasses.replace(args, n_layers=1).weight_shapes().items():
         weights += bytes_of(name, shape) * (args.n_layers if name.startswith("layers.") else 1)
-    return MemoryPlan(weights, per_token, n_slots, n_slots * args.vocab_size * 4)
+    is_mapped = stored is not None and not stored.is_copied
+    return MemoryPlan(
+        weights=weights,
+        unread=bytes_of(EMBEDDING, (args.vocab_size, args.dim)) if is_mapped and not tied else 0,
+        loading=_loading_bytes(args, itemsize, linear_bytes or itemsize, stored) // n_ranks,
+        step=_step_bytes(args, n_slots),
+        per_token=per_token,
+        per_position=CHUNK * itemsize + 4 * args.head_dim,  # a prompt's mask, and the rotation
+        n_slots=n_slots,
+    )
+
+
+def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: Stored | None) -> int:
+    """What making the last weights takes beside them: those of a layer, or the output matrix if it is the last.
+
+    Pages of the files count until they are given back; a copy in `itemsize` is made of what is not used as it is
+    mapped, and the parts of a fused layer are joined before it is rounded.
+    """
+    layer = sum(math.prod(shape) for name, shape in args.weight_shapes().items() if name.startswith("layers.0."))
+    joined = 2 * args.ffn_dim * args.dim * itemsize
+    if stored is None:
+        return joined
+    page_bytes, is_copied, is_tied = stored
+    is_rounded = linear_bytes < itemsize
+    of_layer = layer * page_bytes + joined * (is_copied or is_rounded)
+    output = args.vocab_size * args.dim
+    of_output = 0 if is_tied else output * (page_bytes + itemsize * is_copied) + int(output * linear_bytes * is_rounded)
+    return max(of_layer, of_output)
+
+
+def _step_bytes(args: ModelArgs, n_slots: int) -> int:
+    """Activations of a chunk of a prompt, in float32, and logits with what the choice of a token makes of them."""
+    return CHUNK * (6 * args.ffn_dim + 8 * args.dim) * 4 + 3 * n_slots * args.vocab_size * 4
 
 
 def can_split(args: ModelArgs, n_ranks: int) -> bool:
@@ -120,9 +187,7 @@ def choose_context(plan: MemoryPlan, available: int, *, asked: int | None, train
 
 def choose_slots(plan: MemoryPlan, available: int, *, context: int) -> MemoryPlan:
     """The same plan with as many slots as leave each of them `context` tokens; one at least."""
-    per_slot = plan.per_token * context
-    left = available / (1 + HEADROOM) - plan.weights - plan.logits
-    return dataclasses.replace(plan, n_slots=max(1, min(plan.n_slots, int(left // per_slot))))
+    return dataclasses.replace(plan, n_slots=min(plan.n_slots, plan.most_slots(available, context)))
 
 
 def free_memory() -> int:
@@ -136,6 +201,11 @@ def free_memory() -> int:
         if limit.isdigit():
             available = min(available, max(int(limit) - int(used), 0))
     return available
+
+
+def usable_memory() -> int:
+    """Bytes that this process may have in all: what is free, and what it has taken that a plan counts too."""
+    return free_memory() + min(int(psutil.Process().memory_info().rss), BASE)
 
 
 def free_gpu_memory() -> list[int]:

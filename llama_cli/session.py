@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer
 from tokenizer.chat import ChatFormat, Message, Template, ToolCall
+from tokenizer.infill import infill_format
 
 from .engine.engine import Engine, Stats
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
@@ -208,6 +209,20 @@ class Session:
         self._refuse_bytes(sum(_n_bytes(message.content) for message in dialog if message.token_ids is None))
         try:
             return self.encode(form.encode(dialog), max_tokens)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def encode_infilling(self, prefix: str, suffix: str, max_tokens: int = 1) -> tuple[int, ...]:
+        """The ids that ask for what stands between two texts; InputRejected if the model was not trained for it."""
+        form = infill_format(self.tokenizer)
+        if form is None:
+            raise InputRejected(
+                "this model cannot fill in: its tokenizer has no <PRE>, <SUF>, <MID> and <EOT>",
+                "use Code Llama 7B, 13B or 70B, or leave --suffix out",
+            )
+        self._refuse_bytes(_n_bytes(prefix) + _n_bytes(suffix))
+        try:
+            return self.encode(form.encode(prefix, suffix), max_tokens)
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 

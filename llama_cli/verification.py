@@ -27,6 +27,7 @@ from .checkpoint.quoting import plain
 from .checkpoint.regular_file import ensure_unchanged
 from .errors import DoesNotFit, LlamaError, ModelRejected
 from .model.args import ModelArgs, read_params
+from .model.family import doubt_about
 from .vocabulary import check_vocabulary, open_tokenizer
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ Status = Literal["ok", "warning", "bad", "skipped"]
 SHOWN = 3  # names in one finding
 WEIGHTS = ("consolidated.[0-9][0-9].pth", "*.safetensors")
 CODE_LLAMA_70B = (8192, 80, 32016)
-LLAMA_2_7B = (4096, 32, 32000)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,8 @@ class Verification:
         else:
             expected = f"{len(args.weight_shapes()):,} names, shapes and dtypes"
             self._add("weights", self.folder, "ok", f"{expected} as expected in {len(checkpoint.shards)} shards")
-        if self._args is not None and _shape(self._args) == LLAMA_2_7B and self._args.norm_eps == 1e-6:
-            self._add(
-                "settings", "params.json", "warning",
-                "norm_eps is 1e-06: early downloads of Llama 2 7B-chat say so, later ones 1e-05; mend it",
-            )  # fmt: skip
+        if self._args is not None and (doubt := doubt_about(self._args)):
+            self._add("settings", "params.json", "warning", doubt)
 
     def _open(self) -> Checkpoint:
         from .checkpoint import Checkpoint, open_checkpoint

@@ -26,13 +26,13 @@ def test_llama_3_8b_in_bfloat16():
 def test_the_largest_context_is_the_largest(case):
     args = read_params(case["params"])
     plan = plan_memory(args, n_slots=4, itemsize=2, tied=False)
-    available = plan.total(1000)
-    assert abs(plan.largest_context(available) - 1000) <= 1
+    available = plan.total(8000)
+    assert abs(plan.largest_context(available) - 8000) <= 1
 
 
-@pytest.mark.parametrize("available", [0, 1 * GIB, 8 * GIB, 16 * GIB])
+@pytest.mark.parametrize("available", [0, 1 * GIB, 8 * GIB, 15 * GIB])
 def test_too_little_for_the_weights(available):
-    with pytest.raises(DoesNotFit, match=r"needs 16\.5 GiB \(15\.0 GiB of weights") as caught:
+    with pytest.raises(DoesNotFit, match=r"needs 15\.9 GiB \(15\.0 GiB of weights") as caught:
         choose_context(EIGHT_B, available, asked=None, trained=8192)
     assert caught.value.exit_code == 4
 
@@ -48,7 +48,7 @@ def test_a_context_that_does_not_fit_names_one_that_does():
 
 def test_the_trained_context_is_cut_to_what_fits():
     assert choose_context(EIGHT_B, 64 * GIB, asked=None, trained=8192) == 8192
-    assert 0 < choose_context(EIGHT_B, 17 * GIB, asked=None, trained=8192) < 8192
+    assert 0 < choose_context(EIGHT_B, int(16.3 * GIB), asked=None, trained=8192) < 8192
 
 
 def test_a_cgroup_limits_what_is_free(tmp_path, monkeypatch):

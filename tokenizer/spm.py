@@ -9,8 +9,13 @@ from .base import EncodeError, TokenizerError
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
-# Pieces with a meaning of their own that the model file does not always mark as control tokens.
-NAMED = ("<step>", "<|im_start|>", "<|im_end|>")
+# Code Llama's marks around what is to be filled in.
+INFILL_MARKS = tuple(SPACE + mark for mark in ("<PRE>", "<SUF>", "<MID>", "<EOT>"))
+END_OF_INFILL = INFILL_MARKS[-1]
+
+# Pieces with a meaning of their own that the model file does not always mark as control tokens: text could spell them.
+NAMED = ("<step>", "<|im_start|>", "<|im_end|>", *INFILL_MARKS)
+ENDS = ("<step>", "<|im_end|>", END_OF_INFILL)
 
 
 class SentencePieceTokenizer:
@@ -37,11 +42,11 @@ class SentencePieceTokenizer:
         self.eos_id: int = model.eos_id()
         control = (token_id for token_id in range(self.n_words) if model.IsControl(token_id))
         self.special_tokens: dict[str, int] = {model.IdToPiece(token_id): token_id for token_id in control}
-        self.special_tokens |= {
-            name: model.PieceToId(name) for name in NAMED if model.PieceToId(name) != model.unk_id()
-        }
-        ends = (self.special_tokens.get(name) for name in ("<step>", "<|im_end|>"))
-        self.stop_tokens = frozenset({self.eos_id, *(token_id for token_id in ends if token_id is not None)})
+        named = {name: model.PieceToId(name) for name in NAMED}
+        named = {name: token_id for name, token_id in named.items() if token_id != model.unk_id()}
+        self.special_tokens |= named
+        self._spelt_out = {token_id: self._spell(name) for name, token_id in named.items()}
+        self.stop_tokens = frozenset({self.eos_id, *(named[name] for name in ENDS if name in named)})
         self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
         self.max_token_bytes = max(map(len, self._bytes))
 
@@ -51,13 +56,23 @@ class SentencePieceTokenizer:
             return bytes([int(piece[3:5], 16)])  # <0x0A>
         return piece.replace(SPACE, " ").encode()
 
+    def _spell(self, name: str) -> list[int]:
+        """A name as text, character by character."""
+        ids: list[int] = []
+        for character in name:
+            alone = self._model.PieceToId(character)
+            is_known = alone != self._model.unk_id()
+            ids += [alone] if is_known else [self._model.PieceToId(f"<0x{byte:02X}>") for byte in character.encode()]
+        return ids
+
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of `text`. SentencePiece puts a space before the first word; `decode` shows it."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise EncodeError(f"character {error.start} is a lone surrogate, {text[error.start]!r}") from None
-        ids: list[int] = self._model.EncodeAsIds(text)
+        pieces: list[int] = self._model.EncodeAsIds(text)
+        ids = [token_id for piece in pieces for token_id in self._spelt_out.get(piece, (piece,))]
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
+from ..model.args import refuse_unsupported
 from .catalog import expand, find_tokenizer
 from .installed import find_model
 from .json_file import read_object
@@ -53,6 +54,7 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     shards = shard_paths(folder) if has_params else []
     if shards:
         params = read_object(folder / "params.json")
+        refuse_unsupported(params, "params.json")
         archives = [open_archive(shard) for shard in shards]
         identities = {archive.path: archive.identity for archive in archives}
         return Checkpoint(folder, params, "params.json", words, archives, identities, mmap=mmap)

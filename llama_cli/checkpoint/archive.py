@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import DoesNotFit, ModelRejected
 from .foreign import DOWNLOAD_AGAIN, foreign
+from .pickle_headers import is_unused
 from .pickle_program import check_pickle
 from .quoting import plain, quote
 from .regular_file import Identity, identify, read_head
@@ -29,7 +30,6 @@ from .zip_directory import Record, read_directory
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 ZIP_MAGIC = b"PK\x03\x04"
-UNUSED = {"rope.freqs"}  # Llama 1 and 2 store what follows from the head size
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def open_archive(path: Path) -> Archive:
     tensors = _plain_tensors(path, _load(path))
     _check_records(path, tensors.values(), contents.records)
     # Detached, a parameter is a tensor like the others.
-    return Archive(path, identity, {name: tensor.detach() for name, tensor in tensors.items() if name not in UNUSED})
+    return Archive(path, identity, {name: tensor.detach() for name, tensor in tensors.items() if not is_unused(name)})
 
 
 def _check_with_torch(path: Path) -> None:

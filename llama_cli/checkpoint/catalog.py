@@ -43,6 +43,10 @@ def _search(asked: Path) -> Path:
         if _has_config(folder) and _has_weights(folder):
             return folder
     for folder in tried:
+        if _listed(folder, "*.pte"):
+            raise ModelRejected(
+                f"{plain(folder)} holds a program for ExecuTorch (.pte), not weights", "use the bf16 checkpoint instead"
+            )
         if _has_config(folder):
             raise ModelRejected(
                 f"{plain(folder)} has no weights: no consolidated.00.pth, no .safetensors",

@@ -15,7 +15,7 @@ from ..errors import ModelRejected
 from ..model.args import ModelArgs
 from .huggingface import metas_rows
 from .meta import shard_name
-from .pages import drop_pages
+from .pages import drop_pages, trim_heap
 from .quoting import plain, quote
 from .regular_file import Identity, ensure_unchanged
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
@@ -180,8 +180,9 @@ class Checkpoint:
         return tensor.clone() if is_mapped and not self.mmap else tensor
 
     def drop_pages(self) -> None:
-        """Give back the memory of what has been read of the files so far; tensors that are mapped read it again."""
+        """Give back the memory of what has been read of the files and freed; tensors that are mapped read it again."""
         drop_pages(self.files)
+        trim_heap()
 
     def ensure_unchanged(self) -> None:
         """ModelRejected if a file is not the one that was opened."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelRejected
+from ..model.args import refuse_unsupported
 from .catalog import expand, find_tokenizer
 from .foreign import foreign
 from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
 from .installed import find_model
 from .json_file import read_object
 from .meta import shard_paths
-from .pickle_headers import Described, TensorHeader, describe_pickle, place
+from .pickle_headers import Described, TensorHeader, describe_pickle, is_unused, place
 from .quoting import plain
 from .regular_file import Identity, identify, read_head
 from .safetensors_file import open_safetensors
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 ZIP_MAGIC = b"PK\x03\x04"
-UNUSED = {"rope.freqs"}
 
 Format = Literal["pth", "safetensors", "huggingface"]
 
@@ -105,6 +105,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
     paths = shard_paths(folder) if has_params else []
     if paths:
         params = read_object(folder / "params.json")
+        refuse_unsupported(params, "params.json")
         identities = {shard: identify(shard) for shard in paths}
         return Headers(folder, "pth", params, "params.json", words, _read_shards(identities), identities)
     files = open_safetensors(folder, metas_first=has_params, mapped=False)
@@ -134,7 +135,7 @@ def _read_shards(identities: Mapping[Path, Identity]) -> list[dict[str, TensorHe
             described[contents.pickle] = describe_pickle(path, contents.pickle)
         records = {name: entry.record for name, entry in contents.entries.items()}
         tensors = place(path, described[contents.pickle], records)
-        shards.append({name: tensor for name, tensor in tensors.items() if name not in UNUSED})
+        shards.append({name: tensor for name, tensor in tensors.items() if not is_unused(name)})
     return shards
 
 

@@ -42,6 +42,11 @@ class TensorHeader(NamedTuple):
     n_bytes: int
 
 
+def is_unused(name: str) -> bool:
+    """Whether a tensor is only what follows from the head size, as files of Llama 1 and 2 have it."""
+    return name.endswith("rope.freqs")
+
+
 def item_size(dtype: str) -> int:
     """Bytes of one value."""
     bits = re.search(r"\d+", dtype)

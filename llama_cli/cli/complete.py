@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from ..engine.request import Sampling
 from ..errors import UsageError
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, with_options
-from .prompts import read_prompt
+from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def complete(
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
     prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", help="The prompt as ids: 1,2,3.")] = None,
+    suffix: Annotated[
+        str | None, typer.Option("--suffix", help="Fill in what stands between the prompt and this text (Code Llama).")
+    ] = None,
     model: ModelOptions,
     sampling: Sampling,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.", rich_help_panel=OUTPUT_PANEL)] = False,
@@ -54,13 +58,18 @@ def complete(
     if sampling.wants_logprobs and not as_json:
         raise UsageError("--logprobs, --top-logprobs and --prompt-logprobs need --json", "add --json")
     content = read_prompt(prompt, file, prompt_ids)
+    if suffix is not None and prompt_ids is not None:
+        raise UsageError("--suffix needs a prompt that is text, not ids", "leave --prompt-ids out")
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
     from .run import Run, load_model
 
     session = load_model(model, batch_size=sampling.n)
-    (request,) = session.requests([content], sampling)
+    asked: str | Sequence[int] = content
+    if suffix is not None and isinstance(content, str):
+        asked = session.encode_infilling(content, check_text(suffix, "--suffix"), sampling.max_tokens)
+    (request,) = session.requests([asked], sampling)
     run = Run(session)
     terminal = Terminal(raw=raw)
     shown = _text_of(session, content, request) if echo else ""

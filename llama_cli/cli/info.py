@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..memory import format_bytes, free_gpu_memory, free_memory
+from ..memory import format_bytes, free_gpu_memory, free_memory, usable_memory
 from .options import (
     OUTPUT_PANEL,
     MessageOptions,
@@ -76,11 +76,11 @@ def info(
     context = max_seq_len or configuration.args.max_seq_len
     memory, gpus = free_memory(), free_gpu_memory()
     rows = plan_table(
+        headers,
         configuration.args,
-        tied=headers.is_tied,
         context=context,
         batch_size=batch_size,
-        memory=memory,
+        memory=usable_memory(),
         gpus=gpus,
     )
     described["memory"] = {

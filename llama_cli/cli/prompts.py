@@ -23,7 +23,7 @@ def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str
             raise UsageError("--prompt-ids and a text prompt exclude each other", "give one of them")
         return parse_ids(ids)
     asked = argument == "-" or (file is not None and str(file) == "-")
-    parts = [] if argument in (None, "-") else [_checked_argument(str(argument))]
+    parts = [] if argument in (None, "-") else [check_text(str(argument), "the prompt")]
     if file is not None and str(file) != "-":
         parts.append(read_text_file(file))
     if asked or is_piped():
@@ -63,8 +63,9 @@ def parse_ids(text: str, what: str = "--prompt-ids") -> list[int]:
         raise UsageError(f"{what} {text[:60]!r} is no list of numbers", "write 1,2,3") from None
 
 
-def _checked_argument(text: str) -> str:
-    return _decode(os.fsencode(text), "the prompt", strip=False)
+def check_text(text: str, what: str) -> str:
+    """A text from the command line as it was typed; InputRejected if that was no UTF-8."""
+    return _decode(os.fsencode(text), what, strip=False)
 
 
 def _read_file(path: Path) -> bytes:

@@ -18,6 +18,10 @@ Shape = tuple[int, ...]
 
 # Keys that change the arithmetic in ways this program does not compute.
 UNSUPPORTED_KEYS = ("quantization_args", "lora_args", "moe_args")
+VISION_PREFIX = "vision_"
+
+# What Llama 3.2's vision models were made from, unchanged, by their width.
+TEXT_TWINS = {4096: "Llama3.1-8B", 8192: "Llama3.1-70B"}
 
 # (dim, n_layers, n_heads, n_kv_heads) of Llama 3.2 1B and 3B: trained with a RoPE scale factor of 32,
 # which their params.json does not say (meta-llama/llama-models issues 166 and 241).
@@ -151,13 +155,31 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
-    found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith("vision_")]
-    if found := [key for key in found if raw[key] not in (None, -1, {}, [])]:
+def refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
+    """ModelRejected for a kind of model whose arithmetic is another one."""
+    raw = _unnested(raw)
+    found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith(VISION_PREFIX)]
+    found = [key for key in found if raw[key] not in (None, -1, {}, [])]
+    names = ", ".join(_short(key)[1:-1] for key in found)
+    if any(key.startswith(VISION_PREFIX) for key in found):
+        dim = raw.get("dim")
+        twin = TEXT_TWINS.get(dim) if isinstance(dim, int) else None
         raise ModelRejected(
-            f"{source}: {', '.join(_short(key)[1:-1] for key in found)}: this kind of checkpoint is not supported",
+            f"{source}: a vision model ({names}): between its text layers lie others that look at pictures,"
+            " which llama-cli does not compute",
+            f"its text layers are those of {twin}: use that" if twin else "use a text model",
+        )
+    if found:
+        raise ModelRejected(
+            f"{source}: {names}: this kind of checkpoint is not supported",
             "use the bf16 text checkpoint of the same model",
         )
+
+
+def _unnested(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Some files have everything under `model`."""
+    nested = raw.get("model")
+    return nested if isinstance(nested, Mapping) else raw
 
 
 def _rope_scaling(params: _Params, flag: float | None, source: str) -> tuple[RopeScaling | None, str]:
@@ -249,12 +271,11 @@ def read_configuration(
     rope_scale_factor: float | None = None,
 ) -> Configuration:
     """The same as `read_params`, with where each value came from."""
-    nested = raw.get("model")
-    raw = nested if isinstance(nested, Mapping) else raw
-    _refuse_unsupported(raw, source)
+    refuse_unsupported(raw, source)
+    raw = _unnested(raw)
     params = _checked(raw, source)
     unknown = sorted(set(params.model_extra or {}) - set(UNSUPPORTED_KEYS))
-    unknown = [key for key in unknown if not key.startswith("vision_")]
+    unknown = [key for key in unknown if not key.startswith(VISION_PREFIX)]
     if unknown:
         logger.warning("%s: ignoring unknown keys: %s", source, ", ".join(_short(key)[1:-1] for key in unknown))
     vocab = params.vocab_size if params.vocab_size > 0 else vocab_size

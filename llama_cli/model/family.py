@@ -31,6 +31,16 @@ def family_of(args: ModelArgs, name: str = "") -> str | None:
     return None
 
 
+def doubt_about(args: ModelArgs) -> str | None:
+    """What is known to be wrong with files of such a configuration, or None."""
+    if (args.dim, args.n_layers, args.vocab_size, args.norm_eps) == (4096, 32, 32000, 1e-6):
+        return (
+            "norm_eps is 1e-06: early downloads of Llama 2 7B-chat say so and are wrong, it is 1e-05;"
+            " mend params.json, unless this is Llama 1"
+        )
+    return None
+
+
 def format_count(n_params: int) -> str:
     """`8.03B`, `163M`, `1.4M`, `260K`."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("K", 10**3)):

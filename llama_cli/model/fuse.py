@@ -21,11 +21,14 @@ def plain_linear(weight: Tensor) -> nn.Linear:
 
 @torch.no_grad()
 def fuse(block: TransformerBlock, make: MakeLinear, make_w2: MakeLinear) -> None:
-    """Make wq, wk, wv one layer and w1, w3 another; wo and w2 stay alone. The sources are let go one by one."""
+    """Make wq, wk, wv one layer and w1, w3 another; wo and w2 stay alone. Sources are let go as early as can be."""
     attention, feed_forward = block.attention, block.feed_forward
-    attention.wqkv = make(torch.cat([attention.wq.weight, attention.wk.weight, attention.wv.weight]))
+    together = torch.cat([attention.wq.weight, attention.wk.weight, attention.wv.weight])
     del attention.wq, attention.wk, attention.wv
+    attention.wqkv = make(together)
     attention.wo = make(attention.wo.weight)  # type: ignore[assignment]
-    feed_forward.w13 = make(torch.cat([feed_forward.w1.weight, feed_forward.w3.weight]))
+    together = torch.cat([feed_forward.w1.weight, feed_forward.w3.weight])
     del feed_forward.w1, feed_forward.w3
+    feed_forward.w13 = make(together)
+    del together
     feed_forward.w2 = make_w2(feed_forward.w2.weight)  # type: ignore[assignment]

@@ -12,6 +12,7 @@ from .packed import PackedLinear
 Quantization = Literal["int8", "int4"]
 
 GROUP = 32  # weights that share an int4 scale
+BLOCK_ROWS = 1024  # rounded at a time, so that little more than the result is in memory; the kernels' own divide it
 SMALLEST = 1e-12  # keeps the scale of an all-zero row from dividing by zero
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations
@@ -44,9 +45,12 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, digits: Literal[1, 2] = 1) -> None:
         super().__init__()
         self.digits = digits
-        wide = weight.float()
-        scales = wide.abs().amax(1).clamp_min_(SMALLEST) / 127
-        rounded = (wide / scales[:, None]).round_().to(torch.int8)
+        scales = torch.empty(len(weight), dtype=torch.float32)
+        rounded = torch.empty(weight.shape, dtype=torch.int8)
+        for rows in _blocks(len(weight)):
+            wide = weight[rows].float()
+            scales[rows] = wide.abs().amax(1).clamp_min_(SMALLEST) / 127
+            rounded[rows] = (wide / scales[rows, None]).round_()  # stored as int8
         self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(rounded, None), persistent=False)
         self.register_buffer("scales", scales, persistent=False)
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64), persistent=False)
@@ -69,6 +73,10 @@ class Int8Linear(nn.Module):
         return out
 
 
+def _blocks(n_rows: int) -> list[slice]:
+    return [slice(first, first + BLOCK_ROWS) for first in range(0, n_rows, BLOCK_ROWS)]
+
+
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (N, in) in whole steps around ZERO_POINT, uint8, and the size of a step in each row, (N, 1)."""
     steps = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)  # a tenth of vector_norm's time
@@ -88,13 +96,18 @@ class Int4Linear(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        grouped = weight.float().view(len(weight), -1, GROUP)  # (out, in / GROUP, GROUP)
-        low, high = grouped.amin(-1), grouped.amax(-1)
-        steps = ((high - low) / 15).clamp_min_(SMALLEST)
-        levels = ((grouped - low[..., None]) / steps[..., None]).round_().clamp_(0, 15).to(torch.int32).flatten(1)
-        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1), persistent=False)
-        scales = torch.stack([steps, low + 8 * steps], -1).transpose(0, 1)  # (in / GROUP, out, 2)
-        self.register_buffer("scales", scales.to(torch.bfloat16).contiguous(), persistent=False)
+        n_out, n_in = weight.shape
+        packed = torch.empty(n_out, n_in // 2, dtype=torch.uint8)  # the kernel's blocks of rows, one after the other
+        scales = torch.empty(n_out, n_in // GROUP, 2, dtype=torch.bfloat16)
+        for rows in _blocks(n_out):
+            grouped = weight[rows].float().view(-1, n_in // GROUP, GROUP)  # (rows, in / GROUP, GROUP)
+            low, high = grouped.amin(-1), grouped.amax(-1)
+            steps = ((high - low) / 15).clamp_min_(SMALLEST)
+            levels = ((grouped - low[..., None]) / steps[..., None]).round_().clamp_(0, 15).to(torch.int32).flatten(1)
+            packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
+            scales[rows] = torch.stack([steps, low + 8 * steps], -1)
+        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("scales", scales.transpose(0, 1).contiguous(), persistent=False)  # (in / GROUP, out, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
