@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .packed import PackedLinear
+from .packed import packed_linear
 
 Quantization = Literal["int8", "int4"]
 
@@ -119,4 +119,4 @@ def int4_linear(weight: Tensor) -> nn.Module:
     """4 bits where the kernel takes the shape, else the weight as it is."""
     n_out, n_in = weight.shape
     fits = n_in % GROUP == 0 and n_out % 16 == 0
-    return Int4Linear(weight) if fits else PackedLinear(weight)
+    return Int4Linear(weight) if fits else packed_linear(weight)
