@@ -83,6 +83,9 @@ class Precision(NamedTuple):
     linear_bytes: float
 
 
+# The output matrix is never rounded further than to so many bytes a value.
+OUTPUT_BYTES = 1.0
+
 # As the layers of model/recipe.py keep them.
 PRECISIONS = {
     "bf16": Precision(2, 2),
@@ -124,6 +127,8 @@ def plan_memory(
     weights = 0
     for name, shape in dataclasses.replace(args, n_layers=1).weight_shapes().items():
         weights += bytes_of(name, shape) * (args.n_layers if name.startswith("layers.") else 1)
+    if not tied:
+        weights += int(args.vocab_size * args.dim * max(0, OUTPUT_BYTES - (linear_bytes or itemsize))) // n_ranks
     is_mapped = stored is not None and not stored.is_copied
     return MemoryPlan(
         weights=weights,

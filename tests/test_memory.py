@@ -1,16 +1,28 @@
 """What fits: arithmetic against the sizes of known models."""
 
+import base64
+import inspect
+import itertools
 import json
+import math
+import subprocess
+import sys
 
 import pytest
+import torch
+from checkpoint.folders import checked, random_weights, shards_of
 from support import DATA
 
 from llama_cli import memory
+from llama_cli.engine.engine import Engine
 from llama_cli.errors import DoesNotFit
-from llama_cli.memory import PRECISIONS, can_split, choose_context, format_bytes, free_memory, plan_memory
-from llama_cli.model import recipe
+from llama_cli.loader import plan_model
+from llama_cli.memory import PRECISIONS, Stored, can_split, choose_context, format_bytes, free_memory, plan_memory
+from llama_cli.model import recipe as recipes
 from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.recipe import choose_recipe
 
+CPU = torch.device("cpu")
 GIB = 2**30
 EIGHT_B = plan_memory(ModelArgs(), n_slots=1, itemsize=2, tied=False)
 
@@ -88,10 +100,76 @@ def test_quantised_weights_are_smaller():
         for name in ("fp32", "bf16", "int8", "int4")
     ]
     assert weights == sorted(weights, reverse=True)
-    assert PRECISIONS["int8"].linear_bytes == recipe.INT8_BYTES
-    assert PRECISIONS["int4"].linear_bytes == recipe.INT4_BYTES
+    assert PRECISIONS["int8"].linear_bytes == recipes.INT8_BYTES
+    assert PRECISIONS["int4"].linear_bytes == recipes.INT4_BYTES
 
 
 @pytest.mark.parametrize(("n_ranks", "possible"), [(1, True), (8, True), (16, True), (3, False), (64, False)])
 def test_which_ranks_can_split_a_model(n_ranks, possible):
     assert can_split(ModelArgs(), n_ranks) == possible
+
+
+def test_a_mapped_embedding_stays_in_its_file():
+    """Of an embedding that nothing copies and that is not the output matrix, only a prompt's rows are read."""
+    embedding = 2 * ModelArgs().vocab_size * ModelArgs().dim
+
+    def plan(*, tied, **stored):
+        return plan_memory(ModelArgs(), n_slots=1, itemsize=2, tied=tied, stored=Stored(2, is_tied=False, **stored))
+
+    assert plan(tied=False, is_copied=False).unread == embedding
+    assert plan(tied=True, is_copied=False).unread == 0
+    assert plan(tied=False, is_copied=True).unread == 0
+    assert plan(tied=False, is_copied=True).total(1) > plan(tied=False, is_copied=False).total(1) + embedding
+
+
+def test_the_chunk_is_the_engines():
+    assert inspect.signature(Engine).parameters["chunk"].default == memory.CHUNK
+
+
+def write_words(path, n_words):
+    """A tokenizer of so many tokens, its 256 special ones included: bytes, then pairs of bytes."""
+    tokens = [bytes([byte]) for byte in range(256)] + [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens[: n_words - 256])]
+    path.write_bytes(b"".join(lines))
+
+
+@pytest.fixture(name="folders", scope="module")
+def _folders(tmp_path_factory):
+    """A model of the size and shape of SmolLM2 135M, in one file, tied, and in three files."""
+    params = {
+        "dim": 576, "n_layers": 30, "n_heads": 9, "n_kv_heads": 3, "vocab_size": 49408, "multiple_of": 256,
+        "norm_eps": 1e-5, "rope_theta": 100000.0,
+    }  # fmt: skip
+    args = read_params(params)
+    place, weights = tmp_path_factory.mktemp("models"), random_weights(args)
+    weights = {name: weight if weight.dim() == 1 else weight * 0.02 for name, weight in weights.items()}
+    write_words(place / "tokenizer.model", args.vocab_size)
+    tied = {name: weight for name, weight in weights.items() if name != "output.weight"}
+    for name, shards in (("one", [weights]), ("tied", [tied]), ("three", shards_of(tied, 3, llama2=True))):
+        (place / name).mkdir()
+        (place / name / "params.json").write_text(json.dumps(params))
+        for rank, shard in enumerate(shards):
+            torch.save(shard, place / name / f"consolidated.{rank:02d}.pth")
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or torch.version.cuda is not None, reason="this torch takes more by itself")
+@pytest.mark.parametrize("name", ["one", "tied", "three"])
+@pytest.mark.parametrize("flags", ["--dtype bf16", "--quantize int8", "--quantize int4", "--dtype fp32"])
+def test_the_plan_is_what_a_process_takes(folders, name, flags):
+    """A plan that forgets the pages looked at, or a copy in float32 of a matrix, is off by a fifth."""
+    command = [sys.executable, "-m", "llama_cli", "complete", "-m", str(folders / name), "the" * 300]
+    command += ["--json", "-n", "4", "-t", "0", "--ignore-eos", *flags.split()]
+    done = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    answer = json.loads(done.stdout)
+    peak, n_tokens = answer["timings"]["peak_memory_bytes"], answer["usage"]["total_tokens"]
+    flag, value = flags.split()
+    checkpoint, args = checked(folders / name)
+    recipe = choose_recipe(
+        torch.float32 if value == "fp32" else torch.bfloat16, CPU, quantize=value if flag == "--quantize" else None
+    )
+    plan = plan_model(checkpoint, args, recipe, CPU, n_slots=1)
+    assert plan.total(math.ceil(n_tokens / 256) * 256) == pytest.approx(peak, rel=0.1)
+    needed = plan.weights - plan.unread + plan.per_token * n_tokens
+    assert peak < 1.15 * needed + (400 << 20)

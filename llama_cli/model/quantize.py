@@ -12,7 +12,8 @@ from .packed import packed_linear
 Quantization = Literal["int8", "int4"]
 
 GROUP = 32  # weights that share an int4 scale
-BLOCK_ROWS = 1024  # rounded at a time, so that little more than the result is in memory; the kernels' own divide it
+BLOCK_VALUES = 1 << 20  # rounded at a time, so that little more than the result is in memory
+BLOCK_ROWS = 64  # that the kernels take together, or a divisor of it
 SMALLEST = 1e-12  # keeps the scale of an all-zero row from dividing by zero
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations
@@ -47,7 +48,7 @@ class Int8Linear(nn.Module):
         self.digits = digits
         scales = torch.empty(len(weight), dtype=torch.float32)
         rounded = torch.empty(weight.shape, dtype=torch.int8)
-        for rows in _blocks(len(weight)):
+        for rows in _blocks(*weight.shape):
             wide = weight[rows].float()
             scales[rows] = wide.abs().amax(1).clamp_min_(SMALLEST) / 127
             rounded[rows] = (wide / scales[rows, None]).round_()  # stored as int8
@@ -73,8 +74,9 @@ class Int8Linear(nn.Module):
         return out
 
 
-def _blocks(n_rows: int) -> list[slice]:
-    return [slice(first, first + BLOCK_ROWS) for first in range(0, n_rows, BLOCK_ROWS)]
+def _blocks(n_rows: int, n_columns: int) -> list[slice]:
+    step = max(1, BLOCK_VALUES // n_columns // BLOCK_ROWS) * BLOCK_ROWS
+    return [slice(first, first + step) for first in range(0, n_rows, step)]
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +101,7 @@ class Int4Linear(nn.Module):
         n_out, n_in = weight.shape
         packed = torch.empty(n_out, n_in // 2, dtype=torch.uint8)  # the kernel's blocks of rows, one after the other
         scales = torch.empty(n_out, n_in // GROUP, 2, dtype=torch.bfloat16)
-        for rows in _blocks(n_out):
+        for rows in _blocks(n_out, n_in):
             grouped = weight[rows].float().view(-1, n_in // GROUP, GROUP)  # (rows, in / GROUP, GROUP)
             low, high = grouped.amin(-1), grouped.amax(-1)
             steps = ((high - low) / 15).clamp_min_(SMALLEST)
