@@ -1,5 +1,8 @@
 """The transformer's parts on small examples, and what a flat batch promises."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -137,3 +140,17 @@ def test_copied_prefix_continues_like_the_original():
     copied = forward(model, cache, [9], start=3, slot=1)
     expected = forward(model, new_cache(model, 1, 8), [1, 2, 3, 9])[-1:]
     torch.testing.assert_close(copied, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_making_a_model_imports_no_compiler():
+    """torch's own initialisation of an embedding on the meta device imports torch._dynamo and sympy: 1.6 s."""
+    code = """
+import sys, torch
+from llama_cli.model.args import ModelArgs
+from llama_cli.model.llama import Llama
+with torch.device("meta"):
+    Llama(ModelArgs(n_layers=1))
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
