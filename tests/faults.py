@@ -6,44 +6,36 @@ import subprocess
 import sys
 import time
 
-# Runs a command line of llama-cli that kills itself at the n-th call of os.write, os.pwrite, os.fsync or
-# os.rename. A write is cut in half first: that is what a kill in the middle of one leaves behind.
+# Runs a command line of llama-cli that kills itself at the n-th call of os.write, os.pwrite, os.fsync or os.rename.
 PREAMBLE = """
-import os, signal, sys
-call, count = sys.argv[1], int(sys.argv[2])
-real_write, real_pwrite, real_fsync, real_rename, calls = os.write, os.pwrite, os.fsync, os.rename, 0
-
-def counted(name):
-    global calls
-    calls += name == call
-    return name == call and calls == count
-
-def write(fd, data):
-    if counted("write"):
-        real_write(fd, bytes(data)[: len(data) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real_write(fd, data)
-
-def pwrite(fd, data, offset):
-    if counted("pwrite"):
-        real_pwrite(fd, bytes(data)[: len(data) // 2], offset)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real_pwrite(fd, data, offset)
-
-def fsync(fd):
-    if counted("fsync"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real_fsync(fd)
-
-def rename(*paths):
-    if counted("rename"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real_rename(*paths)
-
-os.write, os.pwrite, os.fsync, os.rename = write, pwrite, fsync, rename
+import sys
+sys.path.insert(0, sys.argv[1])
+import faults
+faults.kill_at(sys.argv[2], int(sys.argv[3]))
 from llama_cli.cli.app import main
-sys.exit(main(sys.argv[3:]))
+sys.exit(main(sys.argv[4:]))
 """
+
+
+def kill_at(call, count):
+    """Kill this process at its `count`-th call of an os function.
+
+    A write is cut in half first: that is what a kill in the middle of one leaves behind.
+    """
+    real, n_calls = getattr(os, call), 0
+
+    def counted(*arguments):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls < count:
+            return real(*arguments)
+        if call in ("write", "pwrite"):
+            fd, data, *place = arguments
+            real(fd, bytes(data)[: len(data) // 2], *place)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    setattr(os, call, counted)
 
 
 def run(arguments, **more):
@@ -55,7 +47,7 @@ def run(arguments, **more):
 
 def run_killed_at(call, count, arguments):
     """The same, killed at the `count`-th call of an os function; returns whether it got so far."""
-    command = [sys.executable, "-c", PREAMBLE, call, str(count), *map(str, arguments)]
+    command = [sys.executable, "-c", PREAMBLE, os.path.dirname(__file__), call, str(count), *map(str, arguments)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     assert done.returncode in (0, 6, -signal.SIGKILL), done.stderr
     return done.returncode == -signal.SIGKILL

@@ -358,13 +358,17 @@ def fuzz(folder, seed: int, rounds: int) -> None:
         assert said.isprintable(), said
 
 
-def test_mutations_are_refused_or_read(folder):
+@pytest.mark.promise("P3")
+def test_mutations_are_refused_or_read(folder, record_property):
+    record_property("cases", 300)
     fuzz(folder, 0, 300)
 
 
+@pytest.mark.promise("P3")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_many_mutations_are_refused_or_read(seed, folder):
+def test_many_mutations_are_refused_or_read(seed, folder, record_property):
+    record_property("cases", 3000)
     fuzz(folder, seed, 3000)
 
 

@@ -77,8 +77,10 @@ def test_unordered_rows_are_the_same_rows(files, clean):
     assert sorted(normal(out.read_bytes()).splitlines()) == sorted(clean.splitlines())
 
 
-def test_bad_lines_stop_nothing(files, clean, tmp_path):
+@pytest.mark.promise("P5")
+def test_bad_lines_stop_nothing(files, clean, tmp_path, record_property):
     """A bad line after every good one: the good rows are those of the clean run, but for their indexes."""
+    record_property("cases", 30)
     source, out = files
     mixed = tmp_path / "mixed.jsonl"
     lines = [piece for n, line in enumerate(source.read_bytes().splitlines()) for piece in (line, BAD_LINES[n % 8])]
@@ -92,8 +94,10 @@ def test_bad_lines_stop_nothing(files, clean, tmp_path):
     assert [one["error"]["code"] for one in rows[1:11:2]] == codes
 
 
-def test_two_hundred_bad_lines(tmp_path):
+@pytest.mark.promise("P5")
+def test_two_hundred_bad_lines(tmp_path, record_property):
     """Of every kind, with an edge of its own each, between good ones: each gets its row and code."""
+    record_property("cases", 200)
     chance = random.Random(5)
     kinds = [
         ("invalid_json", lambda n: b'{"prompt": "cut %d' % n),
@@ -148,9 +152,11 @@ def test_a_row_that_takes_too_long_is_given_up(tmp_path):
     assert long["error"] == {"code": "timeout", "message": "the row took longer than 0.5 s"}
 
 
+@pytest.mark.promise("P8")
 @pytest.mark.slow
-def test_of_twenty_starts_one_runs(files, clean):
+def test_of_twenty_starts_one_runs(files, clean, record_property):
     """The others are refused with exit 7; the file is the clean one."""
+    record_property("cases", 20)
     source, out = files
     command = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY]
     started = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(20)]
@@ -167,6 +173,7 @@ def finish(arguments):
     assert code == 0, err
 
 
+@pytest.mark.promise("P6")
 @pytest.mark.parametrize(
     ("call", "count"), [("write", 1), ("write", 7), ("write", 40), ("fsync", 1), ("fsync", 3), ("fsync", 20)]
 )
@@ -327,8 +334,10 @@ def test_a_signal_finishes_what_runs_and_leaves_the_rest(tmp_path, number, code)
     assert out.read_bytes().count(b"\n") == 200
 
 
-def test_one_of_many_starts_writes(files):
+@pytest.mark.promise("P8")
+def test_one_of_many_starts_writes(files, record_property):
     """Six at once: one runs, the others are told."""
+    record_property("cases", 6)
     source, out = files
     arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY]
     runs = [subprocess.Popen(arguments, stderr=subprocess.DEVNULL) for _ in range(6)]
