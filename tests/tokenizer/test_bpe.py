@@ -1,6 +1,5 @@
 """Meta's byte-pair tokenizer against ids that Meta's class gave."""
 
-import base64
 import hashlib
 import importlib.util
 import json
@@ -8,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from bad_tokenizers import BAD_LINES, lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DATA, kit_folder, needs_kit
@@ -167,25 +167,7 @@ def test_a_lone_surrogate_is_refused_with_its_place():
         tiny().encode("ab\ud800c")
 
 
-def lines(n=256):
-    return [base64.b64encode(bytes([i])) + b" %d" % i for i in range(n)]
-
-
-@pytest.mark.parametrize(
-    ("change", "fragment"),
-    [
-        (lambda rows: [*rows[:7], b"!!!! 7", *rows[8:]], r"line 8: b'!!!!' is not base64"),
-        (lambda rows: [*rows[:7], *rows[8:]], "line 8: the rank must be 7"),
-        (lambda rows: [*rows[:7], rows[8], rows[7], *rows[9:]], "line 8: the rank must be 7"),
-        (lambda rows: [*rows, b"AAAA"], "line 257: the rank must be 256"),
-        (lambda rows: [*rows, b"AAAA -1"], "line 257: the rank must be 256"),
-        (lambda rows: [*rows, b"AAAA 256.0"], "line 257: the rank must be 256"),
-        (lambda rows: [*rows, b"AA== 256"], r"line 257: token b'\\x00' is there already, as 0"),
-        (lambda rows: [*rows, b" 256"], "line 257: the token is empty"),
-        (lambda rows: [*rows[:9], b"", *rows[9:]], "line 10: the token is empty"),
-        (lambda rows: rows[:255], "no token for 1 of the 256 bytes, 0xff first"),
-    ],
-)
+@pytest.mark.parametrize(("change", "fragment"), BAD_LINES)
 def test_damaged_files_name_the_line(tmp_path, change, fragment):
     """Skipping a bad line, as Meta's reader does, would shift the id of every special token."""
     path = tmp_path / "tokenizer.model"
