@@ -15,12 +15,15 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["commands", "torch", "llama_cli.cli.batch_run", "llama_cli.cli.chat_run"])
+
+
+Prepare = Callable[[], object]  # runs in the child before the command; it travels there, so no lambda
 
 
 class Ended(NamedTuple):
@@ -41,12 +44,13 @@ class Ended(NamedTuple):
 class Started:
     """A running command line."""
 
-    def __init__(self, arguments: Sequence[object], *, stdin: bytes, kill_at: tuple[str, int] | None) -> None:
+    def __init__(self, arguments: Sequence[object], *, stdin: bytes, prepare: Prepare | None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="command-")
         self.folder = Path(self._folder.name)
-        (self.folder / "in").write_bytes(stdin)
+        for name, data in (("in", stdin), ("out", b""), ("err", b"")):
+            (self.folder / name).write_bytes(data)
         words = [str(argument) for argument in arguments]
-        self.process = _CONTEXT.Process(target=_run, args=(str(self.folder), words, kill_at))  # type: ignore[attr-defined]
+        self.process = _CONTEXT.Process(target=_run, args=(str(self.folder), words, prepare))  # type: ignore[attr-defined]
         self.process.start()
 
     @property
@@ -71,25 +75,23 @@ class Started:
         return Ended(code, out, err.decode(), elapsed, peak)
 
 
-def start(*arguments: object, stdin: bytes = b"", kill_at: tuple[str, int] | None = None) -> Started:
-    """A command line, without `llama-cli`; `kill_at` ("write", 3) kills it in the middle of its third os.write."""
-    return Started(arguments, stdin=stdin, kill_at=kill_at)
+def start(*arguments: object, stdin: bytes = b"", prepare: Prepare | None = None) -> Started:
+    """A command line, without `llama-cli`; `prepare`, as in partial(faults.kill_at, "write", 3), is done before."""
+    return Started(arguments, stdin=stdin, prepare=prepare)
 
 
-def run(*arguments: object, stdin: bytes = b"", kill_at: tuple[str, int] | None = None) -> Ended:
+def run(*arguments: object, stdin: bytes = b"", prepare: Prepare | None = None) -> Ended:
     """The same, to its end."""
-    return start(*arguments, stdin=stdin, kill_at=kill_at).wait()
+    return start(*arguments, stdin=stdin, prepare=prepare).wait()
 
 
-def _run(folder: str, arguments: list[str], kill_at: tuple[str, int] | None) -> None:
+def _run(folder: str, arguments: list[str], prepare: Prepare | None) -> None:
     """In the child."""
-    import faults
-
     from llama_cli.cli.app import main
 
     _open_streams(folder)
-    if kill_at is not None:
-        faults.kill_at(*kill_at)
+    if prepare is not None:
+        prepare()
     began = time.monotonic()
     code = main(arguments)
     elapsed = time.monotonic() - began
@@ -99,9 +101,8 @@ def _run(folder: str, arguments: list[str], kill_at: tuple[str, int] | None) -> 
 
 
 def _open_streams(folder: str) -> None:
-    flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
-    for number, name, mode in ((0, "in", os.O_RDONLY), (1, "out", flags), (2, "err", flags)):
-        opened = os.open(os.path.join(folder, name), mode, 0o600)
+    for number, name, mode in ((0, "in", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
+        opened = os.open(os.path.join(folder, name), mode)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False))  # noqa: SIM115
