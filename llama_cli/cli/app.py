@@ -91,8 +91,21 @@ class Terminated(BaseException):
         self.signal_number = signal_number
 
 
-def _raise_terminated(signal_number: int, frame: FrameType | None) -> None:
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    if _is_in_import(frame):
+        # Nothing of ours is open, and modules that are interrupted while they load say so on standard error.
+        os._exit(128 + signal_number)
+    if signal_number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Terminated(signal_number)
+
+
+def _is_in_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _yield_to_neighbours() -> None:
@@ -106,9 +119,9 @@ def _yield_to_neighbours() -> None:
 
 def _install_handlers() -> None:
     """End in an orderly way; a signal that the caller has set to be ignored stays ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _raise_terminated)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _end)
 
 
 def rewrite_aliases(arguments: Sequence[str]) -> list[str]:
@@ -134,6 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = commands(arguments, prog_name="llama-cli", standalone_mode=False, default_map=defaults)
         _flush_stdout()
     except (ReaderGone, BrokenPipeError):
+        drop_stdout()
+        return READER_GONE
+    except SystemExit as error:  # typer's own, while it wrote help
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
         drop_stdout()
         return READER_GONE
     except (KeyboardInterrupt, typer.Abort):
