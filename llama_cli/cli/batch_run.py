@@ -83,6 +83,7 @@ class BatchRun:
         sampling: Sampling,
         batch_size: int | None,
         messages: MessageOptions,
+        dp: int,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -90,6 +91,7 @@ class BatchRun:
         self.sampling = sampling
         self.batch_size = batch_size
         self.messages = messages
+        self.dp = dp
         self.counts = Counts()
         self.stopping = Stopping()
         self._running: dict[int, Running] = {}
@@ -290,7 +292,7 @@ class BatchRun:
             if now - running.began > most_seconds and not running.failed:
                 self._give_up(key, "timeout", f"the row took longer than {most_seconds:g} s", order)
                 for sample in range(len(running.completions)):
-                    self.session.engine.cancel(key, sample)
+                    self.session.cancel(key, sample)
 
     def _finish(self, running: Running) -> bytes:
         self.counts.ok += 1
