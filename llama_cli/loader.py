@@ -69,7 +69,8 @@ def load(
     are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4;
     `kernels` plain runs them by torch's own F.linear. `chat_template` auto is the family's format of dialogs.
     `tp` processes share the model, each with a part of every layer, and `dp` groups of them share the prompts;
-    they are started here, or by torchrun, and end with the session. LlamaError says what is wrong with the folder, or what does not fit.
+    they are started here, or by torchrun, and end with the session.
+    LlamaError says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)

@@ -10,7 +10,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple, Protocol
 
@@ -41,46 +41,55 @@ class TextLink(Protocol):
     def receive(self) -> str: ...
 
 
-def serve(engine: Engine, orders: Orders, report: Callable[[Event], None]) -> None:
-    """Run requests as they are ordered, until there are no more."""
-    waiting: deque[Request] = deque()
-    too_early: set[Cancel] = set()
-    has_ended = False
+class Inbox:
+    """Orders as an engine takes them: requests as they come, cancellations before its next step."""
 
-    def take(*, block: bool) -> None:
-        nonlocal has_ended
-        try:
-            while not has_ended:
-                order = orders.get(block=block)
-                block = False
-                if order is None:
-                    has_ended = True
-                elif isinstance(order, Request):
-                    waiting.append(order)
-                elif any(request.key == order.key for request in waiting):
-                    too_early.add(order)
-                else:
-                    engine.cancel(*order)
-        except Empty:
-            pass
+    def __init__(self, engine: Engine, orders: Orders) -> None:
+        self._engine = engine
+        self._orders = orders
+        self._waiting: deque[Request] = deque()
+        self._too_early: set[Cancel] = set()  # of requests that wait
+        self._has_ended = False
 
-    def coming() -> Iterator[Request | None]:
+    def requests(self) -> Iterator[Request | None]:
+        """Those that have come, None where there is none yet; waits while the engine has nothing to do."""
         while True:
-            take(block=not waiting and not engine.scheduler.busy)
-            if waiting:
-                request = waiting.popleft()
-                for order in [order for order in too_early if order.key == request.key]:
-                    too_early.remove(order)
-                    engine.cancel(*order)
-                yield request
-            elif has_ended:
+            self.take(block=not self._waiting and not self._engine.scheduler.busy)
+            if self._waiting:
+                yield self._next()
+            elif self._has_ended:
                 return
             else:
                 yield None
 
-    for event in engine.generate(coming()):
+    def take(self, *, block: bool = False) -> None:
+        """Look at all orders that are there; `block` waits for one."""
+        while not self._has_ended and (block or not self._orders.empty()):
+            order = self._orders.get()
+            block = False
+            if order is None:
+                self._has_ended = True
+            elif isinstance(order, Request):
+                self._waiting.append(order)
+            elif any(request.key == order.key for request in self._waiting):
+                self._too_early.add(order)
+            else:
+                self._engine.cancel(*order)
+
+    def _next(self) -> Request:
+        request = self._waiting.popleft()
+        for order in [order for order in self._too_early if order.key == request.key]:
+            self._too_early.remove(order)
+            self._engine.cancel(*order)
+        return request
+
+
+def serve(engine: Engine, orders: Orders, report: Callable[[Event], None]) -> None:
+    """Run requests as they are ordered, until there are no more."""
+    inbox = Inbox(engine, orders)
+    for event in engine.generate(inbox.requests()):
         report(event)
-        take(block=False)
+        inbox.take()
 
 
 @dataclass
