@@ -106,7 +106,7 @@ class BatchRun:
             if self.rows_out.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.rows_out.torn}")
             template = self.settings.chat_template
-            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template)
+            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template, dp=self.dp)
             self.done, errors_before = self.rows_out.done(retry_errors=self.settings.retry_errors)
             self._settle(output)
             with Starts(output) as self.starts:  # only the death of the process leaves its file behind

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import traceback
+from pathlib import Path
 from queue import SimpleQueue
 
 from ..engine.engine import Engine
@@ -24,15 +26,18 @@ INTERNAL_ERROR = 1
 
 def main() -> None:
     """A process that rank 0 has started: its standard input ends when rank 0 does."""
-    threading.Thread(target=_end_with_rank_0, daemon=True).start()
+    place = Place.of(os.environ)
+    threading.Thread(target=_end_with_rank_0, args=(place,), daemon=True).start()
     os.write(1, READY)
     os.dup2(2, 1)
-    os._exit(follow(Place.of(os.environ)))  # not through Python's end, which waits for what is no longer there
+    os._exit(follow(place))  # not through Python's end, which waits for what is no longer there
 
 
-def _end_with_rank_0() -> None:
+def _end_with_rank_0(place: Place) -> None:
     while os.read(0, 1024):
         pass
+    if place.store:  # rank 0 may have been killed, and left its folder behind
+        shutil.rmtree(Path(place.store).parent, ignore_errors=True)
     os._exit(LOST_THE_OTHERS)
 
 
