@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -237,3 +238,10 @@ def is_about_a_connection(error: Exception) -> bool:
 
     gone = ("gloo", "Connection", "Broken pipe", "Socket")
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in gone)
+
+
+def lost_rank(error: Exception) -> RankEnded:
+    """What an error of a collective says of the rank that is gone: at most its address."""
+    address = re.search(r"\[(?:::ffff:)?([0-9a-fA-F.:]+)\]:\d+", str(error))
+    where = f" at {address[1]}" if address else ""
+    return RankEnded(f"a rank{where} has ended before its time", "what it said last tells why")

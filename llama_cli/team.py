@@ -20,7 +20,7 @@ from .model.args import ModelArgs
 from .model.parallel import Share
 from .model.quantize import Quantization
 from .model.recipe import Kernels
-from .ranks import Link, Place, RankEnded, Ranks, is_about_a_connection
+from .ranks import Link, Place, Ranks, is_about_a_connection, lost_rank
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Team:
         if not is_about_a_connection(error):
             return error
         found = self._followers.failure() if self._followers else None
-        return found or RankEnded(f"a rank has ended: {str(error).splitlines()[0]}", "see what it said")
+        return found or lost_rank(error)
 
     def end(self) -> None:
         """Let all go, if they still listen."""

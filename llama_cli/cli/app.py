@@ -131,8 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _yield_to_neighbours()
     try:
         place = Place.of(os.environ)
-        if place.follows:
-            return _follow(place, arguments)
+        if place.follows:  # rank 0 alone reads, thinks and prints
+            if _runs_on_ranks(arguments):
+                from .follow import follow
+
+                follow(place)
+            return 0
         _install_handlers()
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
@@ -154,14 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _follow(place: Place, arguments: Sequence[str]) -> int:
-    """What a process does that torchrun has started beside rank 0, which alone reads, thinks and prints."""
+def _runs_on_ranks(arguments: Sequence[str]) -> bool:
+    """Whether a command line loads a model, so that torchrun's other ranks are needed."""
     command = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if command not in ON_RANKS or _asks_for_help(arguments):
-        return 0
-    from .follow import follow
-
-    return follow(place)
+    return command in ON_RANKS and not _asks_for_help(arguments)
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ import threading
 import traceback
 from pathlib import Path
 from queue import SimpleQueue
+from typing import NoReturn
 
 from ..engine.engine import Engine
 from ..engine.groups import Orders, read_order, serve, write_report
@@ -30,7 +31,7 @@ def main() -> None:
     threading.Thread(target=_end_with_rank_0, args=(place,), daemon=True).start()
     os.write(1, READY)
     os.dup2(2, 1)
-    os._exit(follow(place))  # not through Python's end, which waits for what is no longer there
+    follow(place)
 
 
 def _end_with_rank_0(place: Place) -> None:
@@ -41,8 +42,12 @@ def _end_with_rank_0(place: Place) -> None:
     os._exit(LOST_THE_OTHERS)
 
 
-def follow(place: Place) -> int:
-    """Do what rank 0 says until it ends; returns the exit code."""
+def follow(place: Place) -> NoReturn:
+    """Do what rank 0 says, and end with it."""
+    os._exit(_exit_code(place))  # not through Python's end, which waits for what is no longer there
+
+
+def _exit_code(place: Place) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides
     show_log(logging.ERROR)
     try:
@@ -103,5 +108,5 @@ def _serve(engine: Engine, link: Link) -> None:
 
 def _cause(place: Place, error: Exception) -> Exception:
     if is_about_a_connection(error):
-        return RankEnded(f"a rank in the group of rank {place.rank} has ended", "see what it said")
+        return RankEnded(f"a rank beside rank {place.rank} has ended before its time", "what it said last tells why")
     return error
