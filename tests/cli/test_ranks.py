@@ -55,7 +55,7 @@ def outside_listeners(process):
 
 def test_complete_reads_a_pipe_and_listens_to_nobody_outside():
     """Rank 0 alone reads and prints; stdout is the same to the byte."""
-    arguments = ["complete", "-m", TINY, "-n", "60", "-t", "0", "--dtype", "fp32", "--ignore-eos"]
+    arguments = ["complete", "-m", TINY, "-n", "12", "-t", "0", "--dtype", "fp32", "--ignore-eos"]
     expected = output_of(*arguments, stdin=b"Hello there")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command(*arguments, "--tp", "2"), **pipes) as process:
