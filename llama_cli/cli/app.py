@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import LlamaError, OutputFailed
+from ..ranks import Place
 from .batch import batch
 from .bench import bench
 from .chat import chat
@@ -32,6 +33,9 @@ from .tokenize import tokenize
 from .verify import verify
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
+
+# Commands that load a model: torchrun's other ranks help with these.
+ON_RANKS = ("batch", "bench", "chat", "complete", "score")
 
 SPINS = "300"  # of libgomp's loop: some microseconds
 
@@ -137,9 +141,16 @@ def rewrite_aliases(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = rewrite_aliases(sys.argv[1:] if arguments is None else arguments)
-    _install_handlers()
     _yield_to_neighbours()
     try:
+        place = Place.of(os.environ)
+        if place.follows:  # rank 0 alone reads, thinks and prints
+            if _runs_on_ranks(arguments):
+                from .follow import follow
+
+                follow(place)
+            return 0
+        _install_handlers()
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
         commands = typer.main.get_command(app)
@@ -165,9 +176,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _runs_on_ranks(arguments: Sequence[str]) -> bool:
+    """Whether a command line loads a model, so that torchrun's other ranks are needed."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    return command in ON_RANKS and not _asks_for_help(arguments)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return not {"-h", "--help", "--version"}.isdisjoint(arguments)
+
+
 def _defaults(commands: Any, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What config.toml sets for each command. Help must come even where that file is broken."""
-    if not {"-h", "--help", "--version"}.isdisjoint(arguments) or "_LLAMA_CLI_COMPLETE" in os.environ:
+    if _asks_for_help(arguments) or "_LLAMA_CLI_COMPLETE" in os.environ:
         return {}
     return defaults_of(commands.commands, read_settings(config_file()))
 
