@@ -53,7 +53,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     counts = {name: [0, 0] for name in PROMISES}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            properties = report.user_properties
+            properties = getattr(report, "user_properties", [])  # a module that cannot be imported has none
             n_cases = sum(value for key, value in properties if key == "cases") or 1
             for name in (value for key, value in properties if key == "promise"):
                 counts[name][0] += n_cases

@@ -13,10 +13,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults import run
 from support import DATA
 
 TINY = DATA / "tiny/bpe1024"
+
+
+def run(arguments, **more):
+    """A command run to its end: (exit code, stderr)."""
+    command = [sys.executable, "-m", "llama_cli", *map(str, arguments)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **more)
+    return done.returncode, done.stderr
 
 
 def command(*arguments):
