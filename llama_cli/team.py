@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter
@@ -84,10 +86,10 @@ class Team:
         self._ranks: Ranks | None = None
         self._leader: Leader | None = None
         self._groups: Groups | None = None
-        self._has_ended = False
+        self._has_ended = self._has_stuck = False
         if place.is_alone:
             self._followers = Followers(n_ranks)
-            atexit.register(self.end)
+            atexit.register(self._end_with_process)
             self._followers.wait_until_ready()
             place = self._followers.place
         try:
@@ -97,7 +99,7 @@ class Team:
         except RuntimeError as error:
             raise self.explain(error) from error
         self.share = Share(0, job.tp)
-        atexit.register(self.end)
+        atexit.register(self._end_with_process)
 
     def lead(self, runner: Runner) -> Runner | Leader:
         """The runner of this rank as one of all ranks of its group."""
@@ -127,14 +129,28 @@ class Team:
         if self._has_ended:
             return
         self._has_ended = True
-        try:
-            if self._groups is not None:
-                self._groups.end(SECONDS_TO_END)
-            if self._leader is not None and not self._leader.in_step:
-                self._leader.end()
-        except Exception as error:  # whoever is gone need not be told
-            logger.debug("a rank had ended before: %s", error)
+        if self._groups is not None:
+            self._attempt(self._groups.end)
+            self._groups.wait(SECONDS_TO_END)
+        if self._leader is not None and not self._leader.in_step:
+            self._attempt(self._leader.end)
         if self._followers is not None:
             self._followers.end()
-        if self._ranks is not None:
-            self._ranks.part()
+        if self._groups is not None and not self._groups.wait(SECONDS_TO_END):
+            self._has_stuck = True
+        elif self._ranks is not None:
+            self._attempt(self._ranks.part)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # whoever is gone need not be told
+            logger.debug("a rank had ended before: %s", error)
+
+    def _end_with_process(self) -> None:
+        """Python's own end aborts where a thread still waits inside a collective."""
+        self.end()
+        if self._has_stuck:
+            for stream in (sys.stdout, sys.stderr):
+                self._attempt(stream.flush)
+            os._exit(1)

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import NoReturn
 
 from ..engine.engine import Engine
-from ..engine.groups import Orders, read_order, serve, write_report
+from ..engine.groups import GOODBYE, Orders, read_order, serve, write_report
 from ..engine.leader import Leader, repeat
 from ..errors import LlamaError
 from ..launch import LOST_THE_OTHERS, READY
@@ -104,6 +104,7 @@ def _serve(engine: Engine, link: Link) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     serve(engine, orders, lambda event: link.send(write_report(event)))
+    link.send(GOODBYE)
 
 
 def _cause(place: Place, error: Exception) -> Exception:

@@ -7,8 +7,10 @@ does nothing but hand out and collect, so that it notices at once when a link br
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
@@ -31,6 +33,8 @@ class Cancel(NamedTuple):
 Order = Request | Cancel | None  # None: no more will come
 Report = Event | Exception
 Orders = SimpleQueue[Order]
+
+GOODBYE = "goodbye"  # the last that a group reports
 
 
 class TextLink(Protocol):
@@ -126,9 +130,9 @@ class Groups:
         self._groups = [Group(orders.put, n_slots), *(Group(_giver(link, explain), n_slots) for link in links)]
         self._handed: dict[int, Handed] = {}
         self._n_handed = 0
-        self._own = self._begin(lambda: serve(engine, orders, self._reports.put))
+        self._threads = [self._begin(lambda: serve(engine, orders, self._reports.put))]
         for link in links:
-            self._begin(lambda link=link: self._listen(link))  # type: ignore[misc]
+            self._threads.append(self._begin(lambda link=link: self._listen(link)))  # type: ignore[misc]
 
     def _begin(self, work: Callable[[], None]) -> Thread:
         def guarded() -> None:
@@ -147,6 +151,8 @@ class Groups:
                 text = link.receive()
             except RuntimeError as error:
                 self._reports.put(self._explain(error))
+                return
+            if text == GOODBYE:
                 return
             self._reports.put(read_report(text))
 
@@ -175,11 +181,18 @@ class Groups:
             if handed.request.key == key and not handed.is_abandoned:
                 handed.group.give(Cancel(ticket, sample))
 
-    def end(self, seconds: float) -> None:
-        """Let the other groups go, and the own one come to its end."""
+    def end(self) -> None:
+        """Let the groups go."""
         for group in self._groups:
-            group.give(None)
-        self._own.join(seconds)
+            with suppress(Exception):  # whoever is gone need not be told
+                group.give(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether they have come to their end within so many seconds."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _hand(self, request: Request, group: Group) -> None:
         ticket = self._n_handed

@@ -9,7 +9,7 @@ import torch
 from engine.test_engine import SETTINGS, make_engine, requests_of, run
 
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.groups import Cancel, Groups, read_order, read_report, serve, write_order, write_report
+from llama_cli.engine.groups import GOODBYE, Cancel, Groups, read_order, read_report, serve, write_order, write_report
 from llama_cli.engine.leader import Leader, Verb, decode_step, encode_step, repeat
 from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token, TokenLogprob
 from llama_cli.engine.runner import Runner, Step
@@ -44,7 +44,7 @@ class FarEngine:
         self.keys = set()
         orders = SimpleQueue()
         threading.Thread(target=self._listen, args=(orders,), daemon=True).start()
-        self.thread = threading.Thread(target=serve, args=(engine, orders, self._report), daemon=True)
+        self.thread = threading.Thread(target=self._serve, args=(engine, orders), daemon=True)
         self.thread.start()
 
     def _listen(self, orders):
@@ -53,6 +53,10 @@ class FarEngine:
             orders.put(order)
             if order is None:
                 return
+
+    def _serve(self, engine, orders):
+        serve(engine, orders, self._report)
+        self._end.send(GOODBYE)
 
     def _report(self, event):
         self.keys.add(event.key)
@@ -75,7 +79,8 @@ def _far():
 def _groups(far):
     groups = Groups(make_engine(n_slots=2), [far.link], explain)
     yield groups
-    groups.end(5)
+    groups.end()
+    assert groups.wait(5), "no thread is left where Python ends"
     far.thread.join(5)
     assert not far.thread.is_alive()
 
