@@ -118,6 +118,7 @@ def plan_model(
     stored = None
     if device.type == "cpu":
         is_copied = recipe.dtype != checkpoint.dtype or len(checkpoint.shards) > 1 or not checkpoint.mmap
+        is_copied = is_copied or checkpoint.is_quantised
         stored = Stored(checkpoint.dtype.itemsize, is_copied, checkpoint.is_tied)
     return plan_memory(
         args,
