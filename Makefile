@@ -40,8 +40,9 @@ test: install ## Run the tests, about a minute
 test-all: install ## Run the slow tests too
 	$(BIN)/python -m pytest -q -n 2 -m ''
 
-bench: install ## Measure the bundled toy, or: make bench MODEL=folder
+bench: install ## Measure the toy (or MODEL=folder), then compare with the peers that are installed
 	$(BIN)/llama-cli bench $(if $(MODEL),--model "$(MODEL)")
+	$(BIN)/python benchmarks/compare.py
 
 toy: install ## Train a toy model: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]
 	@test -n "$(TEXT)" || { echo 'usage: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]' >&2; exit 2; }

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+import torch
+
 from .engine.engine import Engine
 from .engine.request import Request, Sampling, Token
 
 SEED = 1234
+READ_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,27 @@ def run_one_by_one(engine: Engine, requests: Sequence[Request]) -> Measured:
 
 
 def run_in_groups(engine: Engine, requests: Sequence[Request], size: int) -> Measured:
-    """Groups of `size`, whose rows all run until the longest answer is done: what a program without a scheduler does.
+    """Groups of `size`, all to the longest: what a program without a scheduler does.
 
-    The tokens past a row's own end are computed, not counted.
+    Prompts are as long as the longest of their group, padded in front, and all rows run until the longest answer
+    is done. Padding and tokens past a row's own end are computed, not counted.
     """
     groups = [requests[at : at + size] for at in range(0, len(requests), size)]
     measured = []
     for group in groups:
-        longest = max(request.sampling.max_tokens for request in group)
-        to_the_longest = replace(group[0].sampling, max_tokens=longest)
-        seconds = run_together(engine, [request._replace(sampling=to_the_longest) for request in group]).seconds
+        seconds = run_together(engine, _as_long_as_the_longest(group)).seconds
         measured.append(Measured(sum(request.sampling.max_tokens for request in group), seconds))
     return _sum(measured)
+
+
+def _as_long_as_the_longest(group: Sequence[Request]) -> list[Request]:
+    n_prompt = max(len(request.prompt) for request in group)
+    sampling = replace(group[0].sampling, max_tokens=max(request.sampling.max_tokens for request in group))
+    padded = []
+    for request in group:
+        copies = -(-n_prompt // len(request.prompt))
+        padded.append(request._replace(prompt=(request.prompt * copies)[-n_prompt:], sampling=sampling))
+    return padded
 
 
 def _sum(measured: Sequence[Measured]) -> Measured:
@@ -68,20 +80,31 @@ def _sum(measured: Sequence[Measured]) -> Measured:
 
 
 @dataclass(frozen=True)
-class MeasuredRow:
-    """One request, its prompt and its answer apart."""
+class Speed:
+    """Prompt and answer apart, in tokens of all rows a second."""
 
-    prefill_tokens_per_second: float
-    decode_tokens_per_second: float
+    prefill: float
+    decode: float
 
 
-def run_row(engine: Engine, request: Request) -> MeasuredRow:
-    """One request alone; nothing of its prompt is taken from the cache."""
+def run_rows(engine: Engine, n_rows: int, n_prompt: int, n_new: int) -> Speed:
+    """So many rows of one length at a time; nothing of their prompts is taken from the cache."""
     engine.scheduler.forget()
     before = replace(engine.stats)
-    run_together(engine, [request])
+    run_together(engine, mixed_requests(n_rows, engine.n_words, (n_prompt, n_prompt), (n_new, n_new)))
     after = engine.stats
-    return MeasuredRow(
+    return Speed(
         (after.n_prompt - before.n_prompt) / (after.prefill_seconds - before.prefill_seconds),
         (after.n_decoded - before.n_decoded) / (after.decode_seconds - before.decode_seconds),
     )
+
+
+def read_bandwidth(rounds: int = 5) -> float:
+    """Bytes a second that the CPU reads from memory: the best of some sums over more than its caches hold."""
+    block = torch.ones(READ_BYTES // 8, dtype=torch.int64)
+    best = 0.0
+    for _ in range(rounds):
+        began = time.perf_counter()
+        block.sum()
+        best = max(best, READ_BYTES / (time.perf_counter() - began))
+    return best

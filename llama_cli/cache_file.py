@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .engine.leader import Leader
+from .engine.runner import Runner
 from .errors import InputRejected
 from .jobs.ledger import replace_file
 from .session import Session
@@ -15,8 +17,9 @@ from .session import Session
 
 def save_cache(path: Path, session: Session) -> None:
     """Write what the fullest slot holds; OutputFailed says why it could not be."""
+    runner = _runner_of(session, "no cache is kept")
     slot = max(session.engine.scheduler.slots, key=lambda slot: len(slot.held))
-    keys, values = session.engine.runner.cache.read(slot.index, len(slot.held))
+    keys, values = runner.cache.read(slot.index, len(slot.held))
     tensors = {"keys": keys, "values": values, "ids": torch.tensor(slot.held, dtype=torch.int64)}
     replace_file(path, iter([save(tensors, {"fingerprint": session.info.fingerprint})]), private=True)
 
@@ -31,7 +34,7 @@ def load_cache(path: Path, session: Session) -> int:
             keys, values, ids = (file.get_tensor(name) for name in ("keys", "values", "ids"))
     except (OSError, SafetensorError, ValueError):
         raise InputRejected(f"{path} is no saved cache, or a damaged one", hint) from None
-    runner, args = session.engine.runner, session.args
+    runner, args = _runner_of(session, hint), session.args
     shape = (args.n_layers, runner.cache.keys[0].shape[1], ids.numel(), args.head_dim)
     if ids.dtype != torch.int64 or ids.dim() != 1 or keys.shape != shape or values.shape != shape:
         raise InputRejected(f"{path} has not the shape of this model's cache", hint)
@@ -41,3 +44,10 @@ def load_cache(path: Path, session: Session) -> int:
     runner.cache.restore(0, keys, values)
     session.engine.scheduler.slots[0].held = ids.tolist()
     return len(ids)
+
+
+def _runner_of(session: Session, hint: str) -> Runner:
+    """The runner that has all keys and values."""
+    if isinstance(session.engine.runner, Leader):
+        raise InputRejected("several processes have the cache, each a part of it", hint)
+    return session.engine.runner

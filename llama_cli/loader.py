@@ -14,21 +14,33 @@ import torch
 from torch import Tensor, nn
 
 from .chat_template import TemplateChoice, choose_template
-from .checkpoint import Checkpoint, open_checkpoint
-from .checkpoint.catalog import TOY
+from .checkpoint import Checkpoint, Slice, open_checkpoint
+from .checkpoint.catalog import TOY, expand
 from .checkpoint.checkpoint import EMBEDDING, OUTPUT
 from .checkpoint.installed import model_name
 from .engine.engine import Engine
 from .engine.runner import Runner
-from .errors import DoesNotFit, UsageError
-from .memory import MemoryPlan, Stored, choose_context, choose_slots, plan_memory, usable_memory
+from .errors import DoesNotFit, ModelRejected, UsageError
+from .memory import (
+    MemoryPlan,
+    Stored,
+    can_split,
+    choose_context,
+    choose_slots,
+    plan_memory,
+    possible_ranks,
+    usable_memory,
+)
 from .model.args import ModelArgs, read_params
 from .model.family import doubt_about
 from .model.fuse import fuse
 from .model.llama import Llama, TransformerBlock
+from .model.parallel import WHOLE, Share, bounds_of, parallelize, shared_args
 from .model.quantize import Quantization
 from .model.recipe import Kernels, Recipe, choose_recipe
+from .ranks import Place, Ranks
 from .session import ModelInfo, Session
+from .team import Job, Team, place_of_leader
 from .vocabulary import check_vocabulary, open_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -58,6 +70,8 @@ def load(
     rope_scale_factor: float | None = None,
     mmap: bool = True,
     chat_template: TemplateChoice = "auto",
+    tp: int | None = None,
+    dp: int = 1,
 ) -> Session:
     """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
 
@@ -65,6 +79,8 @@ def load(
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
     are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4;
     `kernels` plain runs them by torch's own F.linear. `chat_template` auto is the family's format of dialogs.
+    `tp` processes share the model, each with a part of every layer, and `dp` groups of them share the prompts;
+    they are started here, or by torchrun, and end with the session.
     LlamaError says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
@@ -82,23 +98,45 @@ def load(
         logger.warning(doubt)
     checkpoint.check(args)
     check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
-    where = _choose_device(device)
-    _use_threads(threads, checkpoint.n_bytes)
-    free = _free_memory(where)
-    recipe = choose_recipe(_choose_dtype(dtype, checkpoint, where), where, quantize=quantize, kernels=kernels)
-    plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS)
+    tp = tp or 1
+    _check_split(args, tp, model_name(checkpoint.folder))
+    place = place_of_leader(tp * dp)
+    where = _choose_device(device, place)
+    _use_threads(threads, checkpoint.n_bytes, place)
+    free = _free_memory(where) // (1 if where.type == "cuda" else place.local_size)
+    chosen_dtype = _choose_dtype(dtype, checkpoint, where)
+    recipe = choose_recipe(chosen_dtype, where, quantize=quantize, kernels=kernels)
+    plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS, n_ranks=tp)
     if batch_size is None:
         plan = choose_slots(plan, free, context=max_seq_len or min(args.max_seq_len, USUAL_CONTEXT))
     context = choose_context(plan, free, asked=max_seq_len, trained=args.max_seq_len)
     if max_seq_len is None and context < args.max_seq_len:
         logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
-    transformer = build_model(checkpoint, args, recipe, where)
     name = model_name(checkpoint.folder)
-    template = choose_template(chat_template, checkpoint.params, words, name, transformer.tok_embeddings.weight)
+    embedding = next(tensor for _, tensor in checkpoint.tensors(args))
+    template = choose_template(chat_template, checkpoint.params, words, name, embedding)
+    del embedding
     stop_tokens = words.stop_tokens | (template.format.stop_tokens if template.format else frozenset())
+    job = Job(
+        model=_same_everywhere(TOY if model is None else model),
+        mmap=mmap,
+        weights=_fingerprint_of_weights(checkpoint),
+        args=args,
+        tp=tp,
+        plan=plan,
+        max_seq_len=context,
+        dtype=str(chosen_dtype).removeprefix("torch."),
+        device=where.type,
+        threads=torch.get_num_threads(),
+        quantize=quantize,
+        kernels=kernels,
+        n_words=min(words.n_words, args.vocab_size),
+        stop_tokens=stop_tokens,
+    )
+    team = Team(job, tp * dp) if tp * dp > 1 else None
+    runner = build_runner(checkpoint, job, where, team.share if team else WHOLE)
     checkpoint.ensure_unchanged()
-    runner = Runner(transformer, n_slots=plan.n_slots, max_seq_len=context)
-    engine = Engine(runner, n_words=min(words.n_words, args.vocab_size), stop_tokens=stop_tokens)
+    engine = Engine(team.lead(runner) if team else runner, n_words=job.n_words, stop_tokens=stop_tokens)
     info = ModelInfo(
         name=name,
         folder=str(checkpoint.folder),
@@ -108,13 +146,22 @@ def load(
         load_seconds=time.perf_counter() - began,
         fingerprint=_fingerprint(checkpoint, recipe),
     )
-    return Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
+    session = Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
+    if team is not None:
+        session.run_on(team.gather(engine), team.end)
+    return session
 
 
 def plan_model(
-    checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device, *, n_slots: int
+    checkpoint: Checkpoint,
+    args: ModelArgs,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    n_slots: int,
+    n_ranks: int = 1,
 ) -> MemoryPlan:
-    """The memory that a checkpoint takes when it runs by a recipe."""
+    """The memory that a checkpoint takes on each of several ranks when it runs by a recipe."""
     stored = None
     if device.type == "cpu":
         is_copied = recipe.dtype != checkpoint.dtype or len(checkpoint.shards) > 1 or not checkpoint.mmap
@@ -126,16 +173,49 @@ def plan_model(
         itemsize=recipe.dtype.itemsize,
         tied=checkpoint.is_tied and not recipe.copies_embedding,
         linear_bytes=recipe.linear_bytes,
+        n_ranks=n_ranks,
         stored=stored,
     )
 
 
-def build_model(checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device) -> Llama:
-    """The transformer with its weights in place, made layer by layer, so that one copy of them is in memory."""
+def load_part(job: Job, ranks: Ranks) -> Runner:
+    """The runner of a rank that follows: its part of the model of a job. LlamaError as from `load`."""
+    checkpoint = open_checkpoint(job.model, mmap=job.mmap)
+    checkpoint.check(job.args)
+    if _fingerprint_of_weights(checkpoint) != job.weights:
+        raise ModelRejected(
+            f"{checkpoint.folder} on rank {ranks.place.rank} is not the model of rank 0", "copy the same files there"
+        )
+    where = _choose_device(job.device, ranks.place)
+    torch.set_num_threads(job.threads)
+    if ranks.place.local_rank == 0:  # the first one of another machine
+        free = _free_memory(where) // (1 if where.type == "cuda" else ranks.place.local_size)
+        choose_context(job.plan, free, asked=job.max_seq_len, trained=job.max_seq_len)
+    return build_runner(checkpoint, job, where, Share(ranks.place.rank % job.tp, job.tp))
+
+
+def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: Share) -> Runner:
+    """One rank's part of the model of a job, joined with the other parts, and its cache."""
+    recipe = choose_recipe(getattr(torch, job.dtype), device, quantize=job.quantize, kernels=job.kernels)
+    model = build_model(checkpoint, job.args, recipe, device, share)
+    if share.size > 1:
+        parallelize(model, job.args, share)
+    return Runner(model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
+
+
+def build_model(
+    checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device, share: Share = WHOLE
+) -> Llama:
+    """A share of the transformer with its weights in place, made layer by layer: one copy of them is in memory."""
+
+    def part_of(name: str, shape: tuple[int, ...]) -> Slice | None:
+        bounds = bounds_of(args, share, name, shape)
+        return bounds and Slice(*bounds)
+
     with torch.device("meta"):
-        model = Llama(args)
+        model = Llama(args if share.size == 1 else shared_args(args, share))
     is_tied = checkpoint.is_tied
-    for part, tensors in groupby(checkpoint.tensors(args), key=_part_of_model):
+    for part, tensors in groupby(checkpoint.tensors(args, None if share.size == 1 else part_of), key=_part_of_model):
         for name, tensor in tensors:
             module = model.get_submodule(name.removesuffix(".weight"))
             dtype = recipe.activations if tensor.dim() == 1 else recipe.dtype
@@ -151,21 +231,50 @@ def build_model(checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device:
     return model.eval()
 
 
+def _check_split(args: ModelArgs, tp: int, name: str) -> None:
+    if not can_split(args, tp):
+        possible = ", ".join(map(str, possible_ranks(args)))
+        raise UsageError(
+            f"{tp} ranks cannot share {name}: it has {args.n_heads} heads, {args.n_kv_heads} key/value heads,"
+            f" {args.ffn_dim} hidden columns and {args.vocab_size} ids",
+            f"--tp may be {possible}",
+        )
+
+
+def _same_everywhere(model: str | Path) -> str:
+    """A folder as its whole path, since other ranks may start elsewhere; a name stays a name."""
+    folder = expand(model)
+    return str(folder.absolute()) if folder.is_dir() else str(model)
+
+
 def _part_of_model(named: tuple[str, Tensor]) -> str:
     """`layers.3` of a layer's weights, the name itself of the others."""
     name, _ = named
     return ".".join(name.split(".")[:2])
 
 
-def _use_threads(asked: int | None, n_bytes: int) -> None:
-    """A toy's matrices are done before a second thread has woken up; on a busy machine it waits for it."""
+def _use_threads(asked: int | None, n_bytes: int, place: Place) -> None:
+    """A toy's matrices are done before a second thread has woken up; on a busy machine it waits for it.
+
+    Ranks on one machine share its cores.
+    """
     if asked is not None or n_bytes < SMALL_MODEL_BYTES:
         torch.set_num_threads(asked or 1)
+    elif place.local_size > 1:
+        torch.set_num_threads(max(torch.get_num_threads() // place.local_size, 1))
 
 
-def _choose_device(name: str) -> torch.device:
+def _choose_device(name: str, place: Place) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and place.world_size > 1:
+        if torch.cuda.device_count() < place.local_size:
+            raise DoesNotFit(
+                f"{place.local_size} ranks here need as many GPUs; there are {torch.cuda.device_count()}",
+                "--device cpu, or fewer ranks",
+            )
+        torch.cuda.set_device(place.local_rank)
+        return torch.device("cuda", place.local_rank)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -202,5 +311,16 @@ def _fingerprint(checkpoint: Checkpoint, recipe: Recipe) -> str:
     )
     if checkpoint.tokenizer is not None:
         digest.update(checkpoint.tokenizer.read_bytes())
-    digest.update(str([identity.size for identity in checkpoint.identities.values()]).encode())
+    digest.update(_sizes_of(checkpoint))
     return digest.hexdigest()
+
+
+def _fingerprint_of_weights(checkpoint: Checkpoint) -> str:
+    """Tells two models apart, as far as that goes without reading the weights."""
+    digest = hashlib.sha256(json.dumps(dict(checkpoint.params), sort_keys=True).encode())
+    digest.update(_sizes_of(checkpoint))
+    return digest.hexdigest()
+
+
+def _sizes_of(checkpoint: Checkpoint) -> bytes:
+    return str([identity.size for identity in checkpoint.identities.values()]).encode()

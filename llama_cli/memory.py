@@ -117,12 +117,15 @@ def plan_memory(
     def bytes_of(name: str, shape: Shape) -> int:
         if len(shape) == 1:
             return shape[0] * itemsize  # norms are on every rank
-        if name == "tok_embeddings.weight":
-            return math.prod(shape) * itemsize // n_ranks
         if name == "output.weight" and tied:
             return 0
-        parts, whole = (kv_heads, args.n_kv_heads) if name.endswith(("wk.weight", "wv.weight")) else (1, n_ranks)
-        return int(math.prod(shape) * parts // whole * (linear_bytes or itemsize))
+        if name in ("tok_embeddings.weight", "output.weight"):
+            n_values = math.ceil(shape[0] / n_ranks) * shape[1]
+        elif name.endswith(("wk.weight", "wv.weight")):
+            n_values = math.prod(shape) * kv_heads // args.n_kv_heads
+        else:
+            n_values = math.prod(shape) // n_ranks
+        return int(n_values * (itemsize if name == "tok_embeddings.weight" else linear_bytes or itemsize))
 
     weights = 0
     for name, shape in dataclasses.replace(args, n_layers=1).weight_shapes().items():
@@ -165,9 +168,15 @@ def _step_bytes(args: ModelArgs, n_slots: int) -> int:
 
 
 def can_split(args: ModelArgs, n_ranks: int) -> bool:
-    """Whether every matrix has a part for each of `n_ranks`."""
+    """Whether every matrix has a part for each of `n_ranks`: equal ones, but the last may have fewer ids."""
     heads_fit = args.n_kv_heads % n_ranks == 0 or n_ranks % args.n_kv_heads == 0
-    return heads_fit and all(size % n_ranks == 0 for size in (args.n_heads, args.ffn_dim, args.vocab_size))
+    ids_fit = math.ceil(args.vocab_size / n_ranks) * (n_ranks - 1) < args.vocab_size
+    return heads_fit and ids_fit and all(size % n_ranks == 0 for size in (args.n_heads, args.ffn_dim))
+
+
+def possible_ranks(args: ModelArgs) -> list[int]:
+    """All numbers of ranks that can share a model."""
+    return [n_ranks for n_ranks in range(1, args.n_heads + 1) if can_split(args, n_ranks)]
 
 
 def choose_context(plan: MemoryPlan, available: int, *, asked: int | None, trained: int) -> int:

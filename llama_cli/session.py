@@ -12,6 +12,7 @@ from tokenizer.chat import ChatFormat, Message, Template, ToolCall
 from tokenizer.infill import infill_format
 
 from .engine.engine import Engine, Stats
+from .engine.groups import Groups
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
 from .errors import ContextTooLong, InputRejected, LlamaError
 from .model.args import ModelArgs
@@ -153,6 +154,18 @@ class Session:
         self.info = info
         self.template = template
         self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
+        self._runs_on: Engine | Groups = engine
+        self._end: Callable[[], None] | None = None
+
+    def run_on(self, groups: Groups | None, end: Callable[[], None]) -> None:
+        """Run requests on several groups of ranks, if there are any; `end` lets all ranks go."""
+        self._runs_on = groups or self.engine
+        self._end = end
+
+    def close(self) -> None:
+        """Let the ranks go that share the model; without it they go when this process ends."""
+        if self._end is not None:
+            self._end()
 
     @property
     def max_seq_len(self) -> int:
@@ -254,7 +267,7 @@ class Session:
                     answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
                 yield request
 
-        for event in self.engine.generate(noted()):
+        for event in self._runs_on.generate(noted()):
             if isinstance(event, PromptScored):
                 yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
                 continue
@@ -262,12 +275,16 @@ class Session:
             if isinstance(event, Token):
                 text = answer.feed(event)
                 if answer.stop.found:
-                    self.engine.cancel(event.key, event.sample)
+                    self.cancel(event.key, event.sample)
                 scores = () if event.logprob is None else (event.logprob,)
                 yield Chunk(event.key, event.sample, text, (event.id,), scores)
             else:
                 del answers[event.key, event.sample]
                 yield _last_chunk(event, answer)
+
+    def cancel(self, key: int, sample: int) -> None:
+        """Stop one sample of a running request before the next step."""
+        self._runs_on.cancel(key, sample)
 
     def stream(self, prompts: Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
         """`run` for prompts that are text or ids."""

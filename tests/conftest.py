@@ -6,6 +6,8 @@ import os
 import pytest
 import torch
 
+pytest_plugins = ["promises"]
+
 # Tiny matrices: a second thread costs more than it saves, and tests run side by side.
 torch.set_num_threads(1)
 

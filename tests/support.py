@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_cli.checkpoint import open_checkpoint
+from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.loader import build_model
 from llama_cli.model.args import ModelArgs, read_params
 from llama_cli.model.cache import Cache
@@ -39,6 +39,14 @@ def golden_tensors(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "golden.safetensors")
 
 
+def open_model(folder: Path) -> tuple[Checkpoint, ModelArgs]:
+    """A checked folder and its shape."""
+    checkpoint = open_checkpoint(folder)
+    args = read_params(checkpoint.params, vocab_size=checkpoint.vocab_size)
+    checkpoint.check(args)
+    return checkpoint, args
+
+
 def load_model(
     folder: Path,
     dtype: torch.dtype = torch.float32,
@@ -48,9 +56,7 @@ def load_model(
     kernels: Kernels = "plain",
 ) -> Llama:
     """The bare transformer of a folder."""
-    checkpoint = open_checkpoint(folder)
-    args = read_params(checkpoint.params, vocab_size=checkpoint.vocab_size)
-    checkpoint.check(args)
+    checkpoint, args = open_model(folder)
     cpu = torch.device("cpu")
     model = build_model(checkpoint, args, choose_recipe(dtype, cpu, quantize=quantize, kernels=kernels), cpu)
     model.prepare_rope(positions)

@@ -42,6 +42,7 @@ def test_the_largest_context_is_the_largest(case):
     assert abs(plan.largest_context(available) - 8000) <= 1
 
 
+@pytest.mark.promise("P16")
 @pytest.mark.parametrize("available", [0, 1 * GIB, 8 * GIB, 15 * GIB])
 def test_too_little_for_the_weights(available):
     with pytest.raises(DoesNotFit, match=r"needs 15\.9 GiB \(15\.0 GiB of weights") as caught:

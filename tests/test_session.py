@@ -76,6 +76,7 @@ def slow_stop(text, stops):
     return text[: min(places)] if places else text
 
 
+@pytest.mark.promise("P11")
 @settings(max_examples=1000, deadline=None)
 @given(
     data=st.data(),
@@ -102,8 +103,10 @@ def test_stop_strings_hold_back_no_more_than_their_beginning():
     assert finder.finish() == "STO"
 
 
-def test_streaming_random_ids_through_stops_equals_the_whole():
+@pytest.mark.promise("P11")
+def test_streaming_random_ids_through_stops_equals_the_whole(record_property):
     """2,000 random streams of a byte-pair vocabulary with multi-byte characters."""
+    record_property("cases", 2000)
     tokenizer, chance = load_tokenizer(DATA / "tokenizer/tiny768.model"), random.Random(5)
     for _ in range(2000):
         ids = [chance.randrange(300) for _ in range(chance.randint(1, 12))]
@@ -127,6 +130,7 @@ def test_the_context_boundary():
         session.complete("a" * (33 - bos), Sampling(max_tokens=0, prompt_logprobs=True))
 
 
+@pytest.mark.promise("P13")
 def test_a_hopeless_prompt_is_refused_before_it_is_tokenised(tiny):
     """200 million characters: counted, not encoded."""
     with pytest.raises(InputRejected, match="tokens or more; the context holds 8,192"):

@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from .. import __version__
 from ..errors import LlamaError, OutputFailed
+from ..ranks import Place
 from .batch import batch
 from .bench import bench
 from .chat import chat
@@ -32,6 +33,9 @@ from .tokenize import tokenize
 from .verify import verify
 
 INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
+
+# Commands that load a model: torchrun's other ranks help with these.
+ON_RANKS = ("batch", "bench", "chat", "complete", "score")
 
 SPINS = "300"  # of libgomp's loop: some microseconds
 
@@ -70,17 +74,17 @@ def _main(
 
 
 app.command()(complete)
-app.command()(config)
 app.command()(chat)
 app.command()(batch)
-app.command()(bench)
-app.command()(info)
-app.command()(convert)
 app.command()(merge)
-app.command()(models)
 app.command()(score)
 app.command()(tokenize)
+app.command()(models)
+app.command()(info)
 app.command()(verify)
+app.command()(convert)
+app.command()(bench)
+app.command()(config)
 
 
 class Terminated(BaseException):
@@ -91,8 +95,21 @@ class Terminated(BaseException):
         self.signal_number = signal_number
 
 
-def _raise_terminated(signal_number: int, frame: FrameType | None) -> None:
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    if _is_in_import(frame):
+        # Nothing of ours is open, and modules that are interrupted while they load say so on standard error.
+        os._exit(128 + signal_number)
+    if signal_number == signal.SIGINT:
+        raise KeyboardInterrupt
     raise Terminated(signal_number)
+
+
+def _is_in_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _yield_to_neighbours() -> None:
@@ -106,9 +123,9 @@ def _yield_to_neighbours() -> None:
 
 def _install_handlers() -> None:
     """End in an orderly way; a signal that the caller has set to be ignored stays ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _raise_terminated)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _end)
 
 
 def rewrite_aliases(arguments: Sequence[str]) -> list[str]:
@@ -124,9 +141,16 @@ def rewrite_aliases(arguments: Sequence[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = rewrite_aliases(sys.argv[1:] if arguments is None else arguments)
-    _install_handlers()
     _yield_to_neighbours()
     try:
+        place = Place.of(os.environ)
+        if place.follows:  # rank 0 alone reads, thinks and prints
+            if _runs_on_ranks(arguments):
+                from .follow import follow
+
+                follow(place)
+            return 0
+        _install_handlers()
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
         commands = typer.main.get_command(app)
@@ -134,6 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = commands(arguments, prog_name="llama-cli", standalone_mode=False, default_map=defaults)
         _flush_stdout()
     except (ReaderGone, BrokenPipeError):
+        drop_stdout()
+        return READER_GONE
+    except SystemExit as error:  # typer's own, while it wrote help
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
         drop_stdout()
         return READER_GONE
     except (KeyboardInterrupt, typer.Abort):
@@ -147,9 +176,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _runs_on_ranks(arguments: Sequence[str]) -> bool:
+    """Whether a command line loads a model, so that torchrun's other ranks are needed."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), None)
+    return command in ON_RANKS and not _asks_for_help(arguments)
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return not {"-h", "--help", "--version"}.isdisjoint(arguments)
+
+
 def _defaults(commands: Any, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What config.toml sets for each command. Help must come even where that file is broken."""
-    if not {"-h", "--help", "--version"}.isdisjoint(arguments) or "_LLAMA_CLI_COMPLETE" in os.environ:
+    if _asks_for_help(arguments) or "_LLAMA_CLI_COMPLETE" in os.environ:
         return {}
     return defaults_of(commands.commands, read_settings(config_file()))
 

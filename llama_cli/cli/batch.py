@@ -29,6 +29,9 @@ def batch(
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run rows again that failed.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse an input with any bad row.")] = False,
     shard: Annotated[str | None, typer.Option("--shard", help="I/N: only every N-th row, from the I-th.")] = None,
+    dp: Annotated[
+        int, typer.Option("--dp", min=1, max=1024, help="Groups of processes, each with a whole model; rows go to any.")
+    ] = 1,
     row_timeout: Annotated[
         float | None, typer.Option("--row-timeout", min=0.001, help="Give a row up after so many seconds.")
     ] = None,
@@ -73,7 +76,7 @@ def batch(
             row_timeout=row_timeout,
             chat_template=chat_template,
         )
-        run = BatchRun(settings, source, model, sampling, batch_size, messages)
+        run = BatchRun(settings, source, model, sampling, batch_size, messages, dp)
         code = run.run()
     if code:
         raise typer.Exit(code)

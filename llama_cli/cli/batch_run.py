@@ -84,6 +84,7 @@ class BatchRun:
         sampling: Sampling,
         batch_size: int | None,
         messages: MessageOptions,
+        dp: int,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -91,6 +92,7 @@ class BatchRun:
         self.sampling = sampling
         self.batch_size = batch_size
         self.messages = messages
+        self.dp = dp
         self.counts = Counts()
         self.stopping = Stopping()
         self._running: dict[int, Running] = {}
@@ -106,7 +108,7 @@ class BatchRun:
             if self.rows_out.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.rows_out.torn}")
             template = self.settings.chat_template
-            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template)
+            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template, dp=self.dp)
             self.done, errors_before = self.rows_out.done(retry_errors=self.settings.retry_errors)
             if hashes is not None:
                 self._settled = self.done.among(hashes)
@@ -306,7 +308,7 @@ class BatchRun:
             if now - running.began > most_seconds and not running.failed:
                 self._give_up(key, "timeout", f"the row took longer than {most_seconds:g} s", order)
                 for sample in range(len(running.completions)):
-                    self.session.engine.cancel(key, sample)
+                    self.session.cancel(key, sample)
 
     def _finish(self, running: Running) -> bytes:
         self.counts.ok += 1

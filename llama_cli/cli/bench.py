@@ -23,54 +23,93 @@ def bench(
     batch: Annotated[
         bool, typer.Option("--batch", help="Many rows: together, in fixed groups, and one at a time.")
     ] = False,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often to measure one row.")] = 5,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, max=4096, help="Rows at a time.")] = 16,
-    prompts: Annotated[int, typer.Option("--prompts", min=1, help="How many requests.")] = 64,
-    alone: Annotated[int, typer.Option("--alone", min=1, help="How many of them to run one at a time.")] = 8,
-    prompt_lengths: Annotated[
-        str | None, typer.Option("--prompt-lengths", help="Shortest and longest. Default: 128-128; --batch 16-512.")
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often to measure each; medians are shown.")] = 3,
+    lengths: Annotated[
+        str | None, typer.Option("--lengths", help="Tokens of prompt, each with one row. Default: 128,512.")
     ] = None,
-    new_tokens: Annotated[
-        str | None, typer.Option("--new-tokens", help="Shortest and longest answer. Default: 64-64; --batch 64-128.")
-    ] = None,
+    rows: Annotated[str, typer.Option("--rows", help="Rows at a time, each measured at the first length.")] = "1,4,16",
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens of answer.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", "-b", min=1, max=4096, help="With --batch: rows at a time.")
+    ] = 16,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="With --batch: how many requests.")] = 64,
+    alone: Annotated[
+        int, typer.Option("--alone", min=1, help="With --batch: how many of them to run one at a time.")
+    ] = 8,
+    prompt_range: Annotated[
+        str, typer.Option("--prompt-range", help="With --batch: shortest and longest prompt.")
+    ] = "16-512",
+    answer_range: Annotated[
+        str, typer.Option("--answer-range", help="With --batch: shortest and longest answer.")
+    ] = "64-128",
     as_json: Annotated[bool, typer.Option("--json", help="Print the line for programs only.")] = False,
     model: ModelOptions,
     messages: MessageOptions,
 ) -> None:
-    """Measure tokens per second on random prompts; the last line is JSON with every figure and the machine."""
+    """Measure how fast this machine runs a model.
+
+    Prompts are random. The last line is JSON with every figure and the machine.
+    """
     messages.apply()
-    lengths = _parse_range("--prompt-lengths", prompt_lengths or ("16-512" if batch else "128-128"))
-    answers = _parse_range("--new-tokens", new_tokens or ("64-128" if batch else "64-64"))
-
-    from ..benchmark import mixed_requests
-    from .run import load_model
-
-    session = load_model(model, batch_size=batch_size if batch else 1)
-    requests = mixed_requests(prompts if batch else rounds, session.engine.n_words, lengths, answers)
-    _check_lengths(session, requests)
-    figures = _measure_batch(session, requests, alone) if batch else _measure_row(session, requests)
     terminal = Terminal()
+    if batch:
+        wanted = _parse_range("--prompt-range", prompt_range), _parse_range("--answer-range", answer_range)
+
+        from ..benchmark import mixed_requests
+        from .run import load_model
+
+        session = load_model(model, batch_size=batch_size)
+        requests = mixed_requests(prompts, session.engine.n_words, *wanted)
+        _check_length(session, max(len(request.prompt) + request.sampling.max_tokens for request in requests))
+        figures = _measure_batch(session, requests, alone)
+    else:
+        sizes = [128, 512] if lengths is None else _parse_list("--lengths", lengths)
+        n_rows = _parse_list("--rows", rows)
+
+        from .run import load_model
+
+        session = load_model(model, batch_size=max(n_rows))
+        if lengths is None:
+            sizes = [size for size in sizes if size + new_tokens <= session.max_seq_len] or [1]
+        _check_length(session, max(sizes) + new_tokens)
+        figures = _measure_speeds(session, sizes, n_rows, new_tokens, rounds)
     if not as_json:
-        terminal.write(_format_batch(figures) if batch else _format_row(figures))
+        terminal.write(_format_batch(figures) if batch else _format_speeds(figures))
     terminal.write_json(figures | _machine(session))
 
 
-def _measure_row(session: Session, requests: list[Request]) -> dict[str, Any]:
-    """One row at a time: prompt and answer by themselves, medians of the rounds."""
-    from ..benchmark import run_row
+def _measure_speeds(
+    session: Session, lengths: list[int], rows: list[int], new_tokens: int, rounds: int
+) -> dict[str, Any]:
+    """One row at every length, then more rows at the first; the machine's own bandwidth in the same run."""
+    from ..benchmark import read_bandwidth, run_rows
 
-    run_row(session.engine, requests[0])  # warm up: the first step of a process is slow
-    rows = [run_row(session.engine, request) for request in requests]
-    prefill = [row.prefill_tokens_per_second for row in rows]
-    decode = [row.decode_tokens_per_second for row in rows]
-    bandwidth = statistics.median(decode) * session.info.weight_bytes / 1e9
+    engine = session.engine
+    cases = [(1, length) for length in lengths] + [(n, lengths[0]) for n in rows if n > 1]
+    run_rows(engine, 1, lengths[0], 2)  # warm up: the first step of a process is slow
+    measured: list[dict[str, Any]] = []
+    for n_rows, length in cases:
+        speeds = [run_rows(engine, n_rows, length, new_tokens) for _ in range(rounds)]
+        prefill, decode = [speed.prefill for speed in speeds], [speed.decode for speed in speeds]
+        measured.append(
+            {
+                "rows": n_rows,
+                "prompt_tokens": length,
+                "prefill_tokens_per_second": statistics.median(prefill),
+                "prefill_range": [min(prefill), max(prefill)],
+                "decode_tokens_per_second": statistics.median(decode),
+                "decode_range": [min(decode), max(decode)],
+            }
+        )
+    bandwidth = measured[0]["decode_tokens_per_second"] * session.info.weight_bytes / 1e9
+    read = read_bandwidth() / 1e9 if session.info.device == "cpu" else None
     return {
-        "rounds": len(rows),
-        "prefill_tokens_per_second": statistics.median(prefill),
-        "prefill_range": [min(prefill), max(prefill)],
-        "decode_tokens_per_second": statistics.median(decode),
-        "decode_range": [min(decode), max(decode)],
+        "rounds": rounds,
+        "new_tokens": new_tokens,
+        "measured": measured,
         "weight_gigabytes_per_second": bandwidth,
+        "read_gigabytes_per_second": read,
+        "share_of_read_bandwidth": read and bandwidth / read,
     }
 
 
@@ -111,12 +150,11 @@ def _machine(session: Session) -> dict[str, Any]:
     }
 
 
-def _check_lengths(session: Session, requests: list[Request]) -> None:
-    longest = max(len(request.prompt) + request.sampling.max_tokens for request in requests)
+def _check_length(session: Session, longest: int) -> None:
     if longest > session.max_seq_len:
         raise UsageError(
             f"the longest prompt and answer have {longest} tokens; the context holds {session.max_seq_len}",
-            "give shorter --prompt-lengths and --new-tokens, or a larger --max-seq-len",
+            "ask for shorter ones, or give a larger --max-seq-len",
         )
 
 
@@ -125,6 +163,13 @@ def _parse_range(flag: str, text: str) -> tuple[int, int]:
     if low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high):
         return int(low), int(high)
     raise UsageError(f"{flag} {text!r} is not LOW-HIGH", f"{flag} 16-512")
+
+
+def _parse_list(flag: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if all(part.isdecimal() and 1 <= int(part) <= 10**6 for part in parts):
+        return [int(part) for part in parts]
+    raise UsageError(f"{flag} {text!r} is no list of numbers", f"{flag} 1,4,16")
 
 
 def _format_batch(figures: dict[str, Any]) -> str:
@@ -138,11 +183,19 @@ def _format_batch(figures: dict[str, Any]) -> str:
     )
 
 
-def _format_row(figures: dict[str, Any]) -> str:
-    low, high = figures["decode_range"]
-    return (
-        f"one row, medians of {figures['rounds']} rounds\n"
-        f"  prompt {figures['prefill_tokens_per_second']:10.1f} tokens/s\n"
-        f"  answer {figures['decode_tokens_per_second']:10.1f} tokens/s ({low:.1f} to {high:.1f}),"
-        f" weights read at {figures['weight_gigabytes_per_second']:.1f} GB/s\n"
-    )
+def _format_speeds(figures: dict[str, Any]) -> str:
+    lines = [
+        f"tokens/s, medians of {figures['rounds']} rounds",
+        "  rows  prompt of   prompt     answer  (lowest to highest)",
+    ]
+    for one in figures["measured"]:
+        low, high = one["decode_range"]
+        lines.append(
+            f"  {one['rows']:4}  {one['prompt_tokens']:9}  {one['prefill_tokens_per_second']:8.1f}"
+            f"  {one['decode_tokens_per_second']:8.1f}  ({low:.1f} to {high:.1f})"
+        )
+    last = f"  weights are read at {figures['weight_gigabytes_per_second']:.1f} GB/s with one row"
+    if figures["share_of_read_bandwidth"]:
+        share, read = figures["share_of_read_bandwidth"], figures["read_gigabytes_per_second"]
+        last += f", {share:.0%} of the {read:.1f} GB/s at which this machine reads memory"
+    return "\n".join([*lines, last]) + "\n"

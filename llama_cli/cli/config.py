@@ -28,9 +28,10 @@ def config(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False,
     messages: MessageOptions,
 ) -> None:
-    """Show every setting and where its value comes from: flag, environment, config.toml, model, default.
+    """Show every setting and where it comes from.
 
-    Give it the flags of another command to see what that would run with.
+    A flag, the environment, config.toml, the model, or the default. Give it the flags of another command to see
+    what that would run with.
     """
     messages.apply()
     path = config_file()

@@ -59,9 +59,10 @@ def info(
     ] = False,
     messages: MessageOptions,
 ) -> None:
-    """Describe a model: configuration, parameters, tokenizer, and the memory it takes.
+    """Describe a model and the memory it takes.
 
-    Only headers are read, so it takes no time and no memory whatever the size of the model.
+    Configuration, parameters, tokenizer, and a plan for every precision. Only headers are read, so it takes no time
+    and no memory whatever the size of the model.
     """
     messages.apply()
     asked = chosen_model(name, model)

@@ -133,6 +133,10 @@ class ModelOptions:
     mmap: Annotated[bool, model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
         True
     )
+    tp: Annotated[
+        int | None,
+        model_option("--tp", min=1, max=1024, help="Processes that share the model, each with a part of every layer."),
+    ] = None
 
 
 TemplateOption = Annotated[

@@ -27,7 +27,9 @@ def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str
     if file is not None and str(file) != "-":
         parts.append(read_text_file(file))
     if asked or is_piped():
-        parts.append(_decode(_read_stdin(), "standard input"))
+        piped = _decode(_read_stdin(), "standard input")
+        # What starts a program without a terminal often gives it an empty input: that is no second part.
+        parts += [piped] if piped or asked or not parts else []
     if not parts:
         raise UsageError("no prompt", 'llama-cli complete "Once upon a time", or -f FILE, or pipe it in')
     return "\n".join(parts)

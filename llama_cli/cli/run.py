@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..loader import load
+from ..ranks import Place
 from ..session import Chunk, Completion
+from ..team import place_of_leader
 
 if TYPE_CHECKING:
     from ..chat_template import TemplateChoice
@@ -21,8 +24,14 @@ if TYPE_CHECKING:
     from .options import ModelOptions
 
 
-def load_model(options: ModelOptions, *, batch_size: int | None, chat_template: TemplateChoice = "auto") -> Session:
-    """A session as the flags ask for it."""
+def load_model(
+    options: ModelOptions, *, batch_size: int | None, chat_template: TemplateChoice = "auto", dp: int = 1
+) -> Session:
+    """A session as the flags ask for it, on the ranks that torchrun has started or those they ask for."""
+    n_launched = Place.of(os.environ).world_size
+    tp = options.tp or max(n_launched // dp, 1)
+    if n_launched > 1:
+        place_of_leader(tp * dp)  # as many as were asked for
     return load(
         options.model,
         tokenizer=options.tokenizer,
@@ -36,6 +45,8 @@ def load_model(options: ModelOptions, *, batch_size: int | None, chat_template: 
         rope_scale_factor=options.rope_scale_factor,
         mmap=options.mmap,
         chat_template=chat_template,
+        tp=tp,
+        dp=dp,
     )
 
 

@@ -48,9 +48,9 @@ def score(
     model: ModelOptions,
     messages: MessageOptions,
 ) -> None:
-    """Score a text: log-probability, perplexity, bits per token and byte.
+    """Tell how likely a text is.
 
-    Long texts are scored in windows; every token counts once.
+    Log-probability, perplexity, bits per token and byte. Long texts are scored in windows; every token counts once.
     """
     messages.apply()
     if logprobs and not (as_json or rows):

@@ -46,9 +46,10 @@ def tokenize(
     ] = False,
     messages: MessageOptions,
 ) -> None:
-    """Show the tokens of a text: id, bytes and piece, a line each, and how many there are.
+    """Show the tokens of a text.
 
-    Text that looks like a special token stays text, as in a prompt. --decode turns ids back into text.
+    Id, bytes and piece, a line each, and how many there are. Text that looks like a special token stays text, as in
+    a prompt. --decode turns ids back into text.
     """
     messages.apply()
     if decode and (bos or eos or special):

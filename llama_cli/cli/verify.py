@@ -33,9 +33,10 @@ def verify(
     ] = False,
     messages: MessageOptions,
 ) -> None:
-    """Check a model's files: checksums, archives, names and shapes, NaN, the tokenizer.
+    """Check that a model's files are whole.
 
-    Every byte is read once. What is wrong is listed, and the exit code is then 3.
+    Checksums, archives, names and shapes, NaN, the tokenizer. Every byte is read once. What is wrong is listed, and
+    the exit code is then 3.
     """
     messages.apply()
 

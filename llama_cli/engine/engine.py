@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ..errors import DoesNotFit, NumericalError
 from . import sampler
+from .leader import Leader
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
 from .runner import Runner
 from .scheduler import Plan, Scheduler, Sequence, Work
 
 logger = logging.getLogger(__name__)
+
+END = object()
 
 
 @dataclass
@@ -36,7 +39,7 @@ class Stats:
 class Engine:
     """Continuous batching: requests join and leave the running batch at every step."""
 
-    def __init__(self, runner: Runner, *, n_words: int, stop_tokens: frozenset[int], chunk: int = 512) -> None:
+    def __init__(self, runner: Runner | Leader, *, n_words: int, stop_tokens: frozenset[int], chunk: int = 512) -> None:
         self.runner = runner
         self.n_words = n_words  # ids from here on have no text and are never chosen
         self.stop_tokens = stop_tokens
@@ -45,21 +48,23 @@ class Engine:
         self._random: dict[Sequence, Random] = {}
         self._cancelled: set[tuple[int, int]] = set()
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Event]:
         """Run requests to their ends, as many at once as there are slots; `requests` is read as needed.
 
-        Abandoning the iterator abandons the requests.
+        None among them means that there is none at the moment. Abandoning the iterator abandons the requests.
         """
         coming = iter(requests)
         exhausted = False
         try:
             while True:
                 while not exhausted and self.scheduler.has_room:
-                    request = next(coming, None)
+                    request = next(coming, END)
                     if request is None:
-                        exhausted = True
-                    else:
+                        break
+                    if isinstance(request, Request):
                         yield from self._start(request)
+                    else:
+                        exhausted = True
                 yield from self._drop_cancelled()
                 if self.scheduler.busy:
                     yield from self._step()
@@ -95,7 +100,7 @@ class Engine:
         assert slot is not None, "it ran"
         self._end(sequence)
         self.scheduler.forget_slot(slot)
-        self.runner.cache.clear(slot)
+        self.runner.clear(slot)
 
     def _drop_cancelled(self) -> Iterator[Event]:
         if not self._cancelled:

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..model.cache import Cache
 from ..model.llama import Batch, Llama, Row
-from .scheduler import Plan
+from .scheduler import Copy, Plan
 
 # The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
 GROWTH = 256
+
+
+class Step(NamedTuple):
+    """What a plan computes, as nothing but integers."""
+
+    copies: list[Copy]
+    rows: list[Row]
+    tokens: list[int]  # of all rows, one after the other
+    outputs: list[int]  # places among the tokens whose logits are wanted
+
+    @classmethod
+    def of(cls, plan: Plan) -> Step:
+        rows: list[Row] = []
+        tokens: list[int] = []
+        outputs: list[int] = []
+        for work in plan.work:
+            assert work.sequence.slot is not None, "planned work has a slot"
+            rows.append(Row(work.sequence.slot, work.start, work.length))
+            tokens += work.tokens
+            outputs += range(len(tokens) - work.n_outputs, len(tokens))
+        return cls(plan.copies, rows, tokens, outputs)
 
 
 class Runner:
@@ -27,9 +50,13 @@ class Runner:
     def _make_cache(self, length: int) -> Cache:
         return Cache(self.model.args, self.n_slots, length, dtype=self.dtype, device=self.device)
 
+    def has_room(self, length: int) -> bool:
+        """Whether the cache holds sequences of `length` tokens as it is."""
+        return length <= self.cache.max_seq_len
+
     def reserve(self, length: int) -> None:
         """Make room for sequences of `length` tokens, keeping what is cached."""
-        if length <= self.cache.max_seq_len:
+        if self.has_room(length):
             return
         rounded = min(-(-length // GROWTH) * GROWTH, self.max_seq_len)
         grown = self._make_cache(rounded)
@@ -37,18 +64,19 @@ class Runner:
         self.cache = grown
         self.model.prepare_rope(rounded)
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor:
         """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
-        for copy in plan.copies:
+        return self.compute(Step.of(plan))
+
+    @torch.inference_mode()
+    def compute(self, step: Step) -> Tensor:
+        """The logits (M, vocab_size) of the tokens that a step asks for."""
+        for copy in step.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
-        rows: list[Row] = []
-        tokens: list[int] = []
-        outputs: list[int] = []
-        for work in plan.work:
-            assert work.sequence.slot is not None, "planned work has a slot"
-            rows.append(Row(work.sequence.slot, work.start, work.length))
-            tokens += work.tokens
-            outputs += range(len(tokens) - work.n_outputs, len(tokens))
-        logits: Tensor = self.model(Batch.of(rows, tokens, outputs, self.cache), self.cache)
+        batch = Batch.of(step.rows, step.tokens, step.outputs, self.cache)
+        logits: Tensor = self.model(batch, self.cache)
         return logits
+
+    def clear(self, slot: int) -> None:
+        """Forget the numbers of a slot."""
+        self.cache.clear(slot)

@@ -63,13 +63,11 @@ class ModelArgs:
 
     def __post_init__(self) -> None:
         if self.head_dim_override is None and self.dim % self.n_heads:
-            raise ModelRejected(f"params.json: dim {self.dim} is not a multiple of n_heads {self.n_heads}")
+            raise ModelRejected(f"dim {self.dim} is not a multiple of n_heads {self.n_heads}")
         if self.n_heads % self.n_kv_heads:
-            raise ModelRejected(
-                f"params.json: n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}"
-            )
+            raise ModelRejected(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.head_dim % 2:
-            raise ModelRejected(f"params.json: head size {self.head_dim} is odd; RoPE turns pairs")
+            raise ModelRejected(f"head size {self.head_dim} is odd; RoPE turns pairs")
 
     @property
     def head_dim(self) -> int:
@@ -297,21 +295,24 @@ def read_configuration(
     theta, theta_source = _rope_theta(params, llama2, source)
     scaling, scaling_source = _rope_scaling(params, rope_scale_factor, source)
     context, context_source = _context_length(params, theta, scaling is not None, source)
-    args = ModelArgs(
-        dim=params.dim,
-        n_layers=params.n_layers,
-        n_heads=params.n_heads,
-        n_kv_heads=params.n_kv_heads or params.n_heads,
-        vocab_size=vocab,
-        multiple_of=params.multiple_of,
-        ffn_dim_multiplier=params.ffn_dim_multiplier,
-        hidden_dim=params.hidden_dim or params.intermediate_size,
-        head_dim_override=params.head_dim,
-        norm_eps=params.norm_eps,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        max_seq_len=context,
-    )
+    try:
+        args = ModelArgs(
+            dim=params.dim,
+            n_layers=params.n_layers,
+            n_heads=params.n_heads,
+            n_kv_heads=params.n_kv_heads or params.n_heads,
+            vocab_size=vocab,
+            multiple_of=params.multiple_of,
+            ffn_dim_multiplier=params.ffn_dim_multiplier,
+            hidden_dim=params.hidden_dim or params.intermediate_size,
+            head_dim_override=params.head_dim,
+            norm_eps=params.norm_eps,
+            rope_theta=theta,
+            rope_scaling=scaling,
+            max_seq_len=context,
+        )
+    except ModelRejected as error:
+        raise ModelRejected(f"{source}: {error.message}", error.hint) from None
     sources = {
         "dim": source,
         "n_layers": source,

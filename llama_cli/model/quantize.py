@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .packed import PackedLinear
+from .packed import packed_linear
 
 Quantization = Literal["int8", "int4"]
 
@@ -81,7 +81,7 @@ def _blocks(n_rows: int, n_columns: int) -> list[slice]:
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (N, in) in whole steps around ZERO_POINT, uint8, and the size of a step in each row, (N, 1)."""
-    steps = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)
+    steps = x.abs().amax(-1, keepdim=True).clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)  # a tenth of vector_norm's time
     return (x / steps).add_(ZERO_POINT + 0.5).to(torch.uint8), steps  # the cast cuts off: half a step more rounds
 
 
@@ -121,4 +121,4 @@ def int4_linear(weight: Tensor) -> nn.Module:
     """4 bits where the kernel takes the shape, else the weight as it is."""
     n_out, n_in = weight.shape
     fits = n_in % GROUP == 0 and n_out % 16 == 0
-    return Int4Linear(weight) if fits else PackedLinear(weight)
+    return Int4Linear(weight) if fits else packed_linear(weight)

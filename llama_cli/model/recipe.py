@@ -9,7 +9,7 @@ import torch
 
 from ..errors import UsageError
 from .fuse import MakeLinear, plain_linear
-from .packed import PackedLinear, can_pack
+from .packed import can_pack, packed_linear
 from .quantize import Int8Linear, Quantization, can_quantize, fine_int8_linear, int4_linear
 
 Kernels = Literal["auto", "plain"]
@@ -47,7 +47,7 @@ def choose_recipe(
         return Recipe(name, dtype, dtype, dtype.itemsize)
     make: MakeLinear | None = None
     if can_pack(dtype, device):
-        make = PackedLinear
+        make = packed_linear
     elif device.type != "cpu":
         make = plain_linear
     return Recipe(name, dtype, dtype, dtype.itemsize, make, make, make)

@@ -134,8 +134,10 @@ def test_tensors_are_checked_even_if_the_pickle_passed(make, flaw):
 CONTAINERS = ["zip", "raw", "legacy"]
 
 
+@pytest.mark.promise("P2")
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_no_payload_runs(container, folder):
+def test_no_payload_runs(container, folder, record_property):
+    record_property("cases", 14)
     canary = folder.parent / "canary"
     for name, payload in payloads(canary).items():
         write_meta(folder)
@@ -154,8 +156,10 @@ def test_payloads_would_run(tmp_path):
         canary.rmdir() if canary.is_dir() else canary.unlink()
 
 
-def test_no_payload_runs_even_if_torch_is_told_to(folder):
+@pytest.mark.promise("P2")
+def test_no_payload_runs_even_if_torch_is_told_to(folder, record_property):
     """TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 makes a bare torch.load execute the pickle. Nothing else may start."""
+    record_property("cases", 28)
     canary = folder.parent / "canary"
     places = []
     for number, payload in enumerate(payloads(canary).values()):
@@ -244,14 +248,18 @@ def open_entry(folder, name: str) -> bytes:
     return dict(read_entries(folder / SHARD))[name]
 
 
+@pytest.mark.promise("P3")
 @pytest.mark.parametrize("seed", range(3))
-def test_mutations_are_refused_or_read(seed, folder, capfd):
+def test_mutations_are_refused_or_read(seed, folder, capfd, record_property):
+    record_property("cases", 150)
     fuzz(folder, seed, 150, capfd)
 
 
+@pytest.mark.promise("P3")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 108))
-def test_many_mutations_are_refused_or_read(seed, folder, capfd):
+def test_many_mutations_are_refused_or_read(seed, folder, capfd, record_property):
+    record_property("cases", 2500)
     fuzz(folder, seed, 2500, capfd)
 
 

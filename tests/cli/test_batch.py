@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
+import commands
 import faults
 import pytest
 from support import DATA
@@ -77,8 +79,10 @@ def test_unordered_rows_are_the_same_rows(files, clean):
     assert sorted(normal(out.read_bytes()).splitlines()) == sorted(clean.splitlines())
 
 
-def test_bad_lines_stop_nothing(files, clean, tmp_path):
+@pytest.mark.promise("P5")
+def test_bad_lines_stop_nothing(files, clean, tmp_path, record_property):
     """A bad line after every good one: the good rows are those of the clean run, but for their indexes."""
+    record_property("cases", 30)
     source, out = files
     mixed = tmp_path / "mixed.jsonl"
     lines = [piece for n, line in enumerate(source.read_bytes().splitlines()) for piece in (line, BAD_LINES[n % 8])]
@@ -92,8 +96,10 @@ def test_bad_lines_stop_nothing(files, clean, tmp_path):
     assert [one["error"]["code"] for one in rows[1:11:2]] == codes
 
 
-def test_two_hundred_bad_lines(tmp_path):
+@pytest.mark.promise("P5")
+def test_two_hundred_bad_lines(tmp_path, record_property):
     """Of every kind, with an edge of its own each, between good ones: each gets its row and code."""
+    record_property("cases", 200)
     chance = random.Random(5)
     kinds = [
         ("invalid_json", lambda n: b'{"prompt": "cut %d' % n),
@@ -148,25 +154,26 @@ def test_a_row_that_takes_too_long_is_given_up(tmp_path):
     assert long["error"] == {"code": "timeout", "message": "the row took longer than 0.5 s"}
 
 
-@pytest.mark.slow
-def test_of_twenty_starts_one_runs(files, clean):
+@pytest.mark.promise("P8")
+def test_of_twenty_starts_one_runs(files, clean, record_property):
     """The others are refused with exit 7; the file is the clean one."""
+    record_property("cases", 20)
     source, out = files
-    command = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY]
-    started = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(20)]
-    ended = [(process.communicate()[1], process.returncode) for process in started]
-    codes = [code for _, code in ended]
+    started = [commands.start("batch", source, "-o", out, *TINY) for _ in range(20)]
+    ended = [each.wait() for each in started]
+    codes = [each.code for each in ended]
     assert codes.count(0) >= 1  # a late one finds the file finished
     assert set(codes) <= {0, 7}
-    assert all(b"is being written by another run" in err for err, code in ended if code == 7)
+    assert all("is being written by another run" in each.err for each in ended if each.code == 7)
     assert normal(out.read_bytes()) == clean
 
 
 def finish(arguments):
-    code, err = faults.run(arguments)
-    assert code == 0, err
+    ended = commands.run(*arguments)
+    assert ended.code == 0, ended.err
 
 
+@pytest.mark.promise("P6")
 @pytest.mark.parametrize(
     ("call", "count"), [("write", 1), ("write", 7), ("write", 40), ("fsync", 1), ("fsync", 3), ("fsync", 20)]
 )
@@ -174,30 +181,50 @@ def test_killed_at_a_write_and_resumed(files, clean, call, count):
     """Half a row on the disk, or a whole one before its fsync: the same command again makes the clean file."""
     source, out = files
     arguments = ["batch", source, "-o", out, *TINY]
-    assert faults.run_killed_at(call, count, arguments)
+    assert was_killed(arguments, call, count)
     finish(arguments)
     assert normal(out.read_bytes()) == clean
     assert not out.with_name("out.jsonl.started").exists()
 
 
+def was_killed(arguments, call, count):
+    """Whether a run got as far as its `count`-th call, where it was killed."""
+    ended = commands.run(*arguments, prepare=partial(faults.kill_at, call, count))
+    assert ended.code in (0, -signal.SIGKILL), ended.err
+    return ended.code != 0
+
+
+def was_killed_after(arguments, seconds):
+    """Whether a run was still at work after some time, when it was killed."""
+    started = commands.start(*arguments)
+    started.process.join(seconds)
+    started.process.kill()
+    return started.wait().code != 0
+
+
+N_KILLS = 25
+
+
+@pytest.mark.promise("P6")
 @pytest.mark.slow
-def test_killed_two_hundred_times(files, clean, tmp_path):
+@pytest.mark.parametrize("part", range(8))
+def test_killed_two_hundred_times(files, clean, tmp_path, part, record_property):
     """At every write and fsync, and at random times, each followed by a resumed run; some killed several times."""
+    record_property("cases", N_KILLS)
     source, _ = files
-    chance, kills, runs = random.Random(1), 0, 0
-    points = [(call, count) for call in ("write", "fsync") for count in range(1, 60)]
-    while kills < 200:
+    chance, kills, runs = random.Random(part), 0, 0
+    points = [(call, count) for call in ("write", "fsync") for count in range(1 + part, 60, 8)]
+    while kills < N_KILLS:
         out = tmp_path / f"out{runs}.jsonl"
         runs += 1
         arguments = ["batch", source, "-o", out, *TINY]
         for _ in range(chance.choice([1, 1, 2])):
             if points:
-                kills += faults.run_killed_at(*points.pop(chance.randrange(len(points))), arguments)
+                kills += was_killed(arguments, *points.pop(chance.randrange(len(points))))
             else:
-                kills += faults.run_killed_after(chance.uniform(0.5, 6), arguments)
+                kills += was_killed_after(arguments, chance.uniform(0.05, 1))
         finish(arguments)
         assert normal(out.read_bytes()) == clean
-    print(f"{kills} kills, {runs} runs: 0 rows lost, doubled or altered")  # noqa: T201
 
 
 def test_a_finished_run_again_writes_nothing(files, clean):
@@ -325,17 +352,6 @@ def test_a_signal_finishes_what_runs_and_leaves_the_rest(tmp_path, number, code)
     assert batch(source, "-o", out, *TINY, "-b", "16") == 0
     assert out.read_bytes().startswith(done)
     assert out.read_bytes().count(b"\n") == 200
-
-
-def test_one_of_many_starts_writes(files):
-    """Six at once: one runs, the others are told."""
-    source, out = files
-    arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY]
-    runs = [subprocess.Popen(arguments, stderr=subprocess.DEVNULL) for _ in range(6)]
-    codes = sorted(run.wait(timeout=120) for run in runs)
-    assert codes[0] == 0
-    assert set(codes) <= {0, 7}
-    assert out.read_bytes().count(b"\n") == 30
 
 
 def test_a_row_that_kills_the_process_is_given_up(files, clean):

@@ -127,6 +127,8 @@ def test_prompts_from_files_and_pipes(tmp_path):
         "a file": (["-m", TINY, "-f", file], None, "from a file"),
         "a pipe": (["-m", TINY], b"piped\n", "piped"),
         "a dash": (["-m", TINY, "-"], b"piped", "piped"),
+        "an empty pipe": (["-m", TINY, "argument"], b"", "argument"),
+        "an empty pipe that is asked for": (["-m", TINY, "argument", "-f", "-"], b"", "argument\n"),
         "joined": (["-m", TINY, "argument", "-f", file], b"piped\n\n", "argument\nfrom a file\npiped\n"),
     }
     for name, (arguments, piped, prompt) in expected.items():

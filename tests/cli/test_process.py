@@ -28,6 +28,7 @@ def wait_for_torch(process):
         time.sleep(0.01)
 
 
+@pytest.mark.promise("P9")
 def test_a_reader_that_leaves_ends_it_quietly():
     with launch(*LONG, stdout=subprocess.PIPE) as process:
         process.stdout.read(10)
@@ -36,6 +37,7 @@ def test_a_reader_that_leaves_ends_it_quietly():
         assert process.stderr.read() == b""
 
 
+@pytest.mark.promise("P9")
 def test_a_full_disk():
     with open("/dev/full", "wb") as full, launch(*LONG, stdout=full) as process:
         assert process.wait(timeout=30) == 74
@@ -43,6 +45,7 @@ def test_a_full_disk():
     assert lines == ["llama-cli: error: cannot write standard output: no space left on device", "hint: free some space"]
 
 
+@pytest.mark.promise("P9")
 @pytest.mark.parametrize(
     "arguments", [LONG, ["--version"], ["complete", "--help"]], ids=["complete", "version", "help"]
 )
@@ -55,6 +58,7 @@ def test_a_closed_output(arguments):
     assert done.stderr.decode().splitlines()[0] == "llama-cli: error: standard output is closed"
 
 
+@pytest.mark.promise("P9")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("after_bytes", [0, 5])
 def test_signals_end_it_with_their_code(number, code, after_bytes):
@@ -66,6 +70,7 @@ def test_signals_end_it_with_their_code(number, code, after_bytes):
         assert process.stderr.read() == b""
 
 
+@pytest.mark.promise("P9")
 def test_an_ignored_interrupt_stays_ignored():
     """A shell starts background jobs with SIGINT ignored."""
     arguments = ["complete", "-m", TINY, "Hello", "-n", "200", "-t", "0"]
@@ -85,6 +90,7 @@ def imported(*arguments):
     return set(done.stderr.split())
 
 
+@pytest.mark.promise("P20")
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], [], ["complete", "--help"], ["chat", "--help"]], ids=str
 )
@@ -101,9 +107,11 @@ def test_help_and_version():
     assert subprocess.run(command(), capture_output=True, text=True, check=True).stdout == shown.stdout
 
 
+@pytest.mark.promise("P20")
 @pytest.mark.slow
-def test_help_and_version_are_quick():
+def test_help_and_version_are_quick(record_property):
     """At most 0.3 s of processor time more than a bare Python."""
+    record_property("cases", 2)
 
     def cpu_seconds(arguments):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -69,6 +69,7 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.promise("P4")
 @pytest.mark.parametrize("path", SOUND, ids=lambda path: "/".join(path.parts[-3:-1]))
 def test_sound_folders(path, run):
     code, out, _ = run(path, "--json")
@@ -88,8 +89,10 @@ def test_the_table_and_the_json(run, folder):
     assert described["bytes_read"] == sum(sizes)
 
 
-def test_every_flipped_bit_of_the_data_is_found(tmp_path):
+@pytest.mark.promise("P4")
+def test_every_flipped_bit_of_the_data_is_found(tmp_path, record_property):
     """Without a checklist: the archive's own CRC-32 over every entry. 200 bits, each of them found."""
+    record_property("cases", 200)
     folder = write_meta(tmp_path / "model")
     shutil.copy(DATA / "tokenizer/bytes256.model", folder / "tokenizer.model")
     whole, chance = (folder / SHARD).read_bytes(), random.Random(7)
@@ -101,8 +104,10 @@ def test_every_flipped_bit_of_the_data_is_found(tmp_path):
         assert any(file == SHARD for _, file in bad(folder)), place
 
 
-def test_every_flipped_bit_is_found_by_the_checklist(folder):
+@pytest.mark.promise("P4")
+def test_every_flipped_bit_is_found_by_the_checklist(folder, record_property):
     """Bits of any file, padding and directories too."""
+    record_property("cases", 60)
     chance = random.Random(8)
     files = [folder / name for name in (SHARD, "params.json", "tokenizer.model")]
     for _ in range(60):

@@ -224,6 +224,7 @@ def test_generate_is_metas_generate(name):
     assert [answers[key, 0][0] for key in range(3)] == ragged["outputs"]
 
 
+@pytest.mark.promise("P15")
 @pytest.mark.parametrize(
     "where", ["tok_embeddings", "norm", "output", "layers.0.feed_forward.w1", "layers.1.attention.wv"]
 )

@@ -1,6 +1,5 @@
 """Meta's byte-pair tokenizer against ids that Meta's class gave."""
 
-import base64
 import hashlib
 import importlib.util
 import json
@@ -8,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from bad_tokenizers import BAD_LINES, lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DATA, kit_folder, needs_kit
@@ -36,6 +36,7 @@ def _pair(request):
     return load_tokenizer(path), json.loads((TOKENIZERS / f"{request.param}.json").read_text())
 
 
+@pytest.mark.promise("P14")
 def test_every_golden_text(pair):
     tokenizer, goldens = pair
     assert len(goldens["cases"]) == 59
@@ -98,6 +99,7 @@ def test_every_id_decodes(pair):
             tokenizer.token_bytes(outside)
 
 
+@pytest.mark.promise("P12")
 @settings(max_examples=500, deadline=None)
 @given(text=st.lists(st.text(max_size=20) | st.sampled_from(["<|eot_id|>", "<|begin_of_text|>", "<|"])).map("".join))
 def test_no_text_makes_a_control_token(text):
@@ -111,8 +113,10 @@ def tiny() -> BPETokenizer:
     return load_tokenizer(TOKENIZERS / "tiny768.model")
 
 
-def test_streams_add_up_to_the_whole():
+@pytest.mark.promise("P11")
+def test_streams_add_up_to_the_whole(record_property):
     """20,000 random id streams: characters cut anywhere, and never half of one shown."""
+    record_property("cases", 20000)
     tokenizer, chance = tiny(), random.Random(11)
     for _ in range(20_000):
         ids = [
@@ -149,6 +153,7 @@ def test_cuts_are_the_slow_twins(seed):
     assert list(slices(text)) == list(slow_slices(text))
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.parametrize("unit", ["a", " ", "\n", "字", "😀", "'", "\0", "ab ", "\t "])
 def test_a_million_repeated_characters(unit):
     """tiktoken alone panics on a million spaces."""
@@ -162,25 +167,7 @@ def test_a_lone_surrogate_is_refused_with_its_place():
         tiny().encode("ab\ud800c")
 
 
-def lines(n=256):
-    return [base64.b64encode(bytes([i])) + b" %d" % i for i in range(n)]
-
-
-@pytest.mark.parametrize(
-    ("change", "fragment"),
-    [
-        (lambda rows: [*rows[:7], b"!!!! 7", *rows[8:]], r"line 8: b'!!!!' is not base64"),
-        (lambda rows: [*rows[:7], *rows[8:]], "line 8: the rank must be 7"),
-        (lambda rows: [*rows[:7], rows[8], rows[7], *rows[9:]], "line 8: the rank must be 7"),
-        (lambda rows: [*rows, b"AAAA"], "line 257: the rank must be 256"),
-        (lambda rows: [*rows, b"AAAA -1"], "line 257: the rank must be 256"),
-        (lambda rows: [*rows, b"AAAA 256.0"], "line 257: the rank must be 256"),
-        (lambda rows: [*rows, b"AA== 256"], r"line 257: token b'\\x00' is there already, as 0"),
-        (lambda rows: [*rows, b" 256"], "line 257: the token is empty"),
-        (lambda rows: [*rows[:9], b"", *rows[9:]], "line 10: the token is empty"),
-        (lambda rows: rows[:255], "no token for 1 of the 256 bytes, 0xff first"),
-    ],
-)
+@pytest.mark.parametrize(("change", "fragment"), BAD_LINES)
 def test_damaged_files_name_the_line(tmp_path, change, fragment):
     """Skipping a bad line, as Meta's reader does, would shift the id of every special token."""
     path = tmp_path / "tokenizer.model"
@@ -235,10 +222,12 @@ def adversarial_text(chance):
     return "".join(chance.choice(pool) for _ in range(chance.randint(0, 80)))
 
 
+@pytest.mark.promise("P14")
 @pytest.mark.slow
 @needs_llama3
-def test_ten_thousand_strings_are_metas():
+def test_ten_thousand_strings_are_metas(record_property):
     """Against Meta's class itself, on random and adversarial texts."""
+    record_property("cases", 10000)
     reference_module = pytest.importorskip("llama_models.llama3.tokenizer")
     reference = reference_module.Tokenizer(LLAMA3)
     tokenizer, chance = load_tokenizer(LLAMA3), random.Random(3)
@@ -251,6 +240,7 @@ def test_ten_thousand_strings_are_metas():
         assert tokenizer.decode(ids) == text
 
 
+@pytest.mark.promise("P13")
 @pytest.mark.slow
 @needs_llama3
 @pytest.mark.parametrize("unit", ["a", "A", "\n", "^", "7", "字", "😀", "'", "\0", "ab ", " ", "\t "])

@@ -1,8 +1,7 @@
 """The toy's tokenizer."""
 
-import json
-
 import pytest
+from bad_tokenizers import BAD_CHARACTERS
 
 from tokenizer import CharTokenizer, EncodeError, StreamDecoder, TokenizerError, load_tokenizer
 
@@ -37,20 +36,7 @@ def test_streaming():
     assert decoder.finish() == ""
 
 
-@pytest.mark.parametrize(
-    ("content", "fragment"),
-    [
-        ("[", "is not JSON"),
-        ("[]", "a list of 1 to 65536"),
-        ('["ab"]', "entry 0 must be one character"),
-        ('["a", 1]', "entry 1 must be one character"),
-        ('["a", "a"]', "entry 1, 'a', is out of order or there twice"),
-        ('["b", "a"]', "entry 1, 'a', is out of order"),
-        ('["a", "\\ud800"]', "entry 1 must be one character"),
-        (json.dumps(list(range(70000))), "1 to 65536"),
-        ("[" * 100_000, "is not JSON"),
-    ],
-)
+@pytest.mark.parametrize(("content", "fragment"), BAD_CHARACTERS)
 def test_bad_files_say_what_is_wrong(tmp_path, content, fragment):
     path = tmp_path / "chars.json"
     path.write_text(content)

@@ -60,6 +60,7 @@ ANY_DIALOG = st.lists(
 )
 
 
+@pytest.mark.promise("P12")
 @settings(max_examples=200, deadline=None)
 @given(dialog=ANY_DIALOG)
 def test_contents_make_no_control_tokens(dialog):

@@ -5,25 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from bad_tokenizers import FOREIGN
 from support import kit_folder, needs_kit
 
 from tokenizer import TokenizerError, load_tokenizer
 
 
-@pytest.mark.parametrize(
-    ("content", "fragment"),
-    [
-        (b"", "is empty"),
-        (b"\0" * 100, "is full of zeros"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a git-lfs pointer"),
-        (b"<!DOCTYPE html><html>", "a web page"),
-        (b'{"version": "1.0", "model": {}}', "Hugging Face's tokenizer.json"),
-        (b"\x1f\x8b\x08\0\0", "compressed with gzip"),
-        (b"PK\x03\x04", "a zip archive"),
-        (b"hello world", r"it begins with b'hello world'"),
-        (b"\n\xff\xff\xff", "SentencePiece cannot read it"),
-    ],
-)
+@pytest.mark.parametrize(("content", "fragment"), FOREIGN)
 def test_other_files_are_named_for_what_they_are(tmp_path, content, fragment):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)

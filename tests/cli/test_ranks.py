@@ -1,0 +1,277 @@
+"""Commands on several ranks: the same output, exit codes and files as from one process, whoever dies."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from faults import run
+from support import DATA
+
+TINY = DATA / "tiny/bpe1024"
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "llama_cli", *map(str, arguments)]
+
+
+def output_of(*arguments, stdin=None, launcher=None):
+    start = launcher or command()
+    done = subprocess.run([*start, *map(str, arguments)], input=stdin, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def torchrun(n_ranks, *options):
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(n_ranks),
+        *options,
+        "-m",
+        "llama_cli",
+    ]
+
+
+def outside_listeners(process):
+    """Sockets of a process and its children that listen on more than the loopback."""
+    found = []
+    for each in [process, *process.children(recursive=True)]:
+        for connection in each.net_connections(kind="inet"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::1"):
+                found.append(connection)
+    return found
+
+
+def test_complete_reads_a_pipe_and_listens_to_nobody_outside():
+    """Rank 0 alone reads and prints; stdout is the same to the byte."""
+    arguments = ["complete", "-m", TINY, "-n", "12", "-t", "0", "--dtype", "fp32", "--ignore-eos"]
+    expected = output_of(*arguments, stdin=b"Hello there")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command(*arguments, "--tp", "2"), **pipes) as process:
+        process.stdin.write(b"Hello there")
+        process.stdin.close()
+        begun = process.stdout.read(1)
+        if sys.platform == "linux":
+            assert psutil.Process(process.pid).children(), "a second rank"
+            assert not outside_listeners(psutil.Process(process.pid))
+        assert begun + process.stdout.read() == expected
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=30) == 0
+
+
+def test_too_many_ranks():
+    code, error = run(["complete", "-m", TINY, "--tp", "3", "x"])
+    assert code == 2
+    assert error.splitlines()[1] == "hint: --tp may be 1, 2, 4, 8"
+
+
+def write_rows(folder, n=24):
+    chance = random.Random(5)
+    rows = [
+        {"id": f"row {i}", "prompt": "Hello " * chance.randint(1, 9), "max_tokens": chance.randint(3, 60)}
+        for i in range(n)
+    ]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def batch(folder, output, *more):
+    return [
+        "batch", folder / "in.jsonl", "-o", folder / output, "-m", TINY, "--dtype", "fp32", "-b", "3", "--seed", "7",
+        "--ignore-eos", "--output-format", "simple", *more,
+    ]  # fmt: skip
+
+
+def begin(arguments, output, n_rows):
+    """A running batch, when it has written so many rows."""
+    process = subprocess.Popen(command(*arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and not (output.exists() and output.read_bytes().count(b"\n") >= n_rows):
+        time.sleep(0.01)
+    assert process.poll() is None, process.stderr.read().decode()
+    return process
+
+
+def wait_for_end(processes, seconds=10):
+    gone, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
+    return gone
+
+
+def check_rank_death(folder, n_rows, whom, *more):
+    """Kill one of the ranks; the rest is gone within 10 s, and the same command makes the file whole."""
+    output = folder / "ranks.jsonl"
+    with begin(batch(folder, "ranks.jsonl", *more), output, n_rows) as process:
+        followers = psutil.Process(process.pid).children()
+        (process if whom == 0 else followers[whom - 1]).kill()
+        error = process.stderr.read().decode()
+        code = process.wait(timeout=10)
+    wait_for_end(followers)
+    if whom == 0:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 1
+        assert error.splitlines()[0] == f"llama-cli: error: rank {whom} was killed by SIGKILL"
+    assert output.read_bytes().count(b"\n") >= n_rows
+    code, error = run(batch(folder, "ranks.jsonl", *more))
+    assert code == 0, error
+    assert output.read_bytes() == (folder / "alone.jsonl").read_bytes()
+
+
+@pytest.fixture(name="rows")
+def _rows(tmp_path):
+    """Rows, and what one process makes of them."""
+    write_rows(tmp_path)
+    code, error = run(batch(tmp_path, "alone.jsonl"))
+    assert code == 0, error
+    return tmp_path
+
+
+def test_groups_share_the_rows_and_a_dead_one_loses_none(rows):
+    check_rank_death(rows, 3, 1, "--dp", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("more", [("--tp", "2"), ("--tp", "2", "--dp", "2")], ids=" ".join)
+def test_whoever_dies(more, rows):
+    for whom in range(4 if "--dp" in more else 2):
+        for n_rows in (1, 5, 12):
+            check_rank_death(rows, n_rows, whom, *more)
+            for path in rows.glob("ranks.jsonl*"):
+                path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_end_all_ranks(number, code, rows):
+    with begin(batch(rows, "ranks.jsonl", "--tp", "2", "--dp", "2"), rows / "ranks.jsonl", 3) as process:
+        followers = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        assert process.wait(timeout=20) == code
+        assert "rows: " in process.stderr.read().decode()
+    wait_for_end(followers)
+    assert run(batch(rows, "ranks.jsonl"))[0] == 0, "one process goes on where four have stopped"
+    assert (rows / "ranks.jsonl").read_bytes() == (rows / "alone.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_follower_says_why_it_cannot_go_on(tmp_path):
+    """Its error and exit code are those of the command."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY, folder)
+    trick = (
+        "import sys; import llama_cli.launch as launch;"
+        'launch.START = "import pathlib, sys; sys.path[:] = sys.argv[1:];'
+        " p = pathlib.Path(r'" + str(folder) + "/params.json'); p.write_text(p.read_text().replace('1024', '1023'));"
+        ' from llama_cli.cli.follow import main; main()";'
+        "from llama_cli.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", trick, "complete", "-m", str(folder), "x", "--tp", "2"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert re.match(
+        r"llama-cli: error: .* on rank 1 is not the model of rank 0|llama-cli: error: rank 1: ", done.stderr
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["score", "-m", TINY, "--dtype", "fp32", "Hello there, what a long text this is."],
+        ["chat", "-m", TINY, "--dtype", "fp32", "-t", "0", "-n", "20", "Hello", "--chat-template", "llama3"],
+        ["complete", "-m", TINY, "--dtype", "fp32", "Hello", "-n", "20", "--num-samples", "3", "--seed", "4"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_command_prints_the_same_on_torchruns_ranks(arguments):
+    expected = output_of(*arguments)
+    assert output_of(*arguments, launcher=torchrun(2, "--master-port", "29617")) == expected
+    assert output_of(*arguments, "--tp", "2") == expected
+
+
+@pytest.mark.slow
+def test_commands_without_a_model_run_once_under_torchrun():
+    launcher = torchrun(2, "--master-port", "29618")
+    assert output_of("tokenize", "-m", TINY, "Hello", launcher=launcher) == output_of("tokenize", "-m", TINY, "Hello")
+    assert output_of("complete", "--help", launcher=launcher) == output_of("complete", "--help")
+
+
+@pytest.mark.slow
+def test_bench_on_ranks():
+    arguments = ["bench", "-m", TINY, "--rounds", "1", "--prompt-lengths", "8-8", "--new-tokens", "4-4", "--json"]
+    assert json.loads(output_of(*arguments, "--tp", "2"))["decode_tokens_per_second"] > 0
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+MACHINES = ("llama-a", "llama-b")
+
+
+@pytest.fixture(name="machines")
+def _machines():
+    """Two network namespaces with a wire between them, as two machines have."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("needs root and iproute2")
+    try:
+        for name in MACHINES:
+            ip("netns", "add", name)
+    except subprocess.CalledProcessError:
+        pytest.skip("this machine allows no network namespaces")
+    try:
+        ip("link", "add", "wire", "netns", MACHINES[0], "type", "veth", "peer", "name", "wire", "netns", MACHINES[1])
+        for number, name in enumerate(MACHINES, 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "wire")
+            for device in ("wire", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+        yield MACHINES
+    finally:
+        for name in MACHINES:
+            ip("netns", "del", name)
+
+
+def begin_on(machines, n_ranks, arguments):
+    """torchrun on each machine."""
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "wire", "OMP_NUM_THREADS": "1"}
+    processes = []
+    for number, name in enumerate(machines):
+        options = ["--nnodes", "2", "--node-rank", str(number), "--master-addr", "10.77.0.1", "--master-port", "29619"]
+        start = ["ip", "netns", "exec", name, *torchrun(n_ranks, *options), *map(str, arguments)]
+        processes.append(subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+    return processes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_machines_share_the_rows(machines, rows):
+    """Two groups of two ranks, one on each; a killed rank ends both within 10 s, and the same again completes it."""
+    output, arguments = rows / "ranks.jsonl", batch(rows, "ranks.jsonl", "--dp", "2")
+    processes = begin_on(machines, 2, arguments)
+    while processes[0].poll() is None and not (output.exists() and output.read_bytes().count(b"\n") >= 3):
+        time.sleep(0.02)
+    far_ranks = psutil.Process(processes[1].pid).children()
+    assert len(far_ranks) == 2
+    far_ranks[1].kill()
+    said = [process.communicate(timeout=10)[0].decode() for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "llama-cli: error: a rank at 10.77.0.2 has ended before its time" in said[0]
+    before = output.read_bytes()
+    assert before.count(b"\n") >= 3
+    assert [process.wait(timeout=120) for process in begin_on(machines, 2, arguments)] == [0, 0]
+    assert output.read_bytes() == (rows / "alone.jsonl").read_bytes()
+    assert Path(output).read_bytes().startswith(before)

@@ -1,0 +1,110 @@
+"""Command lines in processes of their own, forked from one that has imported torch already.
+
+Starting Python and importing torch takes seconds; what a command does on a tiny model takes a tenth of one.
+multiprocessing's fork server pays for the imports once, so that hundreds of command lines can each have a process,
+with its exit code, its signal, its memory and its standard streams, as they have in a shell.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["commands", "torch", "llama_cli.cli.batch_run", "llama_cli.cli.chat_run"])
+
+
+Prepare = Callable[[], object]  # runs in the child before the command; it travels there, so no lambda
+
+
+class Ended(NamedTuple):
+    """How a command line ended; a negative code is the signal that killed it."""
+
+    code: int
+    out: bytes
+    err: str
+    seconds: float | None  # of the command itself; None where a signal killed the process
+    peak_bytes: int | None
+
+    @property
+    def lines(self) -> list[str]:
+        """What standard error holds."""
+        return self.err.splitlines()
+
+
+class Started:
+    """A running command line."""
+
+    def __init__(self, arguments: Sequence[object], *, stdin: bytes, prepare: Prepare | None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="command-")
+        self.folder = Path(self._folder.name)
+        for name, data in (("in", stdin), ("out", b""), ("err", b"")):
+            (self.folder / name).write_bytes(data)
+        words = [str(argument) for argument in arguments]
+        self.process = _CONTEXT.Process(target=_run, args=(str(self.folder), words, prepare))  # type: ignore[attr-defined]
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def wait(self, seconds: float = 120) -> Ended:
+        """Its end. It is killed, and the test fails, where that takes too long."""
+        self.process.join(seconds)
+        late = self.process.is_alive()
+        if late:
+            self.process.kill()
+            self.process.join()
+        used = self.folder / "used"
+        elapsed, peak = json.loads(used.read_text()) if used.exists() else (None, None)
+        out, err = ((self.folder / name).read_bytes() for name in ("out", "err"))
+        code = self.process.exitcode
+        self._folder.cleanup()
+        assert not late, f"still running after {seconds} s: {err.decode()!r}"
+        assert code is not None
+        return Ended(code, out, err.decode(), elapsed, peak)
+
+
+def start(*arguments: object, stdin: bytes = b"", prepare: Prepare | None = None) -> Started:
+    """A command line, without `llama-cli`; `prepare`, as in partial(faults.kill_at, "write", 3), is done before."""
+    return Started(arguments, stdin=stdin, prepare=prepare)
+
+
+def run(*arguments: object, stdin: bytes = b"", prepare: Prepare | None = None) -> Ended:
+    """The same, to its end."""
+    return start(*arguments, stdin=stdin, prepare=prepare).wait()
+
+
+def _run(folder: str, arguments: list[str], prepare: Prepare | None) -> None:
+    """In the child."""
+    from llama_cli.cli.app import main
+
+    _open_streams(folder)
+    if prepare is not None:
+        prepare()
+    began = time.monotonic()
+    code = main(arguments)
+    elapsed = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    Path(folder, "used").write_text(json.dumps([elapsed, peak]))
+    sys.exit(code)
+
+
+def _open_streams(folder: str) -> None:
+    for number, name, mode in ((0, "in", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
+        opened = os.open(os.path.join(folder, name), mode)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False))  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False), write_through=True)  # noqa: SIM115
+    sys.stderr = io.TextIOWrapper(open(2, "wb", closefd=False), write_through=True)  # noqa: SIM115

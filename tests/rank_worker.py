@@ -1,0 +1,106 @@
+"""One of several ranks that a test starts: all load their parts, and run the prompts of each case together.
+
+    rank_worker.py CASES.json      with RANK and the other variables of llama_cli.ranks.Place
+
+A case is {"folder", "dtype", "quantize", "prompts": [ids, ...], "n"}. Rank 0 writes a line of JSON for each: the
+greedy ids, the logits of the prompts as a file, and how often each collective was called in one decoding step.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+
+import torch
+from support import open_model
+from torch import distributed
+
+from llama_cli.engine.engine import Engine
+from llama_cli.engine.leader import Leader, repeat
+from llama_cli.engine.request import Request, Sampling, Token
+from llama_cli.engine.runner import Runner
+from llama_cli.loader import build_model
+from llama_cli.model.llama import Batch, Row
+from llama_cli.model.parallel import Share, parallelize
+from llama_cli.model.recipe import choose_recipe
+from llama_cli.ranks import Place, Ranks
+
+CPU = torch.device("cpu")
+COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
+
+
+def build(case, share):
+    checkpoint, args = open_model(case["folder"])
+    recipe = choose_recipe(getattr(torch, case["dtype"]), CPU, quantize=case["quantize"])
+    model = build_model(checkpoint, args, recipe, CPU, share)
+    if share.size > 1:
+        parallelize(model, args, share)
+    return model, args
+
+
+@torch.inference_mode()
+def logits_of(runner, ids):
+    runner.reserve(len(ids))
+    return runner.model(Batch.of([Row(0, 0, len(ids))], ids, range(len(ids)), runner.cache), runner.cache)
+
+
+def greedy(engine, prompts, n):
+    answers = [[] for _ in prompts]
+    sampling = Sampling(temperature=0, max_tokens=n, ignore_eos=True)
+    for event in engine.generate([Request(key, tuple(ids), sampling, 0) for key, ids in enumerate(prompts)]):
+        if isinstance(event, Token):
+            answers[event.key].append(event.id)
+    return answers
+
+
+def count_collectives():
+    """The calls from now on, as they are made."""
+    calls = Counter()
+    for name in COLLECTIVES:
+        real = getattr(distributed, name)
+
+        def counted(*arguments, _real=real, _name=name, **more):
+            calls[_name] += 1
+            return _real(*arguments, **more)
+
+        setattr(distributed, name, counted)
+    return calls
+
+
+def main():
+    torch.set_num_threads(1)
+    place = Place.of(os.environ)
+    ranks = None
+    if place.world_size > 1:
+        ranks = Ranks(place)
+        ranks.divide(place.world_size)
+    calls = count_collectives()
+    with open(sys.argv[1]) as file:
+        cases = json.load(file)
+    for number, case in enumerate(cases):
+        model, args = build(case, Share(place.rank, place.world_size))
+        longest = max(map(len, case["prompts"])) + case["n"]
+        runner = Runner(model, n_slots=2, max_seq_len=longest)
+        logits = [logits_of(runner, ids) for ids in case["prompts"]]
+        if place.follows:
+            repeat(runner, ranks.group.receive)
+            continue
+        leader = Leader(runner, ranks.group.send, lambda error: error) if ranks else runner
+        engine = Engine(leader, n_words=args.vocab_size, stop_tokens=frozenset())
+        answers = greedy(engine, case["prompts"], case["n"])
+        list(engine.generate([Request(0, (1,), Sampling(temperature=0, max_tokens=0), 0)]))
+        leader.reserve(longest)
+        before, steps_before = calls.copy(), engine.stats.n_steps
+        greedy(engine, [case["prompts"][0][:1]], 6)
+        per_step = {name: (calls[name] - before[name]) / (engine.stats.n_steps - steps_before) for name in COLLECTIVES}
+        if ranks:
+            leader.end()
+        torch.save(logits, f"{sys.argv[1]}.{number}.pt")
+        result = {"ids": answers, "per_step": per_step, "n_layers": args.n_layers}
+        sys.stdout.write(json.dumps(result) + "\n")
+    if ranks:
+        ranks.part()
+
+
+if __name__ == "__main__":
+    main()
