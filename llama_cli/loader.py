@@ -165,7 +165,8 @@ def plan_model(
     stored = None
     if device.type == "cpu":
         is_copied = recipe.dtype != checkpoint.dtype or len(checkpoint.shards) > 1 or not checkpoint.mmap
-        stored = Stored(checkpoint.dtype.itemsize, is_copied, checkpoint.is_tied)
+        itemsize = 1 if checkpoint.is_quantised else checkpoint.dtype.itemsize
+        stored = Stored(itemsize, is_copied or checkpoint.is_quantised, checkpoint.is_tied)
     return plan_memory(
         args,
         n_slots=n_slots,

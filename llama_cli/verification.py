@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Status = Literal["ok", "warning", "bad", "skipped"]
 
 SHOWN = 3  # names in one finding
-WEIGHTS = ("consolidated.[0-9][0-9].pth", "*.safetensors")
+WEIGHTS = ("consolidated.[0-9][0-9].pth", "fp8_scales_*.pt", "*.safetensors")
 CODE_LLAMA_70B = (8192, 80, 32016)
 
 
@@ -117,15 +117,25 @@ class Verification:
 
     def _open(self) -> Checkpoint:
         from .checkpoint import Checkpoint, open_checkpoint
+        from .checkpoint.archive import open_archive
+        from .checkpoint.quantised import read_shards
 
         try:
             return open_checkpoint(self.folder, tokenizer=self._tokenizer)
         except DoesNotFit:
             found = read_headers(self.folder, tokenizer=self._tokenizer)
-            shards = [
-                UnmappedShard(path, tensors) for path, tensors in zip(found.identities, found.shards, strict=True)
-            ]
-            return Checkpoint(found.folder, found.params, found.params_name, found.tokenizer, shards, found.identities)
+            tensors = dict(zip(found.identities, found.shards, strict=True))
+            shards, is_quantised = read_shards(
+                found.folder,
+                found.params,
+                list(tensors),
+                lambda path, _: UnmappedShard(path, tensors[path]),
+                open_archive,
+            )
+            return Checkpoint(
+                found.folder, found.params, found.params_name, found.tokenizer, shards, found.identities,
+                is_quantised=is_quantised,
+            )  # fmt: skip
 
     def _is_sentencepiece(self) -> bool:
         from tokenizer import TokenizerError

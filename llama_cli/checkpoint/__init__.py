@@ -42,9 +42,9 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     """
     import torch
 
-    from .archive import open_archive
     from .checkpoint import Checkpoint
     from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
+    from .quantised import open_shards
     from .safetensors_file import open_safetensors
 
     require_safe_torch(torch.__version__)
@@ -55,9 +55,11 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     if shards:
         params = read_object(folder / "params.json")
         refuse_unsupported(params, "params.json")
-        archives = [open_archive(shard) for shard in shards]
-        identities = {archive.path: archive.identity for archive in archives}
-        return Checkpoint(folder, params, "params.json", words, archives, identities, mmap=mmap)
+        opened = open_shards(folder, params, shards)
+        return Checkpoint(
+            folder, params, "params.json", words, opened.weights, opened.identities,
+            mmap=mmap, is_quantised=opened.is_quantised,
+        )  # fmt: skip
     files = open_safetensors(folder, metas_first=has_params)
     identities = {file.path: file.identity for file in files.files}
     theirs = speaks_hugging_face(files)

@@ -12,7 +12,7 @@ import errno
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .quoting import plain, quote
 from .regular_file import Identity, identify, read_head
 from .zip_directory import Record, read_directory
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DTYPES = ("bfloat16", "float16", "float32")
 ZIP_MAGIC = b"PK\x03\x04"
 
 
@@ -53,15 +53,23 @@ class Archive:
         return self.tensors[name]
 
 
-def open_archive(path: Path) -> Archive:
-    """Open a .pth behind the gate; ModelRejected says what is wrong with it."""
+def plain_dtypes(name: str) -> tuple[str, ...]:
+    """The dtypes that any tensor may have."""
+    return DTYPES
+
+
+def open_archive(path: Path, dtypes_of: Callable[[str], tuple[str, ...]] = plain_dtypes) -> Archive:
+    """Open a .pth behind the gate; ModelRejected says what is wrong with it.
+
+    `dtypes_of` says which dtypes a tensor of a name may have, for Meta's quantised formats.
+    """
     identity = identify(path)
     if read_head(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
         raise foreign(path, identity.size)
     contents = read_directory(path, identity.size)
     check_pickle(path, contents.pickle)
     _check_with_torch(path)
-    tensors = _plain_tensors(path, _load(path))
+    tensors = _plain_tensors(path, _load(path), dtypes_of)
     _check_records(path, tensors.values(), contents.records)
     # Detached, a parameter is a tensor like the others.
     return Archive(path, identity, {name: tensor.detach() for name, tensor in tensors.items() if not is_unused(name)})
@@ -95,7 +103,7 @@ def _load(path: Path) -> Any:
         raise ModelRejected(f"{plain(path.name)} is damaged: torch cannot read it", DOWNLOAD_AGAIN) from None
 
 
-def _plain_tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
+def _plain_tensors(path: Path, loaded: Any, dtypes_of: Callable[[str], tuple[str, ...]]) -> dict[str, Tensor]:
     """Dense tensors under text names; nothing is done with a tensor before it passed."""
     if type(loaded) not in (dict, OrderedDict):
         raise ModelRejected(
@@ -110,7 +118,7 @@ def _plain_tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
                 f"{plain(path.name)}: a key is of type {type(name).__name__}, not a name",
                 "torch.save the state_dict of the model",
             )
-        flaw = flaw_of(tensor)
+        flaw = flaw_of(tensor, dtypes_of(name))
         if flaw:
             hint = "use the bf16 checkpoint of the same model"
             if isinstance(tensor, dict):
@@ -119,7 +127,7 @@ def _plain_tensors(path: Path, loaded: Any) -> dict[str, Tensor]:
     return found
 
 
-def flaw_of(tensor: object) -> str | None:
+def flaw_of(tensor: object, dtypes: tuple[str, ...] = DTYPES) -> str | None:
     """What keeps an object from being a plain tensor whose data lie in the file; None if nothing does."""
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         return f"of type {type(tensor).__name__}, not a tensor"
@@ -128,8 +136,9 @@ def flaw_of(tensor: object) -> str | None:
         return "quantised, sparse or nested; only plain tensors are read"
     if tensor.device.type != "cpu":
         return f"on the device {tensor.device.type!r}, without data"
-    if tensor.dtype not in DTYPES:
-        return f"of dtype {str(tensor.dtype).removeprefix('torch.')}; bfloat16, float16 and float32 are read"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in dtypes:
+        return f"of dtype {dtype}; {_are_read(dtypes)}"
     if tensor.is_neg() or tensor.__dict__:
         return "no plain tensor: it has attributes"
     if not tensor.is_contiguous():
@@ -138,6 +147,11 @@ def flaw_of(tensor: object) -> str | None:
     if end > tensor.untyped_storage().nbytes():
         return "larger than its data"
     return None
+
+
+def _are_read(dtypes: tuple[str, ...]) -> str:
+    *others, last = dtypes
+    return f"{', '.join(others)} and {last} are read" if others else f"it must be {last}"
 
 
 def _check_records(path: Path, tensors: Iterable[Tensor], records: list[Record]) -> None:

@@ -49,6 +49,7 @@ class Checkpoint:
     identities: Mapping[Path, Identity]
     huggingface_rows: bool = False  # wq and wk have their rows in Hugging Face's order
     mmap: bool = True
+    is_quantised: bool = False  # weights are computed from what is stored
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,6 +99,8 @@ class Checkpoint:
         """Whether the output matrix is the embedding: left out of the file, or sharing its storage."""
         if OUTPUT not in self.shards[0].names():
             return True
+        if self.is_quantised:  # Meta's quantised files store both
+            return False
         if any(not {EMBEDDING, OUTPUT} <= set(shard.names()) for shard in self.shards):
             return False
         pairs = [(shard.tensor(EMBEDDING), shard.tensor(OUTPUT)) for shard in self.shards]

@@ -43,7 +43,7 @@ class Survey(NamedTuple):
 def survey(path: Path) -> Survey:
     """Read the headers of one file; ModelRejected says what is wrong with them, or what the file is instead."""
     identity = identify(path)
-    if path.suffix == ".pth":
+    if path.suffix in (".pth", ".pt"):
         if read_head(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
             raise foreign(path, identity.size)
         contents = read_directory(path, identity.size)
@@ -90,7 +90,7 @@ class _TensorCheck:
         self._exponent = EXPONENTS.get(tensor.dtype)
         self._rest = b""
         self._n_bad = 0
-        self._is_zero = tensor.n_bytes > 0
+        self._is_zero = tensor.n_bytes > 0 and not name.endswith(".zeros")  # those of int4 files are
 
     def feed(self, data: memoryview) -> None:
         if self._rest or len(data) % self._size:  # a block ended inside a value

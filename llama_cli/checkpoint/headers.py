@@ -17,7 +17,7 @@ from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
 from .installed import find_model
 from .json_file import read_object
 from .meta import shard_paths
-from .pickle_headers import Described, TensorHeader, describe_pickle, is_unused, place
+from .pickle_headers import Described, TensorHeader, describe_pickle, is_extra, is_unused, place
 from .quoting import plain
 from .regular_file import Identity, identify, read_head
 from .safetensors_file import open_safetensors
@@ -85,7 +85,8 @@ class Headers:
     def n_stored(self) -> int:
         """Values of all weights; what every shard has, and a shared output matrix, count once."""
         first, *others = self.shards
-        once = sum(prod(t.shape) for name, t in first.items() if name != OUTPUT or not self.is_tied)
+        counted = {name: t for name, t in first.items() if not is_extra(name)}
+        once = sum(prod(t.shape) for name, t in counted.items() if name != OUTPUT or not self.is_tied)
         return once + sum(
             prod(t.shape)
             for shard in others

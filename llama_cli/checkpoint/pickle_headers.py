@@ -47,6 +47,11 @@ def is_unused(name: str) -> bool:
     return name.endswith("rope.freqs")
 
 
+def is_extra(name: str) -> bool:
+    """Whether a tensor says how to read or change another one: Meta's int4 files have scales and adapters."""
+    return name.endswith((".scales", ".zeros", ".adaptor.A.weight", ".adaptor.B.weight"))
+
+
 def item_size(dtype: str) -> int:
     """Bytes of one value."""
     bits = re.search(r"\d+", dtype)
@@ -67,10 +72,10 @@ class _Tensor(NamedTuple):
 
 
 def _rebuild(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *more: Any) -> _Tensor:
-    """What torch._utils._rebuild_tensor_v2 and _v3 are called with; the latter's dtype comes fourth behind."""
+    """What torch._utils._rebuild_tensor_v2 and _v3 are called with; the latter's dtype comes third behind."""
     if not all(isinstance(size, int) and size >= 0 for size in (offset, *shape)):
         raise ValueError("a shape is of whole numbers")
-    dtype = more[3] if len(more) > 3 and isinstance(more[3], str) else storage.dtype
+    dtype = more[2] if len(more) > 2 and isinstance(more[2], str) else storage.dtype
     return _Tensor(storage, dtype, offset, tuple(shape))
 
 

@@ -18,6 +18,11 @@ Shape = tuple[int, ...]
 
 # Keys that change the arithmetic in ways this program does not compute.
 UNSUPPORTED_KEYS = ("quantization_args", "lora_args", "moe_args")
+
+# The one scheme of quantisation that params.json names, of Llama 3.2 1B and 3B; trained for contexts of so many tokens.
+INT4_SCHEME = "int4_weight_int8_dynamic_activation"
+INT4_CONTEXT = 8192
+
 VISION_PREFIX = "vision_"
 
 # What Llama 3.2's vision models were made from, unchanged, by their width.
@@ -155,9 +160,10 @@ def _short(value: object) -> str:
 
 def refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
     """ModelRejected for a kind of model whose arithmetic is another one."""
-    raw = _unnested(raw)
+    raw = unnested(raw)
     found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith(VISION_PREFIX)]
-    found = [key for key in found if raw[key] not in (None, -1, {}, [])]
+    read = ("quantization_args", "lora_args") if _is_int4(raw) else ()
+    found = [key for key in found if raw[key] not in (None, -1, {}, []) and key not in read]
     names = ", ".join(_short(key)[1:-1] for key in found)
     if any(key.startswith(VISION_PREFIX) for key in found):
         dim = raw.get("dim")
@@ -174,10 +180,15 @@ def refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _unnested(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def unnested(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Some files have everything under `model`."""
     nested = raw.get("model")
     return nested if isinstance(nested, Mapping) else raw
+
+
+def _is_int4(raw: Mapping[str, Any]) -> bool:
+    settings = raw.get("quantization_args")
+    return isinstance(settings, Mapping) and settings.get("scheme") == INT4_SCHEME
 
 
 def _rope_scaling(params: _Params, flag: float | None, source: str) -> tuple[RopeScaling | None, str]:
@@ -219,6 +230,8 @@ def _context_length(params: _Params, rope_theta: float, scaled: bool, source: st
     """What the family was trained for; Meta's params.json does not say it, so the RoPE settings tell."""
     if params.max_seq_len is not None:
         return params.max_seq_len, source
+    if _is_int4(params.model_extra or {}):
+        return INT4_CONTEXT, "Meta's int4 checkpoints"
     if scaled:
         return 131072, "scaled RoPE: Llama 3.1 and later"
     families = {500000.0: (8192, "Llama 3"), 1000000.0: (16384, "Code Llama")}
@@ -270,7 +283,7 @@ def read_configuration(
 ) -> Configuration:
     """The same as `read_params`, with where each value came from."""
     refuse_unsupported(raw, source)
-    raw = _unnested(raw)
+    raw = unnested(raw)
     params = _checked(raw, source)
     unknown = sorted(set(params.model_extra or {}) - set(UNSUPPORTED_KEYS))
     unknown = [key for key in unknown if not key.startswith(VISION_PREFIX)]
