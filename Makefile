@@ -37,7 +37,7 @@ format: install ## Rewrite the sources as `check` wants them
 test: install ## Run the tests, about a minute
 	$(BIN)/python -m pytest -q -n 2
 
-test-all: install ## Run the slow tests too
+test-all: install ## Run the slow tests too; ends with the table of promises
 	$(BIN)/python -m pytest -q -n 2 -m ''
 
 bench: install ## Measure the toy (or MODEL=folder), then compare with the peers that are installed

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import resource
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -26,10 +28,9 @@ CHUNK = 512
 
 EMBEDDING = "tok_embeddings.weight"
 
-CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")  # lines `0::/a/b`, or `7:memory:/a/b` of the older kind
+LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
 @dataclass(frozen=True)
@@ -205,21 +206,38 @@ def choose_slots(plan: MemoryPlan, available: int, *, context: int) -> MemoryPla
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: what the machine has available, within its cgroup's limit."""
+    """Bytes that this process may still take: what the machine has, within the limits of its cgroups and its own."""
     available = int(psutil.virtual_memory().available)
-    for limit_file, used_file in CGROUP_FILES:
+    for folder, (limit_file, used_file) in itertools.product(_cgroups(), LIMIT_AND_USE):
         try:
-            limit, used = (Path(name).read_text().strip() for name in (limit_file, used_file))
+            limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
         except OSError:
             continue
         if limit.isdigit():
             available = min(available, max(int(limit) - int(used), 0))
+    limit_here, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit_here != resource.RLIM_INFINITY:
+        available = min(available, max(limit_here - int(psutil.Process().memory_info().vms), 0))
     return available
 
 
 def usable_memory() -> int:
     """Bytes that this process may have in all: what is free, and what it has taken that a plan counts too."""
     return free_memory() + min(int(psutil.Process().memory_info().rss), BASE)
+
+
+def _cgroups() -> set[Path]:
+    """The control groups of this process, and those around them: each may have a limit of its own."""
+    found = {CGROUPS, CGROUPS / "memory"}
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return found
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers in ("", "memory"):
+            inner = Path(path.lstrip("/"))
+            found |= {CGROUPS / controllers / around for around in (inner, *inner.parents)}
+    return found
 
 
 def free_gpu_memory() -> list[int]:

@@ -99,6 +99,8 @@ def write_conversation(path: Path, conversation: Conversation, *, model: str, fi
 
 def _read_lines(path: Path) -> list[bytes]:
     try:
+        if not path.is_file():  # a pipe would be waited for, and a device has no end
+            raise InputRejected(f"{path} is no regular file", "give a file that /save or --session wrote")
         if path.stat().st_size > MAX_BYTES:
             raise InputRejected(f"{path} has more than {MAX_BYTES:,} bytes", "give a file of messages")
         return [line for line in path.read_bytes().split(b"\n") if line.strip()]

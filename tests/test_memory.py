@@ -65,11 +65,11 @@ def test_the_trained_context_is_cut_to_what_fits():
 
 
 def test_a_cgroup_limits_what_is_free(tmp_path, monkeypatch):
-    (tmp_path / "max").write_text("1000000\n")
-    (tmp_path / "current").write_text("400000\n")
-    monkeypatch.setattr(memory, "CGROUP_FILES", ((str(tmp_path / "max"), str(tmp_path / "current")),))
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     assert free_memory() == 600000
-    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "memory.max").write_text("max\n")
     assert free_memory() > 600000
 
 

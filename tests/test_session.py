@@ -1,8 +1,11 @@
 """Text in, text out."""
 
 import random
+import shutil
 
 import pytest
+import torch
+from checkpoint.folders import random_weights, write_meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DATA, kit_folder, needs_kit
@@ -10,7 +13,9 @@ from support import DATA, kit_folder, needs_kit
 import llama_cli
 from llama_cli import Prompt, Sampling
 from llama_cli.errors import InputRejected, NumericalError
+from llama_cli.model.args import read_params
 from llama_cli.session import StopFinder
+from llama_cli.verification import Verification
 from tokenizer import StreamDecoder, load_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=16)
@@ -105,17 +110,19 @@ def test_stop_strings_hold_back_no_more_than_their_beginning():
 
 @pytest.mark.promise("P11")
 def test_streaming_random_ids_through_stops_equals_the_whole(record_property):
-    """2,000 random streams of a byte-pair vocabulary with multi-byte characters."""
-    record_property("cases", 2000)
+    """2,000 random streams of a byte-pair vocabulary with multi-byte characters, and each place a stop may have."""
+    n_cases = 0
     tokenizer, chance = load_tokenizer(DATA / "tokenizer/tiny768.model"), random.Random(5)
     for _ in range(2000):
         ids = [chance.randrange(300) for _ in range(chance.randint(1, 12))]
         whole = tokenizer.decode(ids)
-        stop = whole[3:5] or "x"
-        decoder, finder = StreamDecoder(tokenizer), StopFinder([stop])
-        shown = "".join(finder.feed(decoder.feed(token_id)) for token_id in ids)
-        shown += finder.feed(decoder.finish()) + finder.finish()
-        assert shown == slow_stop(whole, [stop])
+        for stop in {"x", *(whole[place : place + size] for place in range(len(whole)) for size in (1, 2, 5))}:
+            decoder, finder = StreamDecoder(tokenizer), StopFinder([stop])
+            shown = "".join(finder.feed(decoder.feed(token_id)) for token_id in ids)
+            shown += finder.feed(decoder.finish()) + finder.finish()
+            assert shown == slow_stop(whole, [stop])
+            n_cases += 1
+    record_property("cases", n_cases)
 
 
 def test_the_context_boundary():
@@ -162,6 +169,38 @@ def test_damage_is_an_error_of_its_row_alone(toy):
     finally:
         weight.copy_(kept)
     assert toy.complete("ab", GREEDY)[0].text
+
+
+KINDS = ["tok_embeddings", "norm", "output"] + [
+    f"layers.0.{part}"
+    for part in ("attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w2",
+                 "feed_forward.w3", "attention_norm", "ffn_norm")
+]  # fmt: skip
+
+
+@pytest.mark.promise("P15")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_that_no_weight_has_is_reported(kind, value, tmp_path, record_property):
+    """By verify in every tensor. A run either ends with the position or is that of finite numbers; never `!!!!`."""
+    record_property("cases", 1 if "wq" in kind or "wk" in kind else 2)
+    args = read_params({"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 512, "multiple_of": 16})
+    weights = random_weights(args, dtype=torch.float32)
+    weights[f"{kind}.weight"].view(-1)[:] = value
+    write_meta(tmp_path, weights)
+    (tmp_path / "params.json").write_text(
+        '{"dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 512, "multiple_of": 16}'
+    )
+    shutil.copy(DATA / "tokenizer/bytes256.model", tmp_path / "tokenizer.model")
+    verification = Verification(tmp_path)
+    verification.check_headers()
+    verification.read_everything(lambda n_bytes: None)
+    assert any(f"NaN or infinite: {kind}.weight" in finding.detail for finding in verification.findings)
+    session = llama_cli.load(tmp_path, dtype="fp32")
+    if kind in ("layers.0.attention.wq", "layers.0.attention.wk"):
+        return  # torch's attention on a CPU turns a row of NaN scores into zeros: that is what verify is for
+    with pytest.raises(NumericalError, match="NaN or infinity at position"):
+        session.complete("ab", Sampling(max_tokens=4))
 
 
 def test_the_python_api_is_what_is_exported():

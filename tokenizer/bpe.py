@@ -16,8 +16,6 @@ from .base import EncodeError, TokenizerError
 
 T = TypeVar("T")
 
-MAX_FILE_BYTES = 64 << 20
-
 # The pattern that cuts text into words before merging; a fact of the trained vocabulary.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -55,8 +53,6 @@ def special_names() -> list[str]:
 def read_ranks(path: Path) -> dict[bytes, int]:
     """Read the file strictly: a line that is skipped would shift the id of every special token."""
     data = path.read_bytes()
-    if len(data) > MAX_FILE_BYTES:
-        raise TokenizerError(f"{path.name} has {len(data):,} bytes; a tokenizer has fewer than {MAX_FILE_BYTES:,}")
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(data.rstrip(b"\n\r ").split(b"\n"), 1):
         where = f"{path.name} line {number}"

@@ -10,6 +10,8 @@ from typing import Literal
 from .base import Tokenizer, TokenizerError
 from .char import CharTokenizer
 
+MAX_FILE_BYTES = 64 << 20
+
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n")
 
 # What else lies under this name on people's disks, by its first bytes.
@@ -60,7 +62,13 @@ def kind_of(path: Path) -> Literal["tiktoken", "char", "sentencepiece"]:
 def _read_head(path: Path) -> bytes:
     """The first bytes of a regular file; a pipe or a device is not even opened."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
+        mode = status.st_mode
+        if status.st_size > MAX_FILE_BYTES:
+            raise TokenizerError(
+                f"{path} has {status.st_size:,} bytes; a tokenizer has fewer than {MAX_FILE_BYTES:,}",
+                "give Meta's tokenizer.model with --tokenizer",
+            )
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise TokenizerError(f"{path} is {kind}", "give the tokenizer file itself")

@@ -14,6 +14,7 @@ from ..errors import ModelRejected
 from .catalog import TOY, expand, find_folder
 from .json_file import read_object
 from .quoting import plain, quote
+from .regular_file import read_small
 
 HUB_FOLDER = "models--"
 META = "meta-llama"
@@ -84,8 +85,8 @@ def _snapshots(repository: Path) -> list[Path]:
     """The one that `main` means first, then the newest."""
     found = sorted(_subfolders(repository / "snapshots"), key=lambda path: path.stat().st_mtime, reverse=True)
     try:
-        main = (repository / "refs" / "main").read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        main = read_small(repository / "refs" / "main", 1024).decode().strip()
+    except (ModelRejected, UnicodeDecodeError):
         main = ""
     return sorted(found, key=lambda path: path.name != main)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 
@@ -19,5 +20,5 @@ def quote(text: object, limit: int = 80) -> str:
 
 
 def hint_path(path: Path) -> str:
-    """A path to type into a shell: whole, since half a path is of no use."""
-    return plain(path, 4096)
+    """A path to type into a shell: whole, since half a path is of no use, and quoted, whatever it is called."""
+    return shlex.quote(plain(path, 4096))

@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import LlamaError, OutputFailed
+from ..errors import DoesNotFit, LlamaError, OutputFailed, UsageError
 from ..ranks import Place
 from .batch import batch
 from .bench import bench
@@ -36,6 +36,7 @@ INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 
 # Commands that load a model: torchrun's other ranks help with these.
 ON_RANKS = ("batch", "bench", "chat", "complete", "score")
+MORE_MEMORY = "use less: a smaller --max-seq-len or --batch-size, or a smaller model"
 
 SPINS = "300"  # of libgomp's loop: some microseconds
 
@@ -128,6 +129,23 @@ def _install_handlers() -> None:
             signal.signal(number, _end)
 
 
+def _fill_closed_descriptors() -> None:
+    """Where a standard stream is closed the next file opened would get its number, and what libraries print."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+
+
+def _refuse_deleted_folder() -> None:
+    """oneMKL ends a process that is nowhere, without a word that helps."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the current folder is not there any more", "cd to another one") from None
+
+
 def rewrite_aliases(arguments: Sequence[str]) -> list[str]:
     """Meta's flags, in either spelling, as ours."""
     rewritten = []
@@ -142,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     arguments = rewrite_aliases(sys.argv[1:] if arguments is None else arguments)
     _yield_to_neighbours()
+    _fill_closed_descriptors()
     try:
         place = Place.of(os.environ)
         if place.follows:  # rank 0 alone reads, thinks and prints
@@ -153,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _install_handlers()
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
+        _refuse_deleted_folder()
         commands = typer.main.get_command(app)
         defaults = _defaults(commands, arguments)
         code = commands(arguments, prog_name="llama-cli", standalone_mode=False, default_map=defaults)
@@ -211,6 +231,9 @@ def _report(error: Exception, *, as_json: bool) -> int:
             message += "" if source in ("flag", "default") else f" (from {source})"
         show_error(message, "llama-cli --help", USAGE_ERROR, as_json=as_json)
         return USAGE_ERROR
+    if isinstance(error, MemoryError):
+        show_error("memory ran out", MORE_MEMORY, DoesNotFit.exit_code, as_json=as_json)
+        return DoesNotFit.exit_code
     message = f"internal error: {type(error).__name__}: {error}"
     show_error(message, "this is a bug; run it again with --debug and report it", INTERNAL_ERROR, as_json=as_json)
     return INTERNAL_ERROR

@@ -55,11 +55,7 @@ def batch(
         messages.note("rows go to standard output: this run cannot be resumed")
     with ExitStack() as stack:
         source = open_input(stack, input_file)
-        if (
-            to_file
-            and output.exists()
-            and os.path.sameopenfile(source.fileno(), stack.enter_context(output.open("rb")).fileno())
-        ):
+        if to_file and _is_file(source, output):
             raise UsageError(f"{output} is the input itself", "give another output with -o")
 
         from .batch_run import BatchRun, BatchSettings

@@ -170,7 +170,7 @@ class ChatRun:
             save_cache(cache_beside(self.file.path), self.session)
 
     def _load_cache(self, path: Path) -> None:
-        if not path.exists():
+        if not path.is_file():
             return
         try:
             load_cache(path, self.session)

@@ -12,6 +12,9 @@ from typing import BinaryIO
 
 from ..errors import InputRejected, UsageError
 
+# Far more than any context holds. A pipe may be endless, and memory is not.
+MAX_BYTES = 256 << 20
+
 
 def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str | list[int]:
     """The prompt: ids, or the argument, the file and what is piped in, each on a line of its own.
@@ -44,8 +47,9 @@ def stdin_text_lines() -> Iterator[str]:
     """The lines of standard input without their ends, each as soon as it is there."""
     if sys.stdin is None:
         raise InputRejected("standard input is closed", "pipe messages in, one a line")
-    for number, line in enumerate(iter(sys.stdin.buffer.readline, b""), 1):
-        yield _decode(line, f"line {number} of standard input")
+    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(MAX_BYTES + 1), b""), 1):
+        what = f"line {number} of standard input"
+        yield _decode(_bounded(line, what), what)
 
 
 def is_piped() -> bool:
@@ -72,7 +76,8 @@ def check_text(text: str, what: str) -> str:
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return _bounded(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputRejected(f"cannot read {path}: {reason}", "give another file with -f") from None
@@ -82,9 +87,15 @@ def _read_stdin() -> bytes:
     if sys.stdin is None:
         raise InputRejected("standard input is closed", "give the prompt as an argument")
     try:
-        return sys.stdin.buffer.read()
+        return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")
     except OSError as error:
         raise InputRejected(f"cannot read standard input: {error.strerror}") from None
+
+
+def _bounded(data: bytes, what: str) -> bytes:
+    if len(data) > MAX_BYTES:
+        raise InputRejected(f"{what} has more than {MAX_BYTES:,} bytes", "give less text, or rows to score --rows")
+    return data
 
 
 def _decode(data: bytes, what: str, *, strip: bool = True) -> str:

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import select
 import shutil
 import sys
 import termios
@@ -36,6 +37,8 @@ _UNSAFE = [
 _SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
 _ONE_LINE = {**_SHOWN, 0x09: " ", 0x0A: " "}
 
+
+PIECE_BYTES = 4096  # fits into Python's buffer, which keeps what a flush did not get rid of
 
 CLOSED_OUTPUT = ("standard output is closed", "do not close it, or send it to a file")
 
@@ -73,8 +76,9 @@ class Terminal:
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
         try:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+            for start in range(0, len(data), PIECE_BYTES):
+                sys.stdout.buffer.write(data[start : start + PIECE_BYTES])
+                _flush_all()
         except (OSError, ValueError) as error:
             drop_stdout()
             if isinstance(error, BrokenPipeError):
@@ -105,6 +109,16 @@ class Terminal:
 
         with Console(stderr=True, markup=False).status("answering"):
             yield
+
+
+def _flush_all() -> None:
+    """Wait where whoever started this process made the output one that does not wait."""
+    while True:
+        try:
+            sys.stdout.buffer.flush()
+            return
+        except BlockingIOError:
+            select.select([], [sys.stdout], [])
 
 
 def to_json_line(value: object) -> bytes:

@@ -69,6 +69,7 @@ def settle_identity(output: Path, identity: Mapping[str, Any], *, has_rows: bool
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    is_ours = isinstance(found, dict) and all(type(found.get(key)) is int for key in ("created", "run_seed"))
+    return found if is_ours else None

@@ -25,6 +25,7 @@ from .rows import hash_of
 READ_BYTES = 1 << 20
 
 # How every row of ours begins; anything else is read as JSON.
+OWN_BEGINNING = b'{"id": '
 OWN_ROW = re.compile(rb'\{"id": "(?:[^"\\]*", "custom_id": ")?([^"\\]*)", "index": ')
 ERROR_MARK = re.compile(rb'"error": \{"code": "[a-z_]+", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
 
@@ -69,6 +70,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.torn: Path | None = None  # where a torn last row was moved
+        if path.exists() and not path.is_file():  # opening a pipe waits for its reader, for ever
+            raise OutputRefused(f"{path} is no regular file", "give a file with -o, or -o - for standard output")
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -93,11 +96,21 @@ class Ledger:
         size = os.fstat(self._fd).st_size
         keep = self._end_of_last_row(size)
         if keep < size:
+            self._refuse_foreign(has_rows=keep > 0)
             self.torn = self.path.with_name(f"{self.path.name}.torn-{time.time_ns()}")
             self.torn.write_bytes(os.pread(self._fd, size - keep, keep))
             os.ftruncate(self._fd, keep)
             os.fsync(self._fd)
         return keep
+
+    def _refuse_foreign(self, *, has_rows: bool) -> None:
+        """OutputRefused if the file was not begun by a batch: its last line is none of ours to move."""
+        with open(self.path, "rb") as file:
+            first = file.readline() if has_rows else file.read(len(OWN_BEGINNING))
+        if has_rows:
+            _read_row(self.path, first, 0)
+        elif not OWN_BEGINNING.startswith(first):
+            raise _foreign(self.path, 0)
 
     def _end_of_last_row(self, size: int) -> int:
         end = size
@@ -162,10 +175,12 @@ def _read_row(path: Path, line: bytes, offset: int) -> WrittenRow:
         fields: dict[str, Any] = json.loads(line)
         custom_id = fields["custom_id"] if "custom_id" in fields else fields["id"]
         return WrittenRow(str(custom_id), bool(fields.get("error")), offset, len(line))
-    except (ValueError, KeyError, TypeError):
-        raise OutputRefused(
-            f"{path} holds a line at byte {offset} that no batch wrote", "give another output with -o"
-        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise _foreign(path, offset) from None
+
+
+def _foreign(path: Path, offset: int) -> OutputRefused:
+    return OutputRefused(f"{path} holds a line at byte {offset} that no batch wrote", "give another output with -o")
 
 
 def _failed(path: Path, error: OSError) -> OutputFailed:

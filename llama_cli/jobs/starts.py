@@ -26,8 +26,10 @@ class Starts:
             for line in self._path.read_bytes().split(b"\n")[:-1]:
                 try:
                     custom_id = json.loads(line[1:])
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue  # torn by the death itself
+                if not isinstance(custom_id, str):
+                    continue
                 if line.startswith(STARTED):
                     self._deaths[custom_id] += 1
                 else:

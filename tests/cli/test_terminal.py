@@ -3,9 +3,11 @@
 import io
 import json
 import random
+import subprocess
 import sys
 import unicodedata
 
+import pexpect
 import pyte
 import pytest
 
@@ -125,3 +127,64 @@ def test_stats_line():
         "llama-cli: load 1.25 s, first token 100 ms, prompt 12 tokens (2 cached) at 100.0/s,"
         " answer 7 tokens at 20.0/s, weights 5.0 GB/s, peak memory 1024 MiB"
     )
+
+
+PIECES = [
+    *map(chr, [*range(0x20), *range(0x7F, 0xA0)]),
+    *(
+        "\x1b[2J",
+        "\x1b[31m",
+        "\x1b[?1049h",
+        "\x1b[10;10H",
+        "\x1b]0;title\x07",
+        "\x1b]52;c;AAAA\x07",
+        "\x1b]8;;file:///\x1b\\",
+    ),
+    *("\x9b5A", "\x1bc", "\x1b#8", "\x1bP1$q\x1b\\", "\u202e", "\u2066", "\u200f", "\u2028", "\ufeff", "\U000e0041"),
+    *("[bold red]x[/]", "[link=file:///etc/passwd]y[/link]", "abc", " ", "naïve", "-"),
+]
+# Writes its texts through a Terminal, each on a line of its own.
+WRITER = """
+import json, sys
+from llama_cli.cli.terminal import Terminal
+terminal = Terminal()
+for text in json.load(open(sys.argv[1])):
+    terminal.write(text + "\\n")
+"""
+
+
+def random_outputs(n):
+    """Without tabs and line breaks, which a terminal may have."""
+    chance = random.Random(10)
+    pieces = [piece for piece in PIECES if piece not in ("\t", "\n")]
+    return ["".join(chance.choice(pieces) for _ in range(8)) for _ in range(n)]
+
+
+@pytest.mark.promise("P10")
+def test_five_thousand_outputs_on_a_pty_and_in_a_pipe(tmp_path, record_property):
+    """On a terminal every one is a line of printable cells and nothing else; in a pipe it is what was said."""
+    record_property("cases", 5000)
+    texts = random_outputs(5000)
+    (tmp_path / "texts").write_text(json.dumps(texts))
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "texts")]
+    piped = subprocess.run(command, capture_output=True, check=True).stdout
+    assert piped == "".join(text + "\n" for text in texts).encode()
+
+    terminal = pexpect.spawn(command[0], command[1:], dimensions=(24, 400), timeout=60)
+    sent = b""
+    while True:
+        try:
+            sent += terminal.read_nonblocking(1 << 16, timeout=20)
+        except pexpect.EOF:
+            break
+    lines = sent.decode().split("\r\n")
+    assert lines.pop() == ""
+    assert len(lines) == 5000
+    screen = pyte.Screen(400, 3)
+    stream = pyte.Stream(screen)
+    for line, text in zip(lines, texts, strict=True):
+        assert line == visible(text)
+        stream.feed("\r\n" + line)
+        assert screen.display[screen.cursor.y].rstrip() == line.rstrip()
+    assert (screen.title, screen.icon_name, screen.cursor.attrs.fg, screen.cursor.attrs.bold) == ("", "", "default", 0)
+    assert not screen.mode - {pyte.modes.DECAWM, pyte.modes.DECTCEM}

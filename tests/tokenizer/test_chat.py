@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,30 @@ def test_contents_make_no_control_tokens(dialog):
     """The control ids are the begin, and three for each message and the answer's two: no more."""
     ids = Llama3Format(TOKENIZER).encode(dialog)
     assert sum(token_id >= 768 for token_id in ids) == 1 + 3 * len(dialog) + 2
+
+
+MARKS = ["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|begin_of_text|>", "<|python_tag|>", "<|im_end|>"]
+
+
+def text_with_marks(chance):
+    """Control tokens whole, cut, doubled, nested and among any characters."""
+    pieces = [*MARKS, "<|", "|>", "<", "|", "\n\n", "assistant", "\u200b", "é", "😀", "\0", " "]
+    pieces += [mark[: chance.randint(1, len(mark))] for mark in MARKS]
+    return "".join(chance.choice(pieces) for _ in range(chance.randint(1, 10)))
+
+
+@pytest.mark.promise("P12")
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["prompt", *ROLES])
+def test_twenty_thousand_texts_make_no_control_token(field, record_property):
+    """For the prompt of `complete` and the content of each role: ids from 768 on are the format's own."""
+    record_property("cases", 20_000)
+    chance, form = random.Random(field), Llama3Format(TOKENIZER)
+    for _ in range(20_000):
+        text = text_with_marks(chance)
+        ids = TOKENIZER.encode(text) if field == "prompt" else form.encode([Message(field, text)])
+        assert sum(token_id >= 768 for token_id in ids) == (0 if field == "prompt" else 6), repr(text)
+        assert field != "prompt" or TOKENIZER.decode(ids) == text
 
 
 @settings(max_examples=100, deadline=None)
