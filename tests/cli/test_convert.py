@@ -5,12 +5,15 @@ import os
 import pty
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import commands
+import faults
 import pytest
-from faults import run_killed_at
 from support import DATA, golden
 
 import llama_cli
@@ -144,7 +147,8 @@ def test_a_disk_that_is_full_after_all(tmp_path):
 @pytest.mark.parametrize(("call", "count"), [("pwrite", 1), ("pwrite", 9), ("fsync", 3), ("rename", 1)])
 def test_a_kill_leaves_no_folder_and_the_next_run_makes_it(call, count, convert, tmp_path):
     target = tmp_path / "model"
-    assert run_killed_at(call, count, ["convert", TINY, target])
+    killed = commands.run("convert", TINY, target, prepare=partial(faults.kill_at, call, count))
+    assert killed.code == -signal.SIGKILL
     assert not target.exists()
     assert [path.name for path in tmp_path.iterdir()] == [".model.partial"]
     assert convert(TINY, target)[0] == 0

@@ -255,12 +255,16 @@ def test_an_interrupt_waits_for_the_end_of_a_step():
         time.sleep(0.001)
         done.append(True)
 
-    leader = Leader(Scripted(act), lambda numbers: None, explain)
-    with pytest.raises(KeyboardInterrupt):
-        leader.run(EmptyPlan())
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        leader = Leader(Scripted(act), lambda numbers: None, explain)
+        with pytest.raises(KeyboardInterrupt):
+            leader.run(EmptyPlan())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done
     assert not leader.in_step
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_second_interrupt_does_not_wait():
