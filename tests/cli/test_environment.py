@@ -163,7 +163,7 @@ def _have(free):
 @pytest.mark.slow
 @pytest.mark.parametrize("context", [256, 1024, 2048])
 def test_the_estimate_is_the_memory_that_is_used(context, tmp_path):
-    """Within a tenth, of what comes on top of Python and torch: a full context is computed."""
+    """Within a tenth, Python and torch included, where a full context is computed; and what is planned is enough."""
     from llama_cli.memory import plan_memory
 
     args = read_params({**BIG, "vocab_size": 256})
@@ -176,4 +176,5 @@ def test_the_estimate_is_the_memory_that_is_used(context, tmp_path):
     small = commands.run("complete", "-m", TINY, "a", "-n", "1", "-c", "16").peak_bytes
     peak = commands.run("complete", *flags, "--dtype", "fp32").peak_bytes
     planned = plan_memory(args, n_slots=1, itemsize=4, tied=False).total(context)
-    assert peak - small == pytest.approx(planned, rel=0.1, abs=24 << 20)
+    assert small + planned == pytest.approx(peak, rel=0.1)
+    assert small + planned > 0.98 * peak
