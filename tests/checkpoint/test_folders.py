@@ -1,5 +1,6 @@
 """Which folder a path means, what lies in it, and shards that do not belong together."""
 
+import codecs
 import itertools
 import json
 import logging
@@ -45,10 +46,10 @@ def _as_nobody(tmp_path):
     if os.geteuid() != 0:
         yield
         return
-    place = tmp_path
-    while place != place.parent and place.stat().st_uid == 0 and place.stat().st_mode & 0o777 == 0o700:
-        place.chmod(0o755)
-        place = place.parent
+    for place in (tmp_path, *tmp_path.parents):
+        if place.stat().st_uid == 0 and place.stat().st_mode & 0o777 == 0o700:
+            place.chmod(0o755)
+    codecs.lookup("utf-8-sig")  # Python itself may lie where nobody can read it
     os.seteuid(65534)
     yield
     os.seteuid(0)
