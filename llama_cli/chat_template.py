@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -19,6 +19,9 @@ TemplateChoice = Literal["auto"] | TemplateName
 UNTRAINED = "<|reserved_special_token_100|>"
 CONTROL = ("<|start_header_id|>", "<|eot_id|>")
 NEGLIGIBLE = 1e-3  # of a usual row's length
+USUAL_ROWS = 1024
+
+EmbeddingRows = Callable[[int, int], Tensor]  # [begin, end) to (end - begin, dim), fewer where the matrix ends
 
 # Meta's names: Llama-2-7b-chat, CodeLlama-7b-Instruct, Llama3.2-1B-Instruct; without the last word a base model.
 TRAINED_TO_CHAT = re.compile(r"instruct|chat|guard|-it\b", re.IGNORECASE)
@@ -26,12 +29,12 @@ METAS_NAME = re.compile(r"^(meta-)?(code)?llama", re.IGNORECASE)
 
 
 def choose_template(
-    asked: TemplateChoice, params: Mapping[str, Any], tokenizer: Tokenizer, name: str, embedding: Tensor
+    asked: TemplateChoice, params: Mapping[str, Any], tokenizer: Tokenizer, name: str, embedding: EmbeddingRows
 ) -> Template:
     """The one asked for, the one that `chat_template` in params.json names, else the family's.
 
     Nothing in a folder says for sure that a model was trained to chat. It is taken for a base model, and gets
-    plain text, if the rows of its control tokens in `embedding` (V, dim) are zero or as a reserved token's, or if
+    plain text, if the rows of its control tokens in the `embedding` are zero or as a reserved token's, or if
     its format has no control tokens and its name says neither chat nor instruct. UsageError or ModelRejected if
     the tokenizer lacks the tokens of a template that was named.
     """
@@ -53,7 +56,7 @@ def choose_template(
     return _template_of_family(tokenizer, name, embedding)
 
 
-def _template_of_family(tokenizer: Tokenizer, name: str, embedding: Tensor) -> Template:
+def _template_of_family(tokenizer: Tokenizer, name: str, embedding: EmbeddingRows) -> Template:
     family = family_template(tokenizer)
     if family == "none":
         return Template("none", None, "this model has no chat format: it continues what you write")
@@ -71,10 +74,14 @@ def _template_of_family(tokenizer: Tokenizer, name: str, embedding: Tensor) -> T
     return template
 
 
-def _is_trained(tokenizer: Tokenizer, embedding: Tensor) -> bool:
+def _is_trained(tokenizer: Tokenizer, embedding: EmbeddingRows) -> bool:
     """Whether the control tokens have rows of their own."""
-    ids = tokenizer.special_tokens
-    usual = embedding[: min(len(embedding), 1024)].float().norm(dim=1).median()
-    untrained = embedding[ids[UNTRAINED]].float()
-    rows = [embedding[ids[token]].float() for token in CONTROL]
+
+    def row_of(token: str) -> Tensor:
+        number = tokenizer.special_tokens[token]
+        return embedding(number, number + 1)[0].float()
+
+    usual = embedding(0, USUAL_ROWS).float().norm(dim=1).median()
+    untrained = row_of(UNTRAINED)
+    rows = [row_of(token) for token in CONTROL]
     return all(row.norm() > NEGLIGIBLE * usual and (row - untrained).norm() > NEGLIGIBLE * usual for row in rows)

@@ -99,7 +99,8 @@ def load(
     checkpoint.check(args)
     check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     tp = tp or 1
-    _check_split(args, tp, model_name(checkpoint.folder))
+    name = model_name(checkpoint.folder)
+    _check_split(args, tp, name)
     place = place_of_leader(tp * dp)
     where = _choose_device(device, place)
     _use_threads(threads, checkpoint.n_bytes, place)
@@ -112,10 +113,12 @@ def load(
     context = choose_context(plan, free, asked=max_seq_len, trained=args.max_seq_len)
     if max_seq_len is None and context < args.max_seq_len:
         logger.warning("the context is %s tokens, not %s: more does not fit into memory", context, args.max_seq_len)
-    name = model_name(checkpoint.folder)
-    embedding = next(tensor for _, tensor in checkpoint.tensors(args))
-    template = choose_template(chat_template, checkpoint.params, words, name, embedding)
-    del embedding
+
+    def embedding_rows(begin: int, end: int) -> Tensor:
+        wanted = Slice(0, begin, min(end, args.vocab_size))
+        return checkpoint.read(EMBEDDING, args.weight_shapes()[EMBEDDING], wanted, head_dim=args.head_dim)
+
+    template = choose_template(chat_template, checkpoint.params, words, name, embedding_rows)
     stop_tokens = words.stop_tokens | (template.format.stop_tokens if template.format else frozenset())
     job = Job(
         model=_same_everywhere(TOY if model is None else model),

@@ -19,14 +19,15 @@ from .pages import drop_pages, trim_heap
 from .quoting import plain, quote
 from .regular_file import Identity, ensure_unchanged
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
+from .row_blocks import ComputedMatrix
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 FIRST_MATRIX = "layers.0.attention.wq.weight"
 AT_MOST = 5  # names in one message
 
 
-class Shard(Protocol):
-    """Tensors by Meta's name. Only reading from what `tensor` returns reads the file."""
+class PlainShard(Protocol):
+    """Tensors of a file by Meta's name. Only reading from what `tensor` returns reads the file."""
 
     def names(self) -> list[str]: ...
 
@@ -35,6 +36,18 @@ class Shard(Protocol):
     def dtype(self, name: str) -> torch.dtype: ...
 
     def tensor(self, name: str) -> Tensor: ...
+
+
+class Shard(Protocol):
+    """The same of a file whose matrices may have to be computed from what is stored; its norms are tensors."""
+
+    def names(self) -> list[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+    def tensor(self, name: str) -> Tensor | ComputedMatrix: ...
 
 
 @dataclass(frozen=True)
@@ -99,12 +112,13 @@ class Checkpoint:
         """Whether the output matrix is the embedding: left out of the file, or sharing its storage."""
         if OUTPUT not in self.shards[0].names():
             return True
-        if self.is_quantised:  # Meta's quantised files store both
-            return False
         if any(not {EMBEDDING, OUTPUT} <= set(shard.names()) for shard in self.shards):
             return False
         pairs = [(shard.tensor(EMBEDDING), shard.tensor(OUTPUT)) for shard in self.shards]
-        return all(a.data_ptr() == b.data_ptr() and a.shape == b.shape for a, b in pairs)
+        return all(
+            isinstance(a, Tensor) and isinstance(b, Tensor) and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+            for a, b in pairs
+        )
 
     def check(self, args: ModelArgs) -> None:
         """Compare names, shapes and dtypes with what `args` asks for; ModelRejected says what is off."""
@@ -178,7 +192,7 @@ class Checkpoint:
         tensor = read_slice(stored, shape, *wanted)
         if self.huggingface_rows:
             tensor = metas_rows(name, tensor, head_dim)
-        in_file = {source.untyped_storage().data_ptr() for source in stored}
+        in_file = {source.untyped_storage().data_ptr() for source in stored if isinstance(source, Tensor)}
         is_mapped = tensor.untyped_storage().data_ptr() in in_file
         return tensor.clone() if is_mapped and not self.mmap else tensor
 
@@ -203,6 +217,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
+def _same_bytes(a: Tensor | ComputedMatrix, b: Tensor | ComputedMatrix) -> bool:
     """Equality that holds for NaN too."""
+    assert isinstance(a, Tensor), "norms are stored as they are"
+    assert isinstance(b, Tensor), "norms are stored as they are"
     return torch.equal(a.view(torch.uint8), b.view(torch.uint8))

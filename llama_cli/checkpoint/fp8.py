@@ -16,10 +16,10 @@ from torch import Tensor
 from ..errors import ModelRejected
 from .foreign import DOWNLOAD_AGAIN
 from .quoting import plain
-from .row_blocks import make_by_rows
+from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:
-    from .checkpoint import Shard
+    from .checkpoint import PlainShard
 
 MATRIX = re.compile(r"layers\.(\d+)\.(feed_forward\.w[123])\.weight", re.ASCII)
 FLOATS = ("bfloat16", "float16", "float32")
@@ -44,7 +44,7 @@ def fp8_dtypes(name: str) -> tuple[str, ...]:
 class Fp8Weights:
     """One shard under the dtypes of a bfloat16 checkpoint, computed when asked for."""
 
-    def __init__(self, files: Shard, scales: Shard, rank: int) -> None:
+    def __init__(self, files: PlainShard, scales: PlainShard, rank: int) -> None:
         self._files = files
         self._scales = scales
         self._rank = rank
@@ -69,13 +69,14 @@ class Fp8Weights:
     def dtype(self, name: str) -> torch.dtype:
         return self._files.dtype(name) if self._scale_of(name) is None else torch.bfloat16
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor | ComputedMatrix:
         weight = self._files.tensor(name)
         scale = self._scale_of(name)
         if scale is None:
             return weight
         scales = self._scales.tensor(scale).float().view(-1, 1)
-        return make_by_rows(self.shape(name), torch.bfloat16, lambda rows: weight[rows].float() * scales[rows])
+        n_out, n_in = self.shape(name)
+        return ComputedMatrix((n_out, n_in), torch.bfloat16, lambda rows: weight[rows].float() * scales[rows])
 
     def _scale_of(self, name: str) -> str | None:
         """What Meta calls the scales of a matrix; None for one that needs none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,10 @@ from ..model.args import INT4_SCHEME
 from .foreign import DOWNLOAD_AGAIN
 from .pickle_headers import is_extra
 from .quoting import quote
-from .row_blocks import make_by_rows
+from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:
-    from .checkpoint import Shard
+    from .checkpoint import PlainShard
 
 GROUPED = re.compile(r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])", re.ASCII)
 BY_ROW = ("tok_embeddings", "output")
@@ -68,7 +68,7 @@ def int4_dtypes(name: str) -> tuple[str, ...]:
 class Int4Weights:
     """The tensors of such a file under the names and shapes of a bfloat16 checkpoint, computed when asked for."""
 
-    def __init__(self, files: Shard, form: Int4Format) -> None:
+    def __init__(self, files: PlainShard, form: Int4Format) -> None:
         self._files = files
         self._form = form
         self._present = set(files.names())
@@ -86,15 +86,19 @@ class Int4Weights:
     def dtype(self, name: str) -> torch.dtype:
         return torch.bfloat16
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> Tensor | ComputedMatrix:
         base = name.removesuffix(".weight")
         weight = self._files.tensor(name)
         if base in BY_ROW:
             scales = self._files.tensor(f"{base}.scales").float().view(-1, 1)
-            return make_by_rows(self.shape(name), torch.bfloat16, lambda rows: weight[rows].float() * scales[rows])
+            return self._computed(name, lambda rows: weight[rows].float() * scales[rows])
         if not GROUPED.fullmatch(base):
             return weight.to(torch.bfloat16)
-        return make_by_rows(self.shape(name), torch.bfloat16, lambda rows: self._linear_rows(base, weight, rows))
+        return self._computed(name, lambda rows: self._linear_rows(base, weight, rows))
+
+    def _computed(self, name: str, make: Callable[[slice], Tensor]) -> ComputedMatrix:
+        n_out, n_in = self.shape(name)
+        return ComputedMatrix((n_out, n_in), torch.bfloat16, make)
 
     def _linear_rows(self, base: str, weight: Tensor, rows: slice) -> Tensor:
         """Rows of a linear layer in float32: y = (weight - zeros) · scales · x + lora_scale · B · A · x."""

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import ModelRejected
 from ..model.args import unnested
 from .archive import Archive, open_archive, plain_dtypes
-from .checkpoint import Shard
+from .checkpoint import PlainShard, Shard
 from .fp8 import Fp8Weights, fp8_dtypes, scale_paths
 from .int4 import Int4Weights, int4_dtypes, int4_format
 from .quoting import plain
@@ -32,7 +32,7 @@ def open_shards(folder: Path, params: Mapping[str, Any], paths: Sequence[Path]) 
     """Open the shards of a folder behind the gate, which lets further dtypes pass where the format has them."""
     opened: list[Archive] = []
 
-    def gate(path: Path, dtypes_of: DtypesOf = plain_dtypes) -> Shard:
+    def gate(path: Path, dtypes_of: DtypesOf = plain_dtypes) -> PlainShard:
         opened.append(open_archive(path, dtypes_of))
         return opened[-1]
 
@@ -44,8 +44,8 @@ def read_shards(
     folder: Path,
     params: Mapping[str, Any],
     paths: Sequence[Path],
-    open_shard: Callable[[Path, DtypesOf], Shard],
-    open_scales: Callable[[Path], Shard],
+    open_shard: Callable[[Path, DtypesOf], PlainShard],
+    open_scales: Callable[[Path], PlainShard],
 ) -> tuple[list[Shard], bool]:
     """The shards as plain weights, and whether they are computed from others."""
     form = int4_format(unnested(params))

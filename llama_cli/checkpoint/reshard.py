@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .row_blocks import ComputedMatrix
+
 Shape = tuple[int, ...]
 
 
@@ -39,7 +41,7 @@ def split_dimension(whole: Shape, part: Shape, n_shards: int) -> int | None:
     raise ValueError(f"{n_shards} parts of {part} do not make {whole}")
 
 
-def read_slice(shards: Sequence[Tensor], shape: Shape, dim: int, begin: int, end: int) -> Tensor:
+def read_slice(shards: Sequence[Tensor | ComputedMatrix], shape: Shape, dim: int, begin: int, end: int) -> Tensor:
     """Part [begin, end) along `dim` of the tensor of `shape` stored as `shards`.
 
     Touches no more of the shards than that. What one shard holds in one run is returned as it lies there,

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
+from ..checkpoint.pages import drop_pages
 from ..checkpoint.quoting import plain, quote
 from ..checkpoint.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..errors import ModelRejected
 from ..model.args import ModelArgs, read_params
 from .gguf_metadata import GIVE_LLAMA, params_from, vocabulary_from
-from .pages import release_pages
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
 from .split import EMBEDDING, OUTPUT
 from .tiktoken_file import Vocabulary
@@ -97,7 +97,7 @@ class GgufSource:
 
         tensor = self.tensors[name]
         values = numpy.array(dequantize(tensor.data[which], tensor.tensor_type), dtype=numpy.float32)
-        release_pages(tensor.data.ctypes.data, tensor.data.nbytes)
+        drop_pages([self.path])
         return torch.from_numpy(values)
 
     @cached_property

@@ -14,7 +14,6 @@ from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.regular_file import read_small
 from ..checkpoint.reshard import split_dimension
 from ..model.args import ModelArgs, read_params
-from .pages import release_pages
 from .split import EMBEDDING
 
 Format = Literal["pth", "safetensors", "hf"]
@@ -88,9 +87,7 @@ class FolderSource:
     def rows(self, name: str, begin: int, end: int) -> Tensor:
         shape = self.args.weight_shapes()[name]
         block = self.checkpoint.read(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)
-        for shard in self.checkpoint.shards:
-            stored = shard.tensor(name)
-            release_pages(stored.data_ptr(), stored.nbytes)
+        self.checkpoint.drop_pages()
         return block
 
     def ensure_unchanged(self) -> None:
