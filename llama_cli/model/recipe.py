@@ -11,6 +11,7 @@ from ..errors import UsageError
 from .fuse import MakeLinear, plain_linear
 from .packed import can_pack, packed_linear
 from .quantize import Int8Linear, Quantization, can_quantize, fine_int8_linear, int4_linear
+from .widening import many_rows, widening_linear
 
 Kernels = Literal["auto", "plain"]
 
@@ -45,12 +46,20 @@ def choose_recipe(
         return _quantized(dtype, device, quantize)
     if kernels == "plain":
         return Recipe(name, dtype, dtype, dtype.itemsize)
-    make: MakeLinear | None = None
-    if can_pack(dtype, device):
-        make = packed_linear
-    elif device.type != "cpu":
-        make = plain_linear
-    return Recipe(name, dtype, dtype, dtype.itemsize, make, make, make)
+    make, make_output = _fast_layers(dtype, device)
+    return Recipe(name, dtype, dtype, dtype.itemsize, make, make, make_output)
+
+
+def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear | None, MakeLinear | None]:
+    """What makes the layers of the blocks, and the output, of which rarely more than a few rows are wanted."""
+    if device.type != "cpu":
+        return plain_linear, plain_linear
+    packed = packed_linear if can_pack(dtype, device) else None
+    many = many_rows() if dtype == torch.bfloat16 else None
+    if many is None:
+        return packed, packed
+    widening = widening_linear(many=many, packed=packed is not None)
+    return widening, packed or widening
 
 
 def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization) -> Recipe:
