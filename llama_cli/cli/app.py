@@ -38,7 +38,7 @@ INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 ON_RANKS = ("batch", "bench", "chat", "complete", "score")
 MORE_MEMORY = "use less: a smaller --max-seq-len or --batch-size, or a smaller model"
 
-SPINS = "300"  # of libgomp's loop: some microseconds
+SPINS = "10000"  # of libgomp's loop: half a millisecond
 
 EXAMPLES = """Examples:
 
