@@ -18,6 +18,7 @@ from .checkpoint import Checkpoint, Slice, open_checkpoint
 from .checkpoint.catalog import TOY, expand
 from .checkpoint.checkpoint import EMBEDDING, OUTPUT
 from .checkpoint.installed import model_name
+from .checkpoint.pages import keep_heap
 from .engine.engine import Engine
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
@@ -203,6 +204,7 @@ def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: 
     model = build_model(checkpoint, job.args, recipe, device, share)
     if share.size > 1:
         parallelize(model, job.args, share)
+    keep_heap()
     return Runner(model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
 
 

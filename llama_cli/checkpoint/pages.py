@@ -10,6 +10,10 @@ from pathlib import Path
 
 MAPPINGS = Path("/proc/self/maps")
 
+# malloc.h's names and numbers.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BLOCK, KEPT_IN_ALL = 128 << 20, 512 << 20
+
 
 def trim_heap() -> None:
     """Give back what was freed between blocks that are still in use. Nothing happens where the C library cannot."""
@@ -17,6 +21,19 @@ def trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
     except (OSError, AttributeError):  # not glibc
         return
+
+
+def keep_heap() -> None:
+    """Keep what one step frees for the next: a page that went back to the system costs more than its arithmetic.
+
+    Larger blocks than any step of a model with a few billion parameters makes still go back.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # not glibc
+        return
+    mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK)
+    mallopt(M_TRIM_THRESHOLD, KEPT_IN_ALL)
 
 
 def drop_pages(files: Iterable[Path]) -> None:

@@ -216,7 +216,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = (self.w1(x), self.w3(x)) if self.w13 is None else self.w13(x).chunk(2, -1)
-        out: Tensor = self.w2(F.silu(gate) * up)
+        out: Tensor = self.w2(F.silu(gate).mul_(up))
         return out
 
 
@@ -231,9 +231,10 @@ class TransformerBlock(nn.Module):
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
     def forward(self, x: Tensor, batch: Batch, cache: Cache, turns: Tensor, masks: list[Tensor | None]) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), batch, cache, turns, masks)
-        out: Tensor = x + self.feed_forward(self.ffn_norm(x))
-        return out
+        """Adds to x in place."""
+        x += self.attention(self.attention_norm(x), batch, cache, turns, masks)
+        x += self.feed_forward(self.ffn_norm(x))
+        return x
 
 
 class Llama(nn.Module):

@@ -2,6 +2,8 @@
 
 import mmap
 import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,3 +39,29 @@ def test_pages_are_dropped_and_read_again(tmp_path):
     assert resident(ours) == 0
     assert resident(other) == 4 * MIB
     assert maps[0][:] == content
+
+
+FAULTS = """
+import resource, sys, torch
+from llama_cli.checkpoint.pages import keep_heap
+
+if sys.argv[1] == "kept":
+    keep_heap()
+
+def faults_of_a_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(10 << 20).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(sum([faults_of_a_block() for _ in range(20)][10:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heap")
+def test_what_a_step_frees_serves_the_next():
+    """40 MiB are 10,240 pages of 4 KiB; after some of such blocks, the next need hardly any from the system."""
+    counts = [
+        int(subprocess.run([sys.executable, "-c", FAULTS, kept], capture_output=True, check=True).stdout)
+        for kept in ("returned", "kept")
+    ]
+    assert counts[0] > 10 * counts[1], counts
