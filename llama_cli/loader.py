@@ -20,6 +20,7 @@ from .checkpoint.checkpoint import EMBEDDING, OUTPUT
 from .checkpoint.installed import model_name
 from .checkpoint.pages import keep_heap
 from .engine.engine import Engine
+from .engine.graphs import cuda_graphs
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
 from .memory import (
@@ -205,7 +206,9 @@ def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: 
     if share.size > 1:
         parallelize(model, job.args, share)
     keep_heap()
-    return Runner(model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
+    # Collectives would have to be recorded by all ranks at the same time.
+    record = cuda_graphs() if device.type == "cuda" and job.kernels == "auto" and share.size == 1 else None
+    return Runner(model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len, record=record)
 
 
 def build_model(

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from ..model.cache import Cache
 from ..model.llama import Batch, Llama, Row
+from .graphs import DecodeGraphs, Record
 from .scheduler import Copy, Plan
 
 # The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
 GROWTH = 256
+
+# Graphs are recorded anew for a new cache.
+GROWTH_WITH_GRAPHS = 2048
 
 
 class Step(NamedTuple):
@@ -39,8 +43,11 @@ class Step(NamedTuple):
 class Runner:
     """Owns the model and its cache."""
 
-    def __init__(self, model: Llama, *, n_slots: int, max_seq_len: int) -> None:
+    def __init__(self, model: Llama, *, n_slots: int, max_seq_len: int, record: Record | None = None) -> None:
+        """With `record`, decode steps are recorded and replayed."""
         self.model = model
+        self._record = record
+        self._graphs: DecodeGraphs | None = None
         self.n_slots = n_slots
         self.max_seq_len = max_seq_len  # the cache never grows past this
         self.device = model.tok_embeddings.weight.device
@@ -58,11 +65,14 @@ class Runner:
         """Make room for sequences of `length` tokens, keeping what is cached."""
         if self.has_room(length):
             return
-        rounded = min(-(-length // GROWTH) * GROWTH, self.max_seq_len)
+        growth = GROWTH if self._record is None else GROWTH_WITH_GRAPHS
+        rounded = min(-(-length // growth) * growth, self.max_seq_len)
         grown = self._make_cache(rounded)
         grown.copy_from(self.cache)
         self.cache = grown
         self.model.prepare_rope(rounded)
+        if self._record is not None:
+            self._graphs = DecodeGraphs(self.model, grown, self._record)
 
     def run(self, plan: Plan) -> Tensor:
         """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
@@ -73,6 +83,8 @@ class Runner:
         """The logits (M, vocab_size) of the tokens that a step asks for."""
         for copy in step.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
+        if self._graphs is not None and self._graphs.suits(step.rows, step.outputs):
+            return self._graphs.logits(step.rows, step.tokens)
         batch = Batch.of(step.rows, step.tokens, step.outputs, self.cache)
         logits: Tensor = self.model(batch, self.cache)
         return logits

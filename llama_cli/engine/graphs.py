@@ -1,0 +1,120 @@
+"""Decode steps recorded once for each shape and replayed: on a GPU one call launches all kernels of a step.
+
+A step of few rows is hundreds of small kernels, which a CPU takes longer to launch than a GPU to run. A record
+computes from tensors that stay where they are, so its shapes are rounded up: rows to a power of two by repeating the
+first one, which writes the same numbers to the same place, and positions to a multiple of 256, masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..model.cache import Cache
+from ..model.llama import Batch, Llama, Row, Together
+
+Compute = Callable[[], Tensor]
+Record = Callable[[Compute], Compute]  # what computes something, as what computes it again at little cost
+
+SPAN = 256  # positions
+MOST_WASTE = 0.25  # of the bytes of the weights: what masked positions may add to what a step reads
+
+
+class DecodeGraphs:
+    """The recorded steps of one model on one cache."""
+
+    def __init__(self, model: Llama, cache: Cache, record: Record) -> None:
+        self._model = model
+        self._cache = cache
+        self._record = record
+        self._recorded: dict[tuple[int, int], _Recorded] = {}
+        n_cached = sum(each.numel() for each in (*cache.keys, *cache.values)) * cache.dtype.itemsize
+        self._bytes_per_position = n_cached / max(cache.n_slots * cache.max_seq_len, 1)
+        n_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        self._most_wasted = MOST_WASTE * n_bytes
+
+    def suits(self, rows: Sequence[Row], outputs: Sequence[int]) -> bool:
+        """Whether a step is one token for each row, all answered, and little more is read than these need."""
+        if any(row.length > 1 for row in rows) or list(outputs) != list(range(len(rows))):
+            return False
+        wasted = self._cache.n_slots * self._span(rows) - sum(row.start + 1 for row in rows)
+        return wasted * self._bytes_per_position <= self._most_wasted
+
+    def logits(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
+        """Logits (rows, vocab_size), float32, of a step that suits."""
+        n_rows = min(1 << (len(rows) - 1).bit_length(), self._cache.n_slots)
+        shape = n_rows, self._span(rows)
+        recorded = self._recorded.get(shape)
+        if recorded is None:
+            recorded = self._recorded[shape] = _Recorded(self._model, self._cache, *shape)
+            recorded.set(rows, tokens)
+            recorded.replay = self._record(recorded.compute)
+        recorded.set(rows, tokens)
+        return recorded.replay()[: len(rows)].clone()  # the next replay writes to the same place
+
+    def _span(self, rows: Sequence[Row]) -> int:
+        longest = max(row.start + 1 for row in rows)
+        return min(-(-longest // SPAN) * SPAN, self._cache.max_seq_len)
+
+
+class _Recorded:
+    """A step of one shape and the tensors that it computes from."""
+
+    def __init__(self, model: Llama, cache: Cache, n_rows: int, span: int) -> None:
+        self._model = model
+        self._cache = cache
+        self._n_rows = n_rows
+        n_slots = cache.n_slots
+        sizes = [n_rows] * 4 + [n_slots] * 2
+        self._numbers = torch.zeros(sum(sizes), dtype=torch.int64, device=cache.device)
+        tokens, positions, slots, slot_of_row, row_of_slot, self._lengths = torch.split(self._numbers, sizes)
+        self._places = torch.arange(span, device=cache.device)
+        mask = torch.zeros(n_slots, 1, 1, span, dtype=cache.dtype, device=cache.device)
+        together = Together(0, n_slots, span, row_of_slot, slot_of_row, mask)
+        outputs = torch.arange(n_rows, device=cache.device)
+        self._batch = Batch(tokens, positions, slots, together, (), outputs)
+        self.replay: Compute = self.compute
+
+    def set(self, rows: Sequence[Row], tokens: Sequence[int]) -> None:
+        """Put a step in place, in one copy to the device."""
+        repeats = self._n_rows - len(rows)
+        filled, ids = [*rows, *[rows[0]] * repeats], [*tokens, *[tokens[0]] * repeats]
+        positions, slots = [row.start for row in filled], [row.slot for row in filled]
+        row_of_slot, lengths = [0] * self._cache.n_slots, [1] * self._cache.n_slots
+        for number, row in enumerate(rows):
+            row_of_slot[row.slot], lengths[row.slot] = number, row.start + 1
+        self._numbers.copy_(torch.tensor([*ids, *positions, *slots, *slots, *row_of_slot, *lengths]))
+
+    def compute(self) -> Tensor:
+        """The logits of the step that is in place."""
+        assert self._batch.together is not None, "made so"
+        unseen = self._places >= self._lengths[:, None]  # (n_slots, span)
+        self._batch.together.mask.zero_().masked_fill_(unseen[:, None, None], float("-inf"))
+        logits: Tensor = self._model(self._batch, self._cache)
+        return logits
+
+
+def cuda_graphs() -> Record:
+    """Records as CUDA graphs that share their memory: the result of one holds until the next one runs."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(compute: Compute) -> Compute:
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):  # the first runs choose kernels and make workspaces
+            for _ in range(2):
+                compute()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            logits = compute()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return logits
+
+        return replay
+
+    return record
