@@ -29,7 +29,7 @@ from .options import MessageOptions, ModelOptions
 from .printed_rows import PrintedRows
 from .run import describe_scores, load_model
 from .stopping import Stopping
-from .terminal import Progress
+from .terminal import RowProgress
 
 SOME_ROWS_FAILED = 6
 Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
@@ -118,7 +118,7 @@ class BatchRun:
 
     def _run_rows(self, total: int | None, errors_before: int) -> int:
         began = time.monotonic()
-        with Progress(total, quiet=self.messages.quiet) as self.progress:
+        with RowProgress(total, quiet=self.messages.quiet) as self.progress:
             early = self._run_suspects() if self._seekable and self.starts.n_suspects else {}
             order = InOrder(self._write, ordered=self.settings.ordered)
             self._drain(self.session.run(self._requests(order, early)), order)

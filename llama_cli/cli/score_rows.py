@@ -15,7 +15,7 @@ from ..jobs.texts import TextRow, read_text_rows
 from ..scoring import Text
 from .options import MessageOptions
 from .scorer import Scorer
-from .terminal import Progress, Terminal, to_json_line
+from .terminal import RowProgress, Terminal, to_json_line
 
 
 @dataclass
@@ -44,7 +44,7 @@ class _Rows:
         self._row_of: dict[int, _Running] = {}  # by the number of the text
 
     def run(self, source: BinaryIO, messages: MessageOptions) -> int:
-        with Progress(None, quiet=messages.quiet) as progress:
+        with RowProgress(None, quiet=messages.quiet) as progress:
             for number, scores in self.scorer.run(self._texts(source)):
                 running = self._row_of.pop(number)
                 running.scores[number] = scores

@@ -12,7 +12,7 @@ import typer
 from ..errors import ModelRejected
 from .info import chosen_model
 from .options import OUTPUT_PANEL, MessageOptions, ModelName, TokenizerFile, complete_model, with_options
-from .terminal import BytesProgress, Terminal, format_table
+from .terminal import ReadProgress, Terminal, format_table
 
 if TYPE_CHECKING:
     from ..verification import Finding
@@ -47,7 +47,7 @@ def verify(
     verification.check_headers()
     n_bytes = 0 if quick else verification.n_bytes
     if not quick:
-        with BytesProgress(n_bytes, quiet=messages.quiet) as progress:
+        with ReadProgress(n_bytes, quiet=messages.quiet) as progress:
             verification.read_everything(progress.advance)
     seconds = time.monotonic() - began
     terminal = Terminal()
