@@ -17,7 +17,7 @@ import numpy
 from .. import __version__
 from ..chat_template import TemplateChoice
 from ..engine.request import Request, Sampling
-from ..errors import ContextTooLong, DoesNotFit, InputRejected
+from ..errors import SOME_ROWS_FAILED, ContextTooLong, DoesNotFit, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
 from ..jobs.ledger import Ledger
 from ..jobs.order import InOrder
@@ -31,7 +31,6 @@ from .run import describe_scores, load_model
 from .stopping import Stopping
 from .terminal import RowProgress
 
-SOME_ROWS_FAILED = 6
 Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 
 

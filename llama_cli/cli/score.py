@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import SOME_ROWS_FAILED, UsageError
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, with_options
 from .prompts import open_input, read_prompt
 from .terminal import Terminal
-
-SOME_ROWS_FAILED = 6
 
 
 @with_options
