@@ -183,10 +183,10 @@ class BatchRun:
         lines = self._lines()
         for index, line in lines:
             if self.settings.strict:
-                row = lines.row(index, line, self.sampling)
-                if isinstance(row, BadRow):
-                    raise InputRejected(f"line {index + 1}: {row.message}", "mend it, or leave out --strict")
-            hashes.append(hash_of(lines.custom_id(index, line)))
+                custom_id = _require_good(lines.row(index, line, self.sampling)).custom_id
+            else:
+                custom_id = lines.custom_id(index, line)
+            hashes.append(hash_of(custom_id))
         found = numpy.frombuffer(hashes, dtype=numpy.uint64) if hashes else numpy.empty(0, numpy.uint64)
         if len(numpy.unique(found)) < len(found):
             self._refuse_duplicates(found)
@@ -331,3 +331,9 @@ class BatchRun:
     def _write(self, row: bytes) -> None:
         self.rows_out.append(row)
         self.progress.show(self.counts.tokens)
+
+
+def _require_good(row: Row) -> Job:
+    if isinstance(row, BadRow):
+        raise InputRejected(f"line {row.index + 1}: {row.message}", "mend it, or leave out --strict")
+    return row
