@@ -193,6 +193,18 @@ def test_a_model_without_tokenizer_is_converted_and_told_of(convert, tmp_path):
     assert (tmp_path / "whole/tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"AAAA 0\n!!!! 1\n"])
+def test_a_damaged_tokenizer_is_copied_and_told_of(content, convert, tmp_path):
+    source = shutil.copytree(TINY, tmp_path / "source")
+    (source / "tokenizer.model").write_bytes(content)
+    code, err = convert(source, tmp_path / "model")
+    assert code == 0
+    assert (tmp_path / "model/tokenizer.model").read_bytes() == content
+    (warning,) = [line for line in err.splitlines() if "warning" in line]
+    assert warning.startswith("llama-cli: warning: the tokenizer is copied as it is, though it cannot be read here: ")
+    assert str(tmp_path) not in warning
+
+
 def test_the_toy_keeps_its_characters(convert, tmp_path, capfd):
     assert convert(TOY, tmp_path / "model", "--format", "safetensors")[0] == 0
     assert main(["complete", "-m", str(tmp_path / "model"), "ROMEO:", "-n", "5", "-t", "0"]) == 0
