@@ -233,10 +233,7 @@ class BatchRun:
     def _request(self, key: int, job: Job) -> Request | BadRow:
         sampling = job.sampling
         try:
-            if job.is_chat:
-                ids = self.session.encode_dialog(job.content, sampling.max_tokens)  # type: ignore[arg-type]
-            else:
-                ids = self.session.encode(job.content, sampling.max_tokens)  # type: ignore[arg-type]
+            ids = self._encode(job)
         except InputRejected as error:
             code: ErrorCode = "invalid_request"
             if isinstance(error, ContextTooLong):
@@ -250,6 +247,14 @@ class BatchRun:
         self._running[key] = Running(job, len(ids), Completion.of(request))
         self.starts.begin(job.custom_id)
         return request
+
+    def _encode(self, job: Job) -> tuple[int, ...]:
+        max_tokens = job.sampling.max_tokens
+        if job.is_chat:
+            return self.session.encode_dialog(job.content, max_tokens)  # type: ignore[arg-type]
+        if job.suffix is not None:
+            return self.session.encode_infilling(job.content, job.suffix, max_tokens)  # type: ignore[arg-type]
+        return self.session.encode(job.content, max_tokens)  # type: ignore[arg-type]
 
     def _run_suspects(self) -> dict[str, bytes]:
         """Rows that ran when the run before died, one at a time: {custom_id: row}."""
