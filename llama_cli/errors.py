@@ -1,5 +1,7 @@
 """What a user can do wrong, as exceptions: one line of what, one line of what to type, one exit code."""
 
+SOME_ROWS_FAILED = 6  # exit code of a command that did its work, but not for every row
+
 
 class LlamaError(Exception):
     """A failure the user can act on. `hint` is a thing to type or to do."""

@@ -106,7 +106,7 @@ def load(
     place = place_of_leader(tp * dp)
     where = _choose_device(device, place)
     _use_threads(threads, checkpoint.n_bytes, place)
-    free = _free_memory(where) // (1 if where.type == "cuda" else place.local_size)
+    free = _free_memory(where, place)
     chosen_dtype = _choose_dtype(dtype, checkpoint, where)
     recipe = choose_recipe(chosen_dtype, where, quantize=quantize, kernels=kernels)
     plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS, n_ranks=tp)
@@ -194,8 +194,7 @@ def load_part(job: Job, ranks: Ranks) -> Runner:
     where = _choose_device(job.device, ranks.place)
     torch.set_num_threads(job.threads)
     if ranks.place.local_rank == 0:  # the first one of another machine
-        free = _free_memory(where) // (1 if where.type == "cuda" else ranks.place.local_size)
-        choose_context(job.plan, free, asked=job.max_seq_len, trained=job.max_seq_len)
+        choose_context(job.plan, _free_memory(where, ranks.place), asked=job.max_seq_len, trained=job.max_seq_len)
     return build_runner(checkpoint, job, where, Share(ranks.place.rank % job.tp, job.tp))
 
 
@@ -306,10 +305,11 @@ def _choose_dtype(name: DtypeName, checkpoint: Checkpoint, device: torch.device)
     return torch.bfloat16 if checkpoint.dtype == torch.float16 and device.type == "cpu" else checkpoint.dtype
 
 
-def _free_memory(device: torch.device) -> int:
+def _free_memory(device: torch.device, place: Place) -> int:
+    """What a rank may use: a GPU of its own, or its part of the memory of its machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return usable_memory()
+    return usable_memory() // place.local_size
 
 
 def _fingerprint(checkpoint: Checkpoint, recipe: Recipe) -> str:

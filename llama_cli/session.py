@@ -231,7 +231,7 @@ class Session:
         if form is None:
             raise InputRejected(
                 "this model cannot fill in: its tokenizer has no <PRE>, <SUF>, <MID> and <EOT>",
-                "use Code Llama 7B, 13B or 70B, or leave --suffix out",
+                "use Code Llama 7B, 13B or 70B, or leave the suffix out",
             )
         self._refuse_bytes(_n_bytes(prefix) + _n_bytes(suffix))
         try:

@@ -152,6 +152,49 @@ def test_filling_in_is_refused_where_a_model_cannot(tmp_path, run):
     assert (code, out) == (2, "")
 
 
+@pytest.fixture(name="batch")
+def _batch(tmp_path):
+    def batch(folder, *rows):
+        """The exit code, and the output by id."""
+        asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        flags = ["-m", str(folder), "-t", "0", "-n", "8", "--ignore-eos", "--output-format", "simple", "-q"]
+        code = main(["batch", str(asked), "-o", str(answered), *flags])
+        return code, {row["id"]: row for row in map(json.loads, answered.read_text().splitlines())}
+
+    return batch
+
+
+def test_batch_fills_in_as_complete_does(code_llama, run, batch):
+    body = {"prompt": "def add(first", "suffix": " + second\n"}
+    code, rows = batch(
+        code_llama,
+        {"id": "short"} | body,
+        {"custom_id": "openai", "url": "/v1/completions", "body": body},
+        {"id": "nothing behind"} | body | {"suffix": ""},
+        {"id": "plain", "prompt": "def add(first"},
+        {"id": "surrogate"} | body | {"suffix": "\ud800"},
+        {"id": "long"} | body | {"suffix": "b " * 1_000_000},
+    )
+    assert code == 6
+    expected = run("-m", code_llama, body["prompt"], "--suffix", body["suffix"], "-t0", "-n8", "--ignore-eos")[1]
+    assert rows["short"]["text"] + "\n" == rows["openai"]["text"] + "\n" == expected
+    assert rows["short"]["suffix"] == body["suffix"]
+    assert rows["nothing behind"]["usage"]["prompt_tokens"] == rows["plain"]["usage"]["prompt_tokens"] + 3
+    assert rows["plain"].keys() == rows["short"].keys() - {"suffix"}
+    assert rows["surrogate"]["error"]["code"] == "invalid_unicode"
+    assert rows["long"]["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_row_to_fill_in_fails_where_a_model_cannot(tmp_path, batch):
+    folder = write_family(tmp_path / "Llama-2-7b", "Llama 2 7B")
+    code, rows = batch(folder, {"id": "a", "prompt": "a", "suffix": "b"}, {"id": "b", "prompt": "a"})
+    assert code == 6
+    assert rows["a"]["error"]["code"] == "invalid_request"
+    assert rows["a"]["error"]["message"].startswith("this model cannot fill in")
+    assert len(rows["b"]["text"]) > 0
+
+
 def test_an_endless_suffix_is_refused_before_it_is_tokenised(code_llama):
     session = llama_cli.load(code_llama, max_seq_len=64)
     with pytest.raises(InputRejected, match="tokens or more"):

@@ -17,7 +17,7 @@ import numpy
 from .. import __version__
 from ..chat_template import TemplateChoice
 from ..engine.request import Request, Sampling
-from ..errors import ContextTooLong, DoesNotFit, InputRejected
+from ..errors import SOME_ROWS_FAILED, ContextTooLong, DoesNotFit, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
 from ..jobs.ledger import Ledger
 from ..jobs.order import InOrder
@@ -29,9 +29,8 @@ from .options import MessageOptions, ModelOptions
 from .printed_rows import PrintedRows
 from .run import describe_scores, load_model
 from .stopping import Stopping
-from .terminal import Progress
+from .terminal import RowProgress
 
-SOME_ROWS_FAILED = 6
 Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 
 
@@ -118,7 +117,7 @@ class BatchRun:
 
     def _run_rows(self, total: int | None, errors_before: int) -> int:
         began = time.monotonic()
-        with Progress(total, quiet=self.messages.quiet) as self.progress:
+        with RowProgress(total, quiet=self.messages.quiet) as self.progress:
             early = self._run_suspects() if self._seekable and self.starts.n_suspects else {}
             order = InOrder(self._write, ordered=self.settings.ordered)
             self._drain(self.session.run(self._requests(order, early)), order)
@@ -184,10 +183,10 @@ class BatchRun:
         lines = self._lines()
         for index, line in lines:
             if self.settings.strict:
-                row = lines.row(index, line, self.sampling)
-                if isinstance(row, BadRow):
-                    raise InputRejected(f"line {index + 1}: {row.message}", "mend it, or leave out --strict")
-            hashes.append(hash_of(lines.custom_id(index, line)))
+                custom_id = _require_good(lines.row(index, line, self.sampling)).custom_id
+            else:
+                custom_id = lines.custom_id(index, line)
+            hashes.append(hash_of(custom_id))
         found = numpy.frombuffer(hashes, dtype=numpy.uint64) if hashes else numpy.empty(0, numpy.uint64)
         if len(numpy.unique(found)) < len(found):
             self._refuse_duplicates(found)
@@ -234,10 +233,7 @@ class BatchRun:
     def _request(self, key: int, job: Job) -> Request | BadRow:
         sampling = job.sampling
         try:
-            if job.is_chat:
-                ids = self.session.encode_dialog(job.content, sampling.max_tokens)  # type: ignore[arg-type]
-            else:
-                ids = self.session.encode(job.content, sampling.max_tokens)  # type: ignore[arg-type]
+            ids = self._encode(job)
         except InputRejected as error:
             code: ErrorCode = "invalid_request"
             if isinstance(error, ContextTooLong):
@@ -251,6 +247,14 @@ class BatchRun:
         self._running[key] = Running(job, len(ids), Completion.of(request))
         self.starts.begin(job.custom_id)
         return request
+
+    def _encode(self, job: Job) -> tuple[int, ...]:
+        max_tokens = job.sampling.max_tokens
+        if job.is_chat:
+            return self.session.encode_dialog(job.content, max_tokens)  # type: ignore[arg-type]
+        if job.suffix is not None:
+            return self.session.encode_infilling(job.content, job.suffix, max_tokens)  # type: ignore[arg-type]
+        return self.session.encode(job.content, max_tokens)  # type: ignore[arg-type]
 
     def _run_suspects(self) -> dict[str, bytes]:
         """Rows that ran when the run before died, one at a time: {custom_id: row}."""
@@ -332,3 +336,9 @@ class BatchRun:
     def _write(self, row: bytes) -> None:
         self.rows_out.append(row)
         self.progress.show(self.counts.tokens)
+
+
+def _require_good(row: Row) -> Job:
+    if isinstance(row, BadRow):
+        raise InputRejected(f"line {row.index + 1}: {row.message}", "mend it, or leave out --strict")
+    return row

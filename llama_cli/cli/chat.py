@@ -12,7 +12,7 @@ from tokenizer.tool_calls import ToolFormat
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, TemplateOption, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, Raw, TemplateOption, with_options
 from .prompts import is_piped, read_prompt
 
 CHAT_PANEL = "Conversation"
@@ -87,10 +87,7 @@ def chat(
         bool,
         typer.Option("--show-prompt", help="Print the exact prompts and their ids.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", help="Send control characters to a terminal too.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
+    raw: Raw = False,
     stats: Annotated[
         bool,
         typer.Option("--stats", help="Report speed and memory after each answer.", rich_help_panel=OUTPUT_PANEL),

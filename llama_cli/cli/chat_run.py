@@ -20,7 +20,7 @@ from ..errors import InputRejected, OutputRefused, UsageError
 from ..session_file import SessionFile
 from .options import MessageOptions, ModelOptions
 from .prompts import read_text_file, stdin_text_lines
-from .run import describe_scores, describe_timings, load_model
+from .run import describe_scores, describe_timings, load_model, ranks_of_a_group
 from .terminal import Terminal, format_stats, write_stderr_text
 
 
@@ -62,6 +62,10 @@ class ChatRun:
         self.terminal = Terminal(raw=settings.raw)
         if settings.session is not None and settings.session.exists() and not settings.go_on:
             raise OutputRefused(f"{settings.session} exists", "add --continue to go on with it, or give another file")
+        if settings.keep_cache and ranks_of_a_group(model) > 1:
+            raise UsageError(
+                "--save-cache: several ranks have the cache, each a part of it", "leave out --save-cache, or --tp"
+            )
         functions = None if settings.tools is None else _read_tools(settings.tools)
         self.session = load_model(model, batch_size=1, chat_template=settings.chat_template)
         if self.session.template.warning:

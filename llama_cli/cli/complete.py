@@ -10,7 +10,7 @@ import typer
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, Raw, with_options
 from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
 
@@ -40,10 +40,7 @@ def complete(
         bool,
         typer.Option("--json", help="Print one JSON object for each sample.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", help="Send control characters to a terminal too.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
+    raw: Raw = False,
     stats: Annotated[
         bool,
         typer.Option("--stats", help="Report speed and memory at the end.", rich_help_panel=OUTPUT_PANEL),

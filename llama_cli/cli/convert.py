@@ -10,7 +10,7 @@ import typer
 
 from ..errors import OutputRefused, UsageError
 from .options import MessageOptions, with_options
-from .terminal import ByteProgress
+from .terminal import PhaseProgress
 
 
 @with_options
@@ -56,6 +56,6 @@ def convert(
     check_target(folder, replace=force)
     opened = open_gguf(path, tokenizer) if is_gguf(path) else open_folder(path, tokenizer)
     wanted = Target(form, mp, dtype and DTYPES[dtype])
-    with ByteProgress(quiet=messages.quiet) as progress:
+    with PhaseProgress(quiet=messages.quiet) as progress:
         n_bytes = run(opened, folder, wanted, progress, replace=force)
     messages.note(f"{target}: {n_bytes / 1e6:,.1f} MB of weights, checked")

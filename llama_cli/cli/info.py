@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from ..memory import format_bytes, free_gpu_memory, free_memory, usable_memory
 from .options import (
-    OUTPUT_PANEL,
     MessageOptions,
+    ModelArgument,
     ModelName,
+    OneJsonObject,
     TokenizerFile,
-    complete_model,
     model_option,
     with_options,
 )
@@ -22,10 +20,7 @@ from .terminal import Terminal, format_table
 
 @with_options
 def info(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
-    ] = None,
+    name: ModelArgument = None,
     *,
     model: ModelName = None,
     tokenizer: TokenizerFile = None,
@@ -54,9 +49,7 @@ def info(
             help="As a loading command would take it.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    as_json: OneJsonObject = False,
     messages: MessageOptions,
 ) -> None:
     """Describe a model and the memory it takes.

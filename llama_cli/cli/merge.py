@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..errors import OutputRefused
+from ..errors import SOME_ROWS_FAILED, OutputRefused
 from .options import MessageOptions, with_options
 
-SOME_ROWS_FAILED = 6
 SHOWN_GAPS = 5
 
 

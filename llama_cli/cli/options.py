@@ -86,6 +86,10 @@ TokenizerFile = Annotated[
         help="tokenizer.model or chars.json, if it lies elsewhere.",
     ),
 ]
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -142,6 +146,11 @@ class ModelOptions:
 TemplateOption = Annotated[
     Literal["auto", "llama3", "llama3-strip", "llama2", "codellama-70b", "chatml", "none"],
     model_option("--chat-template", help="The format of dialogs; auto: what the folder or the family says."),
+]
+
+OneJsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Send control characters to a terminal too.", rich_help_panel=OUTPUT_PANEL)
 ]
 
 

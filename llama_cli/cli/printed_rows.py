@@ -1,4 +1,4 @@
-"""Rows on standard output: what a batch writes with `-o -`. There is nothing to go on with afterwards."""
+"""Rows on standard output: of a batch with `-o -`, of `score --rows`. There is nothing to go on with afterwards."""
 
 from __future__ import annotations
 

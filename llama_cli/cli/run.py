@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from .options import ModelOptions
 
 
+def ranks_of_a_group(options: ModelOptions, dp: int = 1) -> int:
+    """How many ranks are to share a model: as the flag says, else all that torchrun has started."""
+    return options.tp or max(Place.of(os.environ).world_size // dp, 1)
+
+
 def load_model(
     options: ModelOptions, *, batch_size: int | None, chat_template: TemplateChoice = "auto", dp: int = 1
 ) -> Session:
     """A session as the flags ask for it, on the ranks that torchrun has started or those they ask for."""
-    n_launched = Place.of(os.environ).world_size
-    tp = options.tp or max(n_launched // dp, 1)
-    if n_launched > 1:
+    tp = ranks_of_a_group(options, dp)
+    if Place.of(os.environ).world_size > 1:
         place_of_leader(tp * dp)  # as many as were asked for
     return load(
         options.model,

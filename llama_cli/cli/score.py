@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, with_options
+from ..errors import SOME_ROWS_FAILED, UsageError
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, with_options
 from .prompts import open_input, read_prompt
 from .terminal import Terminal
-
-SOME_ROWS_FAILED = 6
 
 
 @with_options
@@ -39,9 +37,7 @@ def score(
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", "-n", min=2, help="Score the first tokens only.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    as_json: OneJsonObject = False,
     logprobs: Annotated[
         bool, typer.Option("--logprobs", help="Add every token's log-probability.", rich_help_panel=OUTPUT_PANEL)
     ] = False,

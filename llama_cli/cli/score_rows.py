@@ -14,8 +14,9 @@ from ..jobs.rows import BadRow
 from ..jobs.texts import TextRow, read_text_rows
 from ..scoring import Text
 from .options import MessageOptions
+from .printed_rows import PrintedRows
 from .scorer import Scorer
-from .terminal import Progress, Terminal, to_json_line
+from .terminal import RowProgress, to_json_line
 
 
 @dataclass
@@ -37,14 +38,13 @@ class _Rows:
     def __init__(self, scorer: Scorer, max_tokens: int | None) -> None:
         self.scorer = scorer
         self.max_tokens = max_tokens
-        self.terminal = Terminal()
-        self.order = InOrder(lambda line: self.terminal.write(line.decode("ascii")), ordered=True)
+        self.order = InOrder(PrintedRows().append, ordered=True)
         self.n_failed = self.n_done = self.n_tokens = 0
         self.nats = 0.0
         self._row_of: dict[int, _Running] = {}  # by the number of the text
 
     def run(self, source: BinaryIO, messages: MessageOptions) -> int:
-        with Progress(None, quiet=messages.quiet) as progress:
+        with RowProgress(None, quiet=messages.quiet) as progress:
             for number, scores in self.scorer.run(self._texts(source)):
                 running = self._row_of.pop(number)
                 running.scores[number] = scores

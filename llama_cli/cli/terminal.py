@@ -17,9 +17,12 @@ import termios
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OutputFailed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # C0 but tab and newline, DEL, C1, line and paragraph separators, bidirectional controls, tag characters:
 # what moves a cursor, renames a window, writes a clipboard or hides what it says.
@@ -200,22 +203,23 @@ def show_log(level: int) -> None:
     logger.setLevel(level)
 
 
-class Progress:
-    """Rows done of all, on standard error: a bar on a terminal, else a line every half minute."""
+class _Progress:
+    """How far something is, on standard error: a bar on a terminal, which leaves no trace.
+
+    Elsewhere there is none, and what has to be said is said in lines, one every half minute.
+    """
 
     SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
-        self._total = total
-        self._done = self._failed = 0
-        self._began = self._last = time.monotonic()
+    def __init__(self, kind: Literal["rows", "bytes"], total: int | None, *, quiet: bool, what: str = "") -> None:
         self._quiet = quiet
+        self._last = time.monotonic()
         self._bar: Any = None
         if not quiet and sys.stderr is not None and sys.stderr.isatty():
-            self._bar = _make_bar()
-            self._task = self._bar.add_task("", total=total)
+            self._bar = _make_bar(kind)
+            self._task = self._bar.add_task(what, total=total)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -223,6 +227,23 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def _is_time_for_a_line(self) -> bool:
+        now = time.monotonic()
+        if self._quiet or self._bar is not None or now - self._last < self.SECONDS_BETWEEN_LINES:
+            return False
+        self._last = now
+        return True
+
+
+class RowProgress(_Progress):
+    """Rows done of all, where their number is known."""
+
+    def __init__(self, total: int | None, *, quiet: bool) -> None:
+        super().__init__("rows", total, quiet=quiet)
+        self._total = total
+        self._done = self._failed = 0
+        self._began = time.monotonic()
 
     def advance(self, *, failed: bool = False) -> None:
         """One more row is settled."""
@@ -231,75 +252,32 @@ class Progress:
 
     def show(self, tokens: int) -> None:
         """Bring what is shown up to date."""
-        now = time.monotonic()
-        rate = tokens / max(now - self._began, 1e-9)
+        rate = tokens / max(time.monotonic() - self._began, 1e-9)
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, description=f"{self._failed} failed, {rate:.0f} tok/s")
-        elif not self._quiet and now - self._last >= self.SECONDS_BETWEEN_LINES:
-            self._last = now
+        elif self._is_time_for_a_line():
             of = "" if self._total is None else f" of {self._total}"
             write_stderr(f"llama-cli: {self._done}{of} rows, {self._failed} failed, {rate:.1f} tok/s")
 
 
-class BytesProgress:
-    """Bytes read of all, on standard error: a bar on a terminal, else nothing. Any thread may advance it."""
+class ReadProgress(_Progress):
+    """Bytes read of all; off a terminal nothing. Any thread may advance it."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
-        self._bar: Any = None
-        if not quiet and sys.stderr is not None and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
-            from rich.progress import Progress as Bar
-
-            console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, console=console, transient=True)
-            self._task = self._bar.add_task("", total=total)
-
-    def __enter__(self) -> BytesProgress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        super().__init__("bytes", total, quiet=quiet, what="reading")
 
     def advance(self, n_bytes: int) -> None:
+        """So many bytes more are read."""
         if self._bar is not None:
             self._bar.advance(self._task, n_bytes)
 
 
-def _make_bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False), TimeRemainingColumn())
-    return Bar(*columns, console=console, transient=True)
-
-
-class ByteProgress:
-    """Bytes done of all, phase by phase, on standard error: a bar on a terminal, else a line every half minute."""
+class PhaseProgress(_Progress):
+    """Bytes done of all, phase by phase."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+        super().__init__("bytes", None, quiet=quiet)
         self._what, self._total, self._done = "", 0, 0
-        self._last = time.monotonic()
-        self._bar: Any = None
-        if not quiet and sys.stderr is not None and sys.stderr.isatty():
-            self._bar = _make_byte_bar()
-            self._task = self._bar.add_task("")
-
-    def __enter__(self) -> ByteProgress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def begin(self, what: str, n_bytes: int) -> None:
         """The next phase, from its beginning."""
@@ -310,23 +288,24 @@ class ByteProgress:
     def advance(self, n_bytes: int) -> None:
         """So many bytes more are done."""
         self._done += n_bytes
-        now = time.monotonic()
         if self._bar is not None:
             self._bar.advance(self._task, n_bytes)
-        elif not self._quiet and now - self._last >= Progress.SECONDS_BETWEEN_LINES:
-            self._last = now
+        elif self._is_time_for_a_line():
             write_stderr(f"llama-cli: {self._what}: {self._done / 1e9:,.1f} of {self._total / 1e9:,.1f} GB")
 
 
-def _make_byte_bar() -> Any:
+def _make_bar(kind: Literal["rows", "bytes"]) -> Any:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
 
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    text = TextColumn("{task.description}", markup=False)
-    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Bar(*columns, console=console, transient=True)
+    bar, left = progress.BarColumn(), progress.TimeRemainingColumn()
+    text = progress.TextColumn("{task.description}", markup=False)
+    columns = {
+        "rows": (bar, progress.MofNCompleteColumn(), text, left),
+        "bytes": (text, bar, progress.DownloadColumn(), progress.TransferSpeedColumn(), left),
+    }
+    return progress.Progress(*columns[kind], console=console, transient=True)
 
 
 def format_stats(stats: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputRejected, UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelName, TokenizerFile, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelName, OneJsonObject, TokenizerFile, with_options
 from .prompts import parse_ids, read_prompt
 from .terminal import Terminal
 
@@ -41,9 +41,7 @@ def tokenize(
     count: Annotated[
         bool, typer.Option("--count", help="Print how many tokens there are.", rich_help_panel=OUTPUT_PANEL)
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    as_json: OneJsonObject = False,
     messages: MessageOptions,
 ) -> None:
     """Show the tokens of a text.

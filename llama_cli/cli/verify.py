@@ -11,8 +11,8 @@ import typer
 
 from ..errors import ModelRejected
 from .info import chosen_model
-from .options import OUTPUT_PANEL, MessageOptions, ModelName, TokenizerFile, complete_model, with_options
-from .terminal import BytesProgress, Terminal, format_table
+from .options import MessageOptions, ModelArgument, ModelName, OneJsonObject, TokenizerFile, with_options
+from .terminal import ReadProgress, Terminal, format_table
 
 if TYPE_CHECKING:
     from ..verification import Finding
@@ -20,17 +20,12 @@ if TYPE_CHECKING:
 
 @with_options
 def verify(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
-    ] = None,
+    name: ModelArgument = None,
     *,
     model: ModelName = None,
     tokenizer: TokenizerFile = None,
     quick: Annotated[bool, typer.Option("--quick", help="Headers only: do not read the weights.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    as_json: OneJsonObject = False,
     messages: MessageOptions,
 ) -> None:
     """Check that a model's files are whole.
@@ -47,7 +42,7 @@ def verify(
     verification.check_headers()
     n_bytes = 0 if quick else verification.n_bytes
     if not quick:
-        with BytesProgress(n_bytes, quiet=messages.quiet) as progress:
+        with ReadProgress(n_bytes, quiet=messages.quiet) as progress:
             verification.read_everything(progress.advance)
     seconds = time.monotonic() - began
     terminal = Terminal()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokenizer import TokenizerError, load_tokenizer
+from tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 from ..errors import ModelRejected
 from .huggingface import config_of
@@ -29,8 +29,7 @@ def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.d
     for name in TOKENIZERS:
         if name in there:
             (folder / name).write_bytes(there[name])
-    if not any(name in there for name in TOKENIZERS):
-        logger.warning("the source has no tokenizer.model or chars.json, so the new folder has none")
+    tokenizer = _open_tokenizer(folder)
     if form != "hf":
         (folder / "params.json").write_bytes(there.get("params.json") or _json_bytes(params_of(source.args)))
     elif "config.json" in there:
@@ -38,7 +37,7 @@ def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.d
             (folder / name).write_bytes(_with_dtype(data, dtype) if name == "config.json" else data)
     else:
         _require_theta(source)
-        special_ids = _special_ids(folder)
+        special_ids = {} if tokenizer is None else _special_ids(tokenizer)
         config = config_of(source.args, dtype, tied=source.is_tied, special_ids=special_ids)
         (folder / "config.json").write_bytes(_json_bytes(config))
 
@@ -66,15 +65,22 @@ def _require_theta(source: Source) -> None:
         )
 
 
-def _special_ids(folder: Path) -> dict[str, Any]:
-    """Where transformers begins and ends; nothing is said without a tokenizer that can be read."""
+def _open_tokenizer(folder: Path) -> Tokenizer | None:
+    """The one that a folder now has. Without, or with one that cannot be read, it is still worth having."""
     path = next((folder / name for name in TOKENIZERS if (folder / name).exists()), None)
     if path is None:
-        return {}
+        logger.warning("the source has no tokenizer.model or chars.json, so the new folder has none")
+        return None
     try:
-        tokenizer = load_tokenizer(path)
-    except TokenizerError:  # SentencePiece may not be installed; Llama 2's ids are transformers' defaults
-        return {}
+        return load_tokenizer(path)
+    except TokenizerError as error:
+        reason = error.message.replace(str(path), path.name)  # the folder's name is not yet what it will be
+        logger.warning("the tokenizer is copied as it is, though it cannot be read here: %s", reason)
+        return None
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Where transformers begins and ends. Llama 2's ids are its defaults."""
     stops = sorted(tokenizer.stop_tokens)
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": stops[0] if len(stops) == 1 else stops or None}
 

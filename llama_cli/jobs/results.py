@@ -38,6 +38,8 @@ class RowWriter(NamedTuple):
         if self.shape == "simple":
             first = answers[0]
             row: dict[str, Any] = {"id": job.custom_id, "index": job.index, "prompt": _plain(job)}
+            if job.suffix is not None:
+                row["suffix"] = job.suffix
             row |= {"text": first.text, "finish_reason": first.finish_reason, "usage": usage}
             if first.logprobs is not None:
                 row["logprobs"] = first.logprobs

@@ -31,6 +31,7 @@ ErrorCode = Literal[
     "out_of_memory",
 ]
 
+CONTENT_FIELDS = {"prompt", "messages", "suffix"}
 SAMPLING_FIELDS = {each.name for each in dataclasses.fields(Sampling)}
 
 # OpenAI's request fields that say nothing about the text, or nothing to a program that runs one model.
@@ -53,6 +54,7 @@ class Job:
     custom_id: str
     content: str | tuple[int, ...] | tuple[Message, ...]
     sampling: Sampling
+    suffix: str | None = None  # what comes behind the answer, where that is to be filled in
 
     @property
     def is_chat(self) -> bool:
@@ -150,7 +152,8 @@ def parse_row(index: int, line: bytes | None, format_: Format, defaults: Samplin
         fields = parse_object(text)
         custom_id = id_of(fields, custom_id)
         body = _body_of(fields, format_)
-        return Job(index, custom_id, _content_of(body), _sampling_of(body, defaults))
+        content = _content_of(body)
+        return Job(index, custom_id, content, _sampling_of(body, defaults), _suffix_of(body, content))
     except RowError as error:
         return BadRow(index, custom_id, error.code, error.message)
 
@@ -221,11 +224,20 @@ def _content_of(body: Mapping[str, Any]) -> str | tuple[int, ...] | tuple[Messag
     return prompt
 
 
+def _suffix_of(body: Mapping[str, Any], content: object) -> str | None:
+    suffix = body.get("suffix")
+    if suffix is not None and not isinstance(suffix, str):
+        raise RowError("invalid_request", f"suffix must be a text, is {shorten(suffix)}")
+    if suffix is not None and not isinstance(content, str):
+        raise RowError("invalid_request", "suffix needs a prompt that is text")
+    return suffix
+
+
 def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
     """The row's own settings over the run's. OpenAI's spellings are understood."""
     chosen: dict[str, Any] = {}
     for name, value in body.items():
-        if name in ("prompt", "messages") or name in IGNORED_FIELDS or value is None:
+        if name in CONTENT_FIELDS or name in IGNORED_FIELDS or value is None:
             continue
         if name == "stream" and value is False:
             continue

@@ -157,6 +157,14 @@ def test_the_cache_goes_on_too_and_is_refused_by_another_model(run, tmp_path):
         assert fragment in err
 
 
+def test_a_cache_that_ranks_share_is_refused_before_the_chat(run, tmp_path):
+    flags = ["-m", TINY, *GREEDY, "--session", tmp_path / "s.jsonl", "--save-cache", "one"]
+    code, out, err = run(*flags, "--tp", 2)
+    assert (code, out) == (2, "")
+    assert "--save-cache: several ranks have the cache" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "fragment"),
     [

@@ -177,7 +177,7 @@ def test_the_bar_is_for_terminals(tmp_path):
 
 
 def test_a_log_gets_a_line_now_and_then(convert, tmp_path, monkeypatch):
-    monkeypatch.setattr("llama_cli.cli.terminal.Progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("llama_cli.cli.terminal.PhaseProgress.SECONDS_BETWEEN_LINES", 0)
     lines = convert(TINY, tmp_path / "model")[1].splitlines()
     assert lines[0].startswith("llama-cli: writing: 0.0 of 0.0 GB")
     assert lines[-2].startswith("llama-cli: checking: ")
@@ -191,6 +191,18 @@ def test_a_model_without_tokenizer_is_converted_and_told_of(convert, tmp_path):
     assert "no tokenizer.model or chars.json" in err
     assert convert(source, tmp_path / "whole", "--tokenizer", TINY / "tokenizer.model")[0] == 0
     assert (tmp_path / "whole/tokenizer.model").read_bytes() == (TINY / "tokenizer.model").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"AAAA 0\n!!!! 1\n"])
+def test_a_damaged_tokenizer_is_copied_and_told_of(content, convert, tmp_path):
+    source = shutil.copytree(TINY, tmp_path / "source")
+    (source / "tokenizer.model").write_bytes(content)
+    code, err = convert(source, tmp_path / "model")
+    assert code == 0
+    assert (tmp_path / "model/tokenizer.model").read_bytes() == content
+    (warning,) = [line for line in err.splitlines() if "warning" in line]
+    assert warning.startswith("llama-cli: warning: the tokenizer is copied as it is, though it cannot be read here: ")
+    assert str(tmp_path) not in warning
 
 
 def test_the_toy_keeps_its_characters(convert, tmp_path, capfd):

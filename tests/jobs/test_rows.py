@@ -56,6 +56,15 @@ def test_short_rows():
     assert parse({"prompt": [1, 2, 3]}).content == (1, 2, 3)
     assert parse({"prompt": "Hi", "logit_bias": {"5": -100}}).sampling.logit_bias == {5: -100.0}
     assert parse({"prompt": ""}).content == ""
+    assert parse({"prompt": "Hi"}).suffix is None
+    assert parse({"prompt": "Hi", "suffix": None}).suffix is None
+    assert parse({"prompt": "Hi", "suffix": ""}).suffix == ""
+
+
+def test_a_suffix():
+    body = {"prompt": "def f(", "suffix": "):\n", "max_tokens": 3}
+    job = parse({"custom_id": "a", "url": "/v1/completions", "body": body})
+    assert (job.content, job.suffix, job.sampling.max_tokens) == ("def f(", "):\n", 3)
 
 
 def test_text_rows():
@@ -109,6 +118,9 @@ BAD = [
     ({"prompt": [1, True]}, "invalid_request"),
     ({"prompt": [1.5]}, "invalid_request"),
     ({"prompt": "a", "messages": [{"role": "user", "content": "b"}]}, "invalid_request"),
+    ({"prompt": "a", "suffix": 5}, "invalid_request"),
+    ({"prompt": [1, 2], "suffix": "b"}, "invalid_request"),
+    ({"messages": [{"role": "user", "content": "a"}], "suffix": "b"}, "invalid_request"),
     ({"messages": []}, "invalid_request"),
     ({"messages": "hi"}, "invalid_request"),
     ({"messages": ["hi"]}, "invalid_request"),
