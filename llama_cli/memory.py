@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 
@@ -72,9 +72,10 @@ class MemoryPlan:
 class Stored(NamedTuple):
     """How weights lie in the files of a model."""
 
-    itemsize: int
+    linear_bytes: float  # of a value of a linear layer
     is_copied: bool  # no tensor is used as it is mapped: another dtype, parts to be joined, or read into memory
     is_tied: bool  # the output matrix is the embedding, so it is made first
+    rounding: Literal["kept", "undone"] | None = None  # what becomes of linear layers that `convert` has rounded
 
 
 class Precision(NamedTuple):
@@ -155,12 +156,14 @@ def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: 
     joined = 2 * args.ffn_dim * args.dim * itemsize
     if stored is None:
         return joined
-    page_bytes, is_copied, is_tied = stored
-    is_rounded = linear_bytes < itemsize
-    of_layer = layer * page_bytes + joined * (is_copied or is_rounded)
+    page_bytes, is_copied, is_tied, rounding = stored
     output = args.vocab_size * args.dim
-    of_output = 0 if is_tied else output * (page_bytes + itemsize * is_copied) + int(output * linear_bytes * is_rounded)
-    return max(of_layer, of_output)
+    if rounding == "kept":
+        return int(max((layer + 2 * args.ffn_dim * args.dim) * page_bytes, output * OUTPUT_BYTES))
+    is_copied, is_rounded = is_copied or rounding == "undone", linear_bytes < itemsize
+    of_layer = layer * page_bytes + joined * (is_copied or is_rounded)
+    of_output = output * (max(page_bytes, OUTPUT_BYTES) + itemsize * is_copied + linear_bytes * is_rounded)
+    return int(max(of_layer, 0 if is_tied else of_output))
 
 
 def _step_bytes(args: ModelArgs, n_slots: int) -> int:

@@ -43,34 +43,26 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     import torch
 
     from .checkpoint import Checkpoint
-    from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
     from .quantised import open_shards
-    from .safetensors_file import open_safetensors
+    from .safetensors_folder import open_safetensors_folder
 
     require_safe_torch(torch.__version__)
     folder = find_model(path)
     words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
-    has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
-    shards = shard_paths(folder) if has_params else []
+    shards = shard_paths(folder) if (folder / "params.json").exists() else []
     if shards:
         params = read_object(folder / "params.json")
-        refuse_unsupported(params, "params.json")
+        refuse_unsupported(params, "params.json", of_shards=True)
         opened = open_shards(folder, params, shards)
         return Checkpoint(
             folder, params, "params.json", words, opened.weights, opened.identities,
             mmap=mmap, is_quantised=opened.is_quantised,
         )  # fmt: skip
-    files = open_safetensors(folder, metas_first=has_params)
-    identities = {file.path: file.identity for file in files.files}
-    theirs = speaks_hugging_face(files)
-    if has_config and (theirs or not has_params):
-        config = read_object(folder / "config.json")
-        params, source, tied = params_of(config), "config.json", bool(config.get("tie_word_embeddings"))
-    else:
-        params, source = read_object(folder / "params.json"), "params.json"
-        tied = "lm_head.weight" not in files.names()
-    weights = HuggingFaceWeights(files, tied=tied) if theirs else files
-    return Checkpoint(folder, params, source, words, [weights], identities, huggingface_rows=theirs, mmap=mmap)
+    found = open_safetensors_folder(folder)
+    return Checkpoint(
+        folder, found.params, found.params_name, words, [found.weights], found.identities,
+        huggingface_rows=found.is_huggingface, mmap=mmap, quantization=found.quantization,
+    )  # fmt: skip
 
 
 def require_safe_torch(version: str) -> None:
