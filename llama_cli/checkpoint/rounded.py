@@ -39,8 +39,10 @@ class RoundedWeights:
         self.quantization = quantization
         if OUTPUT not in self._headers:
             raise ModelRejected(f"{OUTPUT} is missing, which such a model has of its own", DOWNLOAD_AGAIN)
-        for name in self._headers:
-            self._check_scales(name) if is_extra(name) else self._check(name)
+        for name in self.names():
+            self._check(name)
+        for name in self._headers.keys() - set(self.names()):
+            self._check_scales(name)
 
     def names(self) -> list[str]:
         return [name for name in self._headers if not is_extra(name)]
@@ -77,7 +79,7 @@ class RoundedWeights:
 
         kinds: dict[str, type[Rounded]] = {"int8": Int8Weight, "uint8": Int4Weight}
         kind = kinds.get(self._headers[name].dtype)
-        return None if kind is None else kind(self._files.tensor(name), self._files.tensor(_scales_of(name)))
+        return None if kind is None else kind(self._files.tensor(name), self._files.tensor(scales_of(name)))
 
     def _check(self, name: str) -> None:
         """ModelRejected for a tensor of a dtype that its name does not have, or whose scales do not fit it."""
@@ -96,12 +98,12 @@ class RoundedWeights:
             return
         n_out, n_in = shape if len(shape) == 2 else (0, 0)
         wanted = ("float32", (n_out,)) if dtype == "int8" else ("bfloat16", (n_out, 2 * n_in // GROUP, 2))
-        scales = self._headers.get(_scales_of(name))
+        scales = self._headers.get(scales_of(name))
         if scales is None:
-            raise ModelRejected(f"{_scales_of(name)} is missing, which {plain(name)} needs", DOWNLOAD_AGAIN)
+            raise ModelRejected(f"{scales_of(name)} is missing, which {plain(name)} needs", DOWNLOAD_AGAIN)
         if (scales.dtype, scales.shape) != wanted or (dtype == "uint8" and 2 * n_in % GROUP) or 0 in (n_out, n_in):
             raise ModelRejected(
-                f"{_scales_of(name)} is of dtype {scales.dtype} and shape {scales.shape}, must be {wanted[0]} and"
+                f"{scales_of(name)} is of dtype {scales.dtype} and shape {scales.shape}, must be {wanted[0]} and"
                 f" {wanted[1]} for {shape} of {dtype}",
                 DOWNLOAD_AGAIN,
             )
@@ -112,5 +114,6 @@ class RoundedWeights:
             raise ModelRejected(f"{quote(name)} belongs to no rounded matrix", DOWNLOAD_AGAIN)
 
 
-def _scales_of(name: str) -> str:
+def scales_of(name: str) -> str:
+    """What the scales of a matrix are called."""
     return name.removesuffix("weight") + "scales"

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 
 # Keys that change the arithmetic in ways this program does not compute.
-UNSUPPORTED_KEYS = ("quantization_args", "lora_args", "moe_args")
+QUANTIZATION_KEYS = ("quantization_args", "lora_args")
+UNSUPPORTED_KEYS = (*QUANTIZATION_KEYS, "moe_args")
 
 # The one scheme of quantisation that Meta's files name, those of Llama 3.2 1B and 3B; trained for so many tokens.
 INT4_SCHEME = "int4_weight_int8_dynamic_activation"
@@ -176,7 +177,7 @@ def refuse_unsupported(raw: Mapping[str, Any], source: str, *, of_shards: bool =
             "it belongs to another folder: use the params.json of these weights",
         )
     found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith(VISION_PREFIX)]
-    read = ("quantization_args", "lora_args") if _is_int4(raw) else ("quantization_args",) if own_scheme(raw) else ()
+    read = QUANTIZATION_KEYS if _is_int4(raw) else QUANTIZATION_KEYS[:1] if own_scheme(raw) else ()
     found = [key for key in found if raw[key] not in (None, -1, {}, []) and key not in read]
     names = ", ".join(_short(key)[1:-1] for key in found)
     if any(key.startswith(VISION_PREFIX) for key in found):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .args import ModelArgs, Quantization
+from .args import Quantization, Shape
 
 GROUP = 32  # weights that share an int4 scale
 HALF = GROUP // 2
@@ -135,8 +135,8 @@ def in_full(weight: Weight) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight.dequantize().to(weight.scales.dtype)
 
 
-def rounding_of(name: str, args: ModelArgs, quantization: Quantization) -> Quantization | None:
-    """How a model rounds one of its weights; None for one that stays as it is.
+def rounding_of(name: str, shapes: Mapping[str, Shape], quantization: Quantization) -> Quantization | None:
+    """How a model of such `shapes` rounds one of its weights; None for one that stays as it is.
 
     The output matrix suffers most and has 8 bits at least. 4 bits are for shapes that the kernel takes.
     """
@@ -145,7 +145,6 @@ def rounding_of(name: str, args: ModelArgs, quantization: Quantization) -> Quant
         return None
     if quantization == "int8" or module == "output":
         return "int8"
-    shapes = args.weight_shapes()
     together = next((names for names in JOINED if module in names), (module,))
     n_rows = sum(shapes[f"{layer}.{each}.weight"][0] for each in together)
     return "int4" if fits_int4(n_rows, shapes[name][1]) else None
