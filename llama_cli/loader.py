@@ -186,6 +186,7 @@ def plan_model(
         linear_bytes=recipe.linear_bytes,
         n_ranks=n_ranks,
         stored=stored,
+        packs=recipe.make is not None,
     )
 
 

@@ -34,7 +34,7 @@ class Int8Weight(NamedTuple):
 
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
         """Rows in float32."""
-        return self.values[rows].float() * self.scales[rows, None]
+        return self.values[rows].float().mul_(self.scales[rows, None])
 
     def narrow(self, dim: int, start: int, length: int) -> Int8Weight:
         """Part [start, start + length) along `dim`; columns keep the scales of whole rows."""
@@ -55,10 +55,10 @@ class Int4Weight(NamedTuple):
     def shape(self) -> tuple[int, int]:
         return self.values.shape[0], 2 * self.values.shape[1]
 
-    def levels(self, rows: slice = slice(None)) -> Tensor:
-        """Rows of whole numbers from 0 to 15, int32 (N, in)."""
+    def levels(self, rows: slice = slice(None), dtype: torch.dtype = torch.int32) -> Tensor:
+        """Rows of whole numbers from 0 to 15, (N, in)."""
         packed = self.values[rows].view(-1, self.scales.shape[1], HALF)
-        levels = torch.empty((*packed.shape[:2], GROUP), dtype=torch.int32)
+        levels = torch.empty((*packed.shape[:2], GROUP), dtype=dtype)
         levels[..., :HALF] = packed & 15
         levels[..., HALF:] = packed >> 4
         return levels.flatten(1)
@@ -66,8 +66,8 @@ class Int4Weight(NamedTuple):
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
         """Rows in float32."""
         steps, middles = self.scales[rows, :, :, None].float().unbind(2)
-        levels = self.levels(rows).view(-1, self.scales.shape[1], GROUP)
-        return ((levels - 8) * steps + middles).flatten(1)
+        levels = self.levels(rows, torch.float32).view(-1, self.scales.shape[1], GROUP)
+        return levels.sub_(8).mul_(steps).add_(middles).flatten(1)
 
     def narrow(self, dim: int, start: int, length: int) -> Int4Weight | None:
         """Part [start, start + length) along `dim`; None where that would cut a group."""
