@@ -56,6 +56,7 @@ def describe_model(headers: Headers, configuration: Configuration) -> dict[str, 
         "files": {path.name: identity.size for path, identity in headers.identities.items()},
         "bytes": headers.file_bytes,
         "dtypes": headers.dtypes,
+        "quantization": headers.quantization,
         "tied": headers.is_tied,
         "context": args.max_seq_len,
         "tokenizer": describe_tokenizer(headers),
@@ -134,7 +135,7 @@ def plan_table(
                     n_ranks=n_ranks,
                     stored=stored,
                 )
-                for shared, stored in ((False, Stored(item_size(stored_as), is_copied, tied)), (tied, None))
+                for shared, stored in ((False, _stored(headers, name, is_copied=is_copied)), (tied, None))
             )
             runs_on_gpu = precision.linear_bytes == precision.itemsize  # quantised layers are a CPU's
             gpu = sorted(gpus, reverse=True)[n_ranks - 1] if runs_on_gpu and n_ranks <= len(gpus) else 0
@@ -152,3 +153,10 @@ def plan_table(
                 }
             )
     return rows
+
+
+def _stored(headers: Headers, precision: str, *, is_copied: bool) -> Stored:
+    saved = headers.quantization
+    if saved is None:
+        return Stored(item_size(headers.shards[0][EMBEDDING].dtype), is_copied, headers.is_tied)
+    return Stored(PRECISIONS[saved].linear_bytes, is_copied, False, "kept" if precision == saved else "undone")

@@ -24,6 +24,7 @@ from .engine.graphs import cuda_graphs
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
 from .memory import (
+    PRECISIONS,
     MemoryPlan,
     Stored,
     can_split,
@@ -33,13 +34,14 @@ from .memory import (
     possible_ranks,
     usable_memory,
 )
-from .model.args import ModelArgs, read_params
+from .model.args import ModelArgs, Quantization, read_params
 from .model.family import doubt_about
 from .model.fuse import fuse
 from .model.llama import Llama, TransformerBlock
 from .model.parallel import WHOLE, Share, bounds_of, parallelize, shared_args
-from .model.quantize import Quantization
+from .model.quantize import can_quantize
 from .model.recipe import Kernels, Recipe, choose_recipe
+from .model.rounding import Weight, in_full
 from .ranks import Place, Ranks
 from .session import ModelInfo, Session
 from .team import Job, Team, place_of_leader
@@ -79,7 +81,8 @@ def load(
 
     `batch_size` None means as many as memory holds, at most 16. `max_seq_len` is the context in tokens; the
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
-    are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4;
+    are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4, a
+    folder that `convert` has rounded runs so without it;
     `kernels` plain runs them by torch's own F.linear. `chat_template` auto is the family's format of dialogs.
     `tp` processes share the model, each with a part of every layer, and `dp` groups of them share the prompts;
     they are started here, or by torchrun, and end with the session.
@@ -108,6 +111,7 @@ def load(
     _use_threads(threads, checkpoint.n_bytes, place)
     free = _free_memory(where, place)
     chosen_dtype = _choose_dtype(dtype, checkpoint, where)
+    quantize = quantize or _quantization_of(checkpoint, where, kernels)
     recipe = choose_recipe(chosen_dtype, where, quantize=quantize, kernels=kernels)
     plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS, n_ranks=tp)
     if batch_size is None:
@@ -170,8 +174,12 @@ def plan_model(
     stored = None
     if device.type == "cpu":
         is_copied = recipe.dtype != checkpoint.dtype or len(checkpoint.shards) > 1 or not checkpoint.mmap
-        itemsize = 1 if checkpoint.is_quantised else checkpoint.dtype.itemsize
-        stored = Stored(itemsize, is_copied or checkpoint.is_quantised, checkpoint.is_tied)
+        stored = Stored(checkpoint.dtype.itemsize, is_copied, checkpoint.is_tied)
+        if checkpoint.is_quantised:  # Meta's
+            stored = Stored(1, is_copied=True, is_tied=checkpoint.is_tied)
+        elif checkpoint.quantization is not None:
+            linear_bytes = PRECISIONS[checkpoint.quantization].linear_bytes
+            stored = Stored(linear_bytes, is_copied, False, "kept" if _runs_as_stored(checkpoint, recipe) else "undone")
     return plan_memory(
         args,
         n_slots=n_slots,
@@ -180,6 +188,7 @@ def plan_model(
         linear_bytes=recipe.linear_bytes,
         n_ranks=n_ranks,
         stored=stored,
+        packs=recipe.make is not None,
     )
 
 
@@ -221,18 +230,21 @@ def build_model(
 
     with torch.device("meta"):
         model = Llama(args if share.size == 1 else shared_args(args, share))
-    is_tied = checkpoint.is_tied
-    for part, tensors in groupby(checkpoint.tensors(args, None if share.size == 1 else part_of), key=_part_of_model):
-        for name, tensor in tensors:
-            module = model.get_submodule(name.removesuffix(".weight"))
-            dtype = recipe.activations if tensor.dim() == 1 else recipe.dtype
-            module.weight = nn.Parameter(tensor.to(device=device, dtype=dtype), requires_grad=False)
-        if recipe.make and recipe.make_w2 and part.startswith("layers."):
-            fuse(cast(TransformerBlock, model.get_submodule(part)), recipe.make, recipe.make_w2)
-        if is_tied and part == EMBEDDING:
+    is_tied, part = checkpoint.is_tied, None if share.size == 1 else part_of
+    stream = checkpoint.stored(args, part) if _runs_as_stored(checkpoint, recipe) else checkpoint.tensors(args, part)
+    for place, named in groupby(stream, key=_place_of_weight):
+        module = model.get_submodule(place) if place.startswith("layers.") else model
+        weights = {name.removeprefix(f"{place}."): _to(weight, recipe, device) for name, weight in named}
+        if recipe.make and recipe.make_w2 and module is not model:
+            fuse(cast(TransformerBlock, module), weights, recipe.make, recipe.make_w2)
+        if recipe.make_output is not None and place == (EMBEDDING if is_tied else OUTPUT):
+            output = weights[EMBEDDING] if is_tied else weights.pop(OUTPUT)
+            model.output = recipe.make_output(output)  # type: ignore[assignment]
+        for name, weight in weights.items():
+            layer = module.get_submodule(name.removesuffix(".weight"))
+            layer.weight = nn.Parameter(in_full(weight), requires_grad=False)
+        if is_tied and place == EMBEDDING and recipe.make_output is None:
             model.output.weight = model.tok_embeddings.weight
-        if recipe.make_output is not None and part == (EMBEDDING if is_tied else OUTPUT):
-            model.output = recipe.make_output(model.output.weight)  # type: ignore[assignment]
         checkpoint.drop_pages()
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
@@ -254,7 +266,18 @@ def _same_everywhere(model: str | Path) -> str:
     return str(folder.absolute()) if folder.is_dir() else str(model)
 
 
-def _part_of_model(named: tuple[str, Tensor]) -> str:
+def _runs_as_stored(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether weights that are rounded in the files are those that a recipe would make."""
+    return checkpoint.quantization is not None and checkpoint.quantization == recipe.quantization
+
+
+def _to(weight: Weight, recipe: Recipe, device: torch.device) -> Weight:
+    if not isinstance(weight, Tensor):
+        return weight
+    return weight.to(device=device, dtype=recipe.activations if weight.dim() == 1 else recipe.dtype)
+
+
+def _place_of_weight(named: tuple[str, Weight]) -> str:
     """`layers.3` of a layer's weights, the name itself of the others."""
     name, _ = named
     return ".".join(name.split(".")[:2])
@@ -303,6 +326,20 @@ def _choose_dtype(name: DtypeName, checkpoint: Checkpoint, device: torch.device)
     if device.type == "cpu" and checkpoint.n_bytes < SMALL_MODEL_BYTES:
         return torch.float32
     return torch.bfloat16 if checkpoint.dtype == torch.float16 and device.type == "cpu" else checkpoint.dtype
+
+
+def _quantization_of(checkpoint: Checkpoint, device: torch.device, kernels: Kernels) -> Quantization | None:
+    """As it was rounded, where that runs; elsewhere its weights are made full ones."""
+    if checkpoint.quantization is None or kernels == "plain":
+        return None
+    if can_quantize(device):
+        return checkpoint.quantization
+    logger.warning(
+        "%s holds %s weights, which run on x86 CPUs: here they are made full ones, which take more memory",
+        model_name(checkpoint.folder),
+        checkpoint.quantization,
+    )
+    return None
 
 
 def _free_memory(device: torch.device, place: Place) -> int:

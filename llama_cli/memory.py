@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 
@@ -72,9 +72,10 @@ class MemoryPlan:
 class Stored(NamedTuple):
     """How weights lie in the files of a model."""
 
-    itemsize: int
+    linear_bytes: float  # of a value of a linear layer
     is_copied: bool  # no tensor is used as it is mapped: another dtype, parts to be joined, or read into memory
     is_tied: bool  # the output matrix is the embedding, so it is made first
+    rounding: Literal["kept", "undone"] | None = None  # what becomes of linear layers that `convert` has rounded
 
 
 class Precision(NamedTuple):
@@ -105,12 +106,14 @@ def plan_memory(
     linear_bytes: float | None = None,
     n_ranks: int = 1,
     stored: Stored | None = None,
+    packs: bool = True,
 ) -> MemoryPlan:
     """The memory of `args` with embedding and cache of `itemsize` bytes a value, linear layers of `linear_bytes`.
 
     Of several ranks that share the model, it is the memory of each. `tied` means that the output matrix takes no
     memory of its own. `stored` is how a CPU finds the weights, whose mapped files count as its memory; None for
-    a device with memory of its own.
+    a device with memory of its own. `packs` says that linear layers are put into a layout of their own, made from
+    another copy.
     """
     kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
     per_token = 2 * args.n_layers * kv_heads * args.head_dim * itemsize
@@ -137,7 +140,7 @@ def plan_memory(
     return MemoryPlan(
         weights=weights,
         unread=bytes_of(EMBEDDING, (args.vocab_size, args.dim)) if is_mapped and not tied else 0,
-        loading=_loading_bytes(args, itemsize, linear_bytes or itemsize, stored) // n_ranks,
+        loading=_loading_bytes(args, itemsize, linear_bytes or itemsize, stored, packs=packs) // n_ranks,
         step=_step_bytes(args, n_slots),
         per_token=per_token,
         per_position=CHUNK * itemsize + 4 * args.head_dim,  # a prompt's mask, and the rotation
@@ -145,7 +148,7 @@ def plan_memory(
     )
 
 
-def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: Stored | None) -> int:
+def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: Stored | None, *, packs: bool) -> int:
     """What making the last weights takes beside them: those of a layer, or the output matrix if it is the last.
 
     Pages of the files count until they are given back; a copy in `itemsize` is made of what is not used as it is
@@ -155,12 +158,14 @@ def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: 
     joined = 2 * args.ffn_dim * args.dim * itemsize
     if stored is None:
         return joined
-    page_bytes, is_copied, is_tied = stored
-    is_rounded = linear_bytes < itemsize
-    of_layer = layer * page_bytes + joined * (is_copied or is_rounded)
+    page_bytes, is_copied, is_tied, rounding = stored
     output = args.vocab_size * args.dim
-    of_output = 0 if is_tied else output * (page_bytes + itemsize * is_copied) + int(output * linear_bytes * is_rounded)
-    return max(of_layer, of_output)
+    if rounding == "kept":
+        return int(max((layer + 2 * args.ffn_dim * args.dim) * page_bytes, output * OUTPUT_BYTES))
+    is_copied, is_rounded = packs and (is_copied or rounding == "undone"), linear_bytes < itemsize
+    of_layer = layer * page_bytes + joined * (is_copied or is_rounded)
+    of_output = output * (max(page_bytes, OUTPUT_BYTES) + itemsize * is_copied + linear_bytes * is_rounded)
+    return int(max(of_layer, 0 if is_tied else of_output))
 
 
 def _step_bytes(args: ModelArgs, n_slots: int) -> int:

@@ -18,9 +18,8 @@ from .engine.runner import Runner
 from .errors import UsageError
 from .launch import Followers
 from .memory import MemoryPlan
-from .model.args import ModelArgs
+from .model.args import ModelArgs, Quantization
 from .model.parallel import Share
-from .model.quantize import Quantization
 from .model.recipe import Kernels
 from .ranks import Link, Place, Ranks, is_about_a_connection, lost_rank
 

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.loader import build_model
-from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.args import ModelArgs, Quantization, read_params
 from llama_cli.model.cache import Cache
 from llama_cli.model.llama import Batch, Llama, Row
-from llama_cli.model.quantize import Quantization
 from llama_cli.model.recipe import Kernels, choose_recipe
 
 DATA = Path(__file__).parent / "data"

@@ -11,9 +11,13 @@ import sys
 import pytest
 import torch
 from checkpoint.folders import checked, random_weights, shards_of
+from convert.test_conversion import Silent
 from support import DATA
 
 from llama_cli import memory
+from llama_cli.convert.conversion import convert
+from llama_cli.convert.outputs import Target
+from llama_cli.convert.source import open_folder
 from llama_cli.engine.engine import Engine
 from llama_cli.errors import DoesNotFit
 from llama_cli.loader import plan_model
@@ -151,15 +155,26 @@ def _folders(tmp_path_factory):
         (place / name / "params.json").write_text(json.dumps(params))
         for rank, shard in enumerate(shards):
             torch.save(shard, place / name / f"consolidated.{rank:02d}.pth")
+    for quantization in ("int8", "int4"):
+        target = Target("safetensors", quantization=quantization)
+        convert(open_folder(place / "tied"), place / quantization, target, Silent())
     return place
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or torch.version.cuda is not None, reason="this torch takes more by itself")
-@pytest.mark.parametrize("name", ["one", "tied", "three"])
-@pytest.mark.parametrize("flags", ["--dtype bf16", "--quantize int8", "--quantize int4", "--dtype fp32"])
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        *itertools.product(
+            ("one", "tied", "three"), ("--dtype bf16", "--quantize int8", "--quantize int4", "--dtype fp32")
+        ),
+        *itertools.product(("int8", "int4"), ("--quantize {}", "--kernels plain")),
+    ],
+)
 def test_the_plan_is_what_a_process_takes(folders, name, flags):
     """A plan that forgets the pages looked at, or a copy in float32 of a matrix, is off by a fifth."""
+    flags = flags.format(name)
     command = [sys.executable, "-m", "llama_cli", "complete", "-m", str(folders / name), "the" * 300]
     command += ["--json", "-n", "4", "-t", "0", "--ignore-eos", *flags.split()]
     done = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
@@ -167,9 +182,9 @@ def test_the_plan_is_what_a_process_takes(folders, name, flags):
     peak, n_tokens = answer["timings"]["peak_memory_bytes"], answer["usage"]["total_tokens"]
     flag, value = flags.split()
     checkpoint, args = checked(folders / name)
-    recipe = choose_recipe(
-        torch.float32 if value == "fp32" else torch.bfloat16, CPU, quantize=value if flag == "--quantize" else None
-    )
+    dtype = torch.float32 if value == "fp32" else torch.bfloat16
+    quantize, kernels = (value if flag == name else None for name in ("--quantize", "--kernels"))
+    recipe = choose_recipe(dtype, CPU, quantize=quantize, kernels=kernels or "auto")
     plan = plan_model(checkpoint, args, recipe, CPU, n_slots=1)
     assert plan.total(math.ceil(n_tokens / 256) * 256) == pytest.approx(peak, rel=0.1)
     needed = plan.weights - plan.unread + plan.per_token * n_tokens

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint.folders import random_weights, shards_of
+from convert.test_conversion import Silent
 from support import DATA, golden, golden_tensors, open_model
 
+from llama_cli.convert.conversion import convert
+from llama_cli.convert.outputs import Target
+from llama_cli.convert.source import open_folder
 from llama_cli.errors import UsageError
 from llama_cli.loader import load
 from llama_cli.model.args import read_params
@@ -90,6 +94,22 @@ def test_bundled_goldens(n_ranks, tmp_path):
     for name, result in zip(names, results, strict=True):
         assert_metas(result, twin(name))
         assert_counted(result, n_ranks)
+
+
+@pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no kernels for few bits")
+def test_rounded_folders_on_two_ranks(tmp_path):
+    """Full weights give the same ids. What few bits make of inputs depends on the part that a rank sees of them."""
+    folder, cases = DATA / "tiny/gqa", []
+    for kind in ("int8", "int4"):
+        saved = tmp_path / kind
+        convert(open_folder(folder), saved, Target("safetensors", quantization=kind), Silent())
+        cases += [case(saved, prompts_of(folder)), case(saved, prompts_of(folder), "float32", kind)]
+    results = [run_cases(n_ranks, cases, tmp_path) for n_ranks in (1, 2)]
+    for number, (alone, shared) in enumerate(zip(*results, strict=True)):
+        assert alone["ids"] == shared["ids"] or cases[number]["quantize"]
+        for one, two in zip(alone["logits"], shared["logits"], strict=True):
+            error = (one - two).pow(2).mean().sqrt() / one.std()
+            assert error < (0.05 if cases[number]["quantize"] else 1e-3), cases[number]
 
 
 def split(folder, n_shards, *, llama2, into):

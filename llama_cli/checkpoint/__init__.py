@@ -43,8 +43,8 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     import torch
 
     from .checkpoint import Checkpoint
-    from .huggingface import open_safetensors_model
     from .quantised import open_shards
+    from .safetensors_folder import open_safetensors_folder
 
     require_safe_torch(torch.__version__)
     folder = find_model(path)
@@ -52,16 +52,16 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     shards = shard_paths(folder) if (folder / "params.json").exists() else []
     if shards:
         params = read_object(folder / "params.json")
-        refuse_unsupported(params, "params.json")
+        refuse_unsupported(params, "params.json", of_shards=True)
         opened = open_shards(folder, params, shards)
         return Checkpoint(
             folder, params, "params.json", words, opened.weights, opened.identities,
             mmap=mmap, is_quantised=opened.is_quantised,
         )  # fmt: skip
-    found = open_safetensors_model(folder)
+    found = open_safetensors_folder(folder)
     return Checkpoint(
         folder, found.params, found.params_name, words, [found.weights], found.identities,
-        huggingface_rows=found.huggingface_rows, mmap=mmap,
+        huggingface_rows=found.is_huggingface, mmap=mmap, quantization=found.quantization,
     )  # fmt: skip
 
 

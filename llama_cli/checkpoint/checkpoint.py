@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelRejected
-from ..model.args import ModelArgs
+from ..model.args import ModelArgs, Quantization
+from ..model.rounding import Weight
 from .huggingface import metas_rows
 from .meta import shard_name
 from .pages import drop_pages, trim_heap
 from .quoting import plain, quote
 from .regular_file import Identity, ensure_unchanged
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
+from .rounded import RoundedWeights
 from .row_blocks import ComputedMatrix
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
@@ -62,7 +64,8 @@ class Checkpoint:
     identities: Mapping[Path, Identity]
     huggingface_rows: bool = False  # wq and wk have their rows in Hugging Face's order
     mmap: bool = True
-    is_quantised: bool = False  # weights are computed from what is stored
+    is_quantised: bool = False  # in one of Meta's formats: weights are computed from what is stored
+    quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -179,12 +182,19 @@ class Checkpoint:
         `part` says which slice of each is wanted, and only that is read. A tensor that one file holds in one
         run stays mapped from it: nothing is copied, unless the checkpoint was opened with `mmap=False`.
         """
+        for name, shape, wanted in self._wanted(args, part):
+            yield name, self.read(name, shape, wanted, head_dim=args.head_dim)
+
+    def stored(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Weight]]:
+        """The same, but matrices that the files have rounded stay so."""
+        for name, shape, wanted in self._wanted(args, part):
+            yield name, self.read_stored(name, shape, wanted, head_dim=args.head_dim)
+
+    def _wanted(self, args: ModelArgs, part: Part | None) -> Iterator[tuple[str, Shape, Slice]]:
         is_tied = self.is_tied
         for name, shape in args.weight_shapes().items():
-            if name == OUTPUT and is_tied:
-                continue
-            wanted = (part and part(name, shape)) or Slice(0, 0, shape[0])
-            yield name, self.read(name, shape, wanted, head_dim=args.head_dim)
+            if name != OUTPUT or not is_tied:
+                yield name, shape, (part and part(name, shape)) or Slice(0, 0, shape[0])
 
     def read(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Tensor:
         """One slice of the tensor whose whole shape is `shape`, as `tensors` gives it."""
@@ -195,6 +205,14 @@ class Checkpoint:
         in_file = {source.untyped_storage().data_ptr() for source in stored if isinstance(source, Tensor)}
         is_mapped = tensor.untyped_storage().data_ptr() in in_file
         return tensor.clone() if is_mapped and not self.mmap else tensor
+
+    def read_stored(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Weight:
+        """One slice as the files have it: rounded where they do, unless that would cut what shares a scale."""
+        (shard, *_) = self.shards
+        rounded = shard.rounded(name) if isinstance(shard, RoundedWeights) else None
+        dim, begin, end = wanted
+        part = rounded and rounded.narrow(dim, begin, end - begin)
+        return self.read(name, shape, wanted, head_dim=head_dim) if part is None else part
 
     def drop_pages(self) -> None:
         """Give back the memory of what has been read of the files and freed; tensors that are mapped read it again."""

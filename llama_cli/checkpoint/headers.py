@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelRejected
-from ..model.args import refuse_unsupported
+from ..model.args import Quantization, refuse_unsupported
 from .catalog import expand, find_tokenizer
 from .foreign import foreign
-from .huggingface import open_safetensors_model
 from .installed import find_model
 from .json_file import read_object
 from .meta import shard_paths
 from .pickle_headers import Described, TensorHeader, describe_pickle, is_extra, is_unused, place
 from .quoting import plain
 from .regular_file import Identity, identify, read_head
+from .rounded import RoundedWeights
+from .safetensors_folder import open_safetensors_folder
 from .zip_directory import read_directory
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Headers:
     tokenizer: Path | None
     shards: Sequence[Mapping[str, TensorHeader]]
     identities: Mapping[Path, Identity]  # of the files with the weights
+    quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
 
     @property
     def file_bytes(self) -> int:
@@ -104,13 +106,19 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
     paths = shard_paths(folder) if (folder / "params.json").exists() else []
     if paths:
         params = read_object(folder / "params.json")
-        refuse_unsupported(params, "params.json")
+        refuse_unsupported(params, "params.json", of_shards=True)
         identities = {shard: identify(shard) for shard in paths}
         return Headers(folder, "pth", params, "params.json", words, _read_shards(identities), identities)
-    found = open_safetensors_model(folder, mapped=False)
-    tensors = {name: found.weights.describe(name) for name in found.weights.names()}
-    kind: Format = "huggingface" if found.huggingface_rows else "safetensors"
-    return Headers(folder, kind, found.params, found.params_name, words, [tensors], found.identities)
+    found = open_safetensors_folder(folder, mapped=False)
+    weights = found.weights
+    if isinstance(weights, RoundedWeights):
+        tensors = weights.describe_all()
+    else:
+        tensors = {name: weights.describe(name) for name in weights.names()}
+    kind: Format = "huggingface" if found.is_huggingface else "safetensors"
+    return Headers(
+        folder, kind, found.params, found.params_name, words, [tensors], found.identities, found.quantization
+    )
 
 
 def _read_shards(identities: Mapping[Path, Identity]) -> list[dict[str, TensorHeader]]:

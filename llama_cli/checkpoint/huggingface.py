@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
-from .json_file import read_object
 from .pickle_headers import TensorHeader
 from .quoting import plain, quote
-from .regular_file import Identity
-from .safetensors_file import SafetensorsFiles, open_safetensors
+from .safetensors_file import SafetensorsFiles
 
 if TYPE_CHECKING:
     import torch
@@ -167,33 +163,6 @@ class HuggingFaceWeights:
 
     def tensor(self, name: str) -> Tensor:
         return self._files.tensor(self._theirs[name])
-
-
-@dataclass(frozen=True)
-class SafetensorsModel:
-    """A folder of safetensors under Meta's names, in whichever names it is stored."""
-
-    params: Mapping[str, Any]
-    params_name: str  # the file it came from
-    weights: SafetensorsFiles | HuggingFaceWeights
-    identities: Mapping[Path, Identity]
-    huggingface_rows: bool  # wq and wk have their rows in Hugging Face's order
-
-
-def open_safetensors_model(folder: Path, *, mapped: bool = True) -> SafetensorsModel:
-    """The safetensors of a folder, and its params.json or config.json; `mapped` as in `open_safetensors`."""
-    has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
-    files = open_safetensors(folder, metas_first=has_params, mapped=mapped)
-    identities = {file.path: file.identity for file in files.files}
-    theirs = speaks_hugging_face(files)
-    if has_config and (theirs or not has_params):
-        config = read_object(folder / "config.json")
-        params, source, tied = params_of(config), "config.json", bool(config.get("tie_word_embeddings"))
-    else:
-        params, source = read_object(folder / "params.json"), "params.json"
-        tied = "lm_head.weight" not in files.names()
-    weights = HuggingFaceWeights(files, tied=tied) if theirs else files
-    return SafetensorsModel(params, source, weights, identities, theirs)
 
 
 def metas_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}  # of weights that this program has rounded
 INDEX_SUFFIX = ".safetensors.index.json"
 
 
@@ -53,6 +54,12 @@ class SafetensorsFile:
 
     def names(self) -> list[str]:
         return list(self._header)
+
+    def require_floats(self) -> None:
+        """ModelRejected for a tensor of whole numbers."""
+        for name, entry in self._header.items():
+            if entry["dtype"] not in FLOATS:
+                raise _of_no_float(self.path, name, entry["dtype"])
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._header[name]["shape"])
@@ -111,11 +118,15 @@ def _read_header(path: Path, size: int) -> dict[str, dict[str, Any]]:
     for name, entry in header.items():
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in DTYPES:
-            raise ModelRejected(
-                f"{plain(path.name)}: {quote(name)} is of dtype {quote(kind, 20)}; BF16, F16 and F32 are read",
-                "use the bf16 checkpoint of the same model",
-            )
+            raise _of_no_float(path, name, kind)
     return header  # type: ignore[no-any-return]
+
+
+def _of_no_float(path: Path, name: str, kind: object) -> ModelRejected:
+    return ModelRejected(
+        f"{plain(path.name)}: {quote(name)} is of dtype {quote(kind, 20)}; BF16, F16 and F32 are read",
+        "use the bf16 checkpoint of the same model",
+    )
 
 
 class SafetensorsFiles:
@@ -141,6 +152,11 @@ class SafetensorsFiles:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._where[name].dtype(name)
+
+    def require_floats(self) -> None:
+        """ModelRejected for a tensor of whole numbers, which only folders of `convert --quantize` have."""
+        for file in self.files:
+            file.require_floats()
 
     def describe(self, name: str) -> TensorHeader:
         return self._where[name].describe(name)

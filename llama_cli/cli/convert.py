@@ -19,13 +19,17 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make.")],
     *,
     form: Annotated[
-        Literal["pth", "safetensors", "hf"],
-        typer.Option("--format", help="Meta's .pth, Meta's names in safetensors, or Hugging Face's folder."),
-    ] = "pth",
+        Literal["pth", "safetensors", "hf"] | None,
+        typer.Option("--format", help="Meta's .pth (default), Meta's names in safetensors, or Hugging Face's folder."),
+    ] = None,
     mp: Annotated[int, typer.Option("--mp", min=1, max=99, help="Into how many .pth shards to split.")] = 1,
     dtype: Annotated[
         Literal["bf16", "fp16", "fp32"] | None,
         typer.Option("--dtype", help="Of the weights. Default: as stored; of quantised GGUF files bf16."),
+    ] = None,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option("--quantize", help="Round the linear layers, as --quantize of a loading command. In safetensors."),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
@@ -38,8 +42,12 @@ def convert(
     Any folder that `complete` runs, or a GGUF file of a Llama model. DST is there whole, checked, or not at all.
     """
     messages.apply()
+    if quantize is not None and form not in (None, "safetensors"):
+        raise UsageError(f"--format {form}: rounded weights are stored in safetensors", "leave out --format")
+    form = form or ("safetensors" if quantize else "pth")
     if mp > 1 and form != "pth":
-        raise UsageError(f"--mp {mp}: only .pth files are split by rank", "leave out --format, or --mp")
+        flag = "--quantize" if quantize else "--format"
+        raise UsageError(f"--mp {mp}: only .pth files are split by rank", f"leave out {flag}, or --mp")
 
     from ..checkpoint.catalog import expand
     from ..convert.conversion import convert as run
@@ -55,7 +63,7 @@ def convert(
         raise OutputRefused(f"{source} would be replaced by itself", "give another folder")
     check_target(folder, replace=force)
     opened = open_gguf(path, tokenizer) if is_gguf(path) else open_folder(path, tokenizer)
-    wanted = Target(form, mp, dtype and DTYPES[dtype])
+    wanted = Target(form, mp, dtype and DTYPES[dtype], quantize)
     with PhaseProgress(quiet=messages.quiet) as progress:
         n_bytes = run(opened, folder, wanted, progress, replace=force)
     messages.note(f"{target}: {n_bytes / 1e6:,.1f} MB of weights, checked")

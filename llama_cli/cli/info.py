@@ -114,11 +114,14 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
     if tokenizer is None:
         known = f", {words['known']}" if words["known"] else ""
         tokenizer = f"{words['kind']}, {words['n_words']:,} tokens{known}: {words['path']}"
+    rounded = described["quantization"]
+    runs = [("rounded", f"to {rounded} by llama-cli convert; runs so on an x86 CPU, as full weights elsewhere")]
     return [
         ("family", f"{family}, {count}"),
         ("folder", described["folder"]),
         ("files", files),
         ("stored as", ", ".join(f"{dtype} {format_bytes(size)}" for dtype, size in described["dtypes"].items())),
+        *(runs if rounded else []),
         ("output matrix", "the embedding (tied)" if described["tied"] else "of its own"),
         ("tokenizer", tokenizer),
         ("chat format", words["chat_format"] or "none"),

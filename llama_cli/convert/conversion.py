@@ -10,17 +10,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import NumericalError, OutputFailed
-from ..model.args import ModelArgs
+from ..errors import OutputFailed
+from ..model.args import ModelArgs, Shape
+from ..model.rounding import Weight
 from .folder import check_space, new_folder
 from .outputs import Output, Target, open_output
 from .params_json import resolved
 from .small_files import write_small_files
 from .source import Source, open_folder
-from .split import OUTPUT, check_split
+from .split import EMBEDDING, OUTPUT, check_split
 from .tensor_file import bytes_of
-
-Shape = tuple[int, ...]
+from .values import Values
 
 BLOCK_BYTES = 32 << 20  # of a tensor at a time
 ROOM_FOR_REST = 1 << 20  # headers, params.json
@@ -39,33 +39,30 @@ def convert(source: Source, folder: Path, target: Target, progress: Progress, *,
 
     At any moment there is the whole folder or none of that name. LlamaError says what is in the way.
     """
-    args, dtype = source.args, target.dtype or source.dtype
-    check_split(args, target.n_shards, source.embedding_dim)
-    weights = {name: shape for name, shape in args.weight_shapes().items() if name != OUTPUT or not source.is_tied}
-    n_bytes = sum(_size(shape, dtype) for shape in weights.values())
-    n_small = sum(map(len, source.small_files.values()))
+    values = Values.of(source, target)
+    check_split(source.args, target.n_shards, source.embedding_dim)
+    n_bytes, n_small = values.n_bytes, sum(map(len, source.small_files.values()))
     with new_folder(folder, replace=replace) as partial:
         check_space(partial, n_bytes + n_small + ROOM_FOR_REST)
-        write_small_files(partial, source, target.form, dtype)
-        output = open_output(partial, weights, target, dtype, source)
+        write_small_files(partial, source, target.form, values.dtype, target.quantization)
+        output = open_output(partial, values.shapes, target, values.dtype, source, values.roundings)
         progress.begin("writing", n_bytes)
-        checksums = _write(source, weights, output, dtype, progress)
+        checksums = _write(source, values, output, progress)
         source.ensure_unchanged()
         progress.begin("checking", n_bytes)
-        _check(partial, source, weights, checksums, progress)
+        _check(partial, source, values, checksums, progress)
     return n_bytes
 
 
-def _write(
-    source: Source, weights: Mapping[str, Shape], output: Output, dtype: torch.dtype, progress: Progress
-) -> dict[tuple[str, int], int]:
+def _write(source: Source, values: Values, output: Output, progress: Progress) -> dict[tuple[str, int], int]:
     """Fill `output`; returns the CRC-32 of each block by its tensor and first row."""
     checksums = {}
-    for name, begin, end in blocks(source.args, weights):
-        rows = _as_dtype(name, source.rows(name, begin, end), dtype)
-        checksums[name, begin] = zlib.crc32(bytes_of(rows))
-        output.append(name, rows)
-        progress.advance(rows.nbytes)
+    for name, begin, end in blocks(source.args, values.shapes):
+        stored_name = EMBEDDING if name == OUTPUT and source.is_tied else name
+        weight = values.convert(name, source.rows(stored_name, begin, end))
+        checksums[name, begin] = _checksum(weight)
+        output.append(name, weight)
+        progress.advance(_n_bytes(weight))
     output.close()
     return checksums
 
@@ -73,38 +70,38 @@ def _write(
 def _check(
     folder: Path,
     source: Source,
-    weights: Mapping[str, Shape],
+    values: Values,
     checksums: Mapping[tuple[str, int], int],
     progress: Progress,
 ) -> None:
-    """Open what was written as any model, and compare all of it with what was read."""
+    """Open what was written as any model, and compare all of it with what was read, or rounded."""
     written = open_folder(folder)
     assert resolved(written.args) == resolved(source.args), "the settings mean the same"
-    assert written.is_tied == source.is_tied, "the output matrix is shared or not"
-    for name, begin, end in blocks(source.args, weights):
-        rows = written.rows(name, begin, end)
-        if zlib.crc32(bytes_of(rows)) != checksums[name, begin]:
+    assert written.is_tied == (OUTPUT not in values.shapes), "the output matrix is shared or not"
+    for name, begin, end in blocks(source.args, values.shapes):
+        weight = written.stored_rows(name, begin, end)
+        if _checksum(weight) != checksums[name, begin]:
             raise OutputFailed(
                 f"{folder.parent}: {name} reads back otherwise than it was written", "the disk or the memory is failing"
             )
-        progress.advance(rows.nbytes)
+        progress.advance(_n_bytes(weight))
+
+
+def _checksum(weight: Weight) -> int:
+    """The CRC-32 of a block."""
+    if isinstance(weight, Tensor):
+        return zlib.crc32(bytes_of(weight))
+    return zlib.crc32(bytes_of(weight.scales), zlib.crc32(bytes_of(weight.values)))
+
+
+def _n_bytes(weight: Weight) -> int:
+    return weight.nbytes if isinstance(weight, Tensor) else weight.values.nbytes + weight.scales.nbytes
 
 
 def blocks(args: ModelArgs, weights: Mapping[str, Shape]) -> Iterator[tuple[str, int, int]]:
     """Every tensor in runs of rows, small and in whole heads: name, first row, row behind the last."""
     for name, shape in weights.items():
-        per_row = _size(shape[1:], torch.float32)
+        per_row = torch.Size(shape[1:]).numel() * torch.float32.itemsize
         step = max(BLOCK_BYTES // per_row // args.head_dim, 1) * args.head_dim
         for begin in range(0, shape[0], step):
             yield name, begin, min(begin + step, shape[0])
-
-
-def _as_dtype(name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    converted = rows.to(dtype)
-    if dtype == torch.float16 and rows.dtype != dtype and not torch.equal(converted.isfinite(), rows.isfinite()):
-        raise NumericalError(f"{name} has values beyond float16's 65,504", "--dtype bf16")
-    return converted
-
-
-def _size(shape: Shape, dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * dtype.itemsize

@@ -74,6 +74,10 @@ class GgufSource:
         return OUTPUT not in self.tensors and self.vocabulary is None
 
     @property
+    def quantization(self) -> None:
+        return None
+
+    @property
     def embedding_dim(self) -> int:
         return int(is_sentencepiece(self.small_files))
 

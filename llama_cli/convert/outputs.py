@@ -1,7 +1,4 @@
-"""The forms that a model can be written in: each takes its tensors in Meta's vocabulary, block by block.
-
-A form with other tensors than these, such as quantised ones, is one more class here.
-"""
+"""The forms that a model can be written in: each takes its tensors in Meta's vocabulary, block by block."""
 
 from __future__ import annotations
 
@@ -14,11 +11,14 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.meta import shard_name
+from ..checkpoint.rounded import scales_of
+from ..model.args import Quantization
+from ..model.rounding import GROUP, Weight, in_full
 from .huggingface import their_name, their_rows
 from .source import Format, Source
 from .split import EMBEDDING, OUTPUT, split_dim
 from .writer_pth import PthFile
-from .writer_safetensors import SafetensorsSet
+from .writer_safetensors import Blank, SafetensorsSet
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 class Output(Protocol):
     """Files that take a model in Meta's vocabulary, each tensor from its first row to its last."""
 
-    def append(self, name: str, rows: Tensor) -> None: ...
+    def append(self, name: str, rows: Weight) -> None: ...
 
     def close(self) -> None: ...
 
@@ -38,6 +38,7 @@ class Target:
     form: Format = "pth"
     n_shards: int = 1
     dtype: torch.dtype | None = None  # None: as it is
+    quantization: Quantization | None = None  # of linear layers; the form is safetensors then
 
 
 class ShardedOutput:
@@ -61,7 +62,8 @@ class ShardedOutput:
         shared = {OUTPUT: EMBEDDING} if tied and parts[EMBEDDING][0] * n_shards == weights[EMBEDDING][0] else {}
         self._shards = [PthFile(folder / shard_name(rank), parts, dtype, shared) for rank in range(n_shards)]
 
-    def append(self, name: str, rows: Tensor) -> None:
+    def append(self, name: str, rows: Weight) -> None:
+        rows = in_full(rows)
         begin = self._filled[name]
         self._filled[name] += len(rows)
         dim, n_shards = self._dims[name], len(self._shards)
@@ -85,24 +87,63 @@ class HuggingFaceOutput:
     """model.safetensors with Hugging Face's names and order of rows."""
 
     def __init__(self, folder: Path, weights: Mapping[str, Shape], dtype: torch.dtype, head_dim: int) -> None:
-        self._files = SafetensorsSet(folder, "model", {their_name(name): weights[name] for name in weights}, dtype)
+        tensors = {their_name(name): Blank(shape, dtype) for name, shape in weights.items()}
+        self._files = SafetensorsSet(folder, "model", tensors)
         self._head_dim = head_dim
 
-    def append(self, name: str, rows: Tensor) -> None:
-        self._files.append(their_name(name), their_rows(name, rows, self._head_dim))
+    def append(self, name: str, rows: Weight) -> None:
+        self._files.append(their_name(name), their_rows(name, in_full(rows), self._head_dim))
 
     def close(self) -> None:
         self._files.close()
 
 
+class SafetensorsOutput:
+    """consolidated.safetensors with Meta's names; beside rounded matrices lie their scales."""
+
+    def __init__(
+        self, folder: Path, weights: Mapping[str, Shape], dtype: torch.dtype, roundings: Mapping[str, Quantization]
+    ) -> None:
+        tensors: dict[str, Blank] = {}
+        for name, shape in weights.items():
+            tensors |= stored_as(name, shape, dtype, roundings.get(name))
+        self._files = SafetensorsSet(folder, "consolidated", tensors)
+
+    def append(self, name: str, rows: Weight) -> None:
+        if isinstance(rows, Tensor):
+            self._files.append(name, rows)
+        else:
+            self._files.append(name, rows.values)
+            self._files.append(scales_of(name), rows.scales)
+
+    def close(self) -> None:
+        self._files.close()
+
+
+def stored_as(name: str, shape: Shape, dtype: torch.dtype, rounding: Quantization | None) -> dict[str, Blank]:
+    """The tensors that hold a weight, as checkpoint/rounded.py reads them."""
+    if rounding is None:
+        return {name: Blank(shape, dtype)}
+    n_out, n_in = shape
+    if rounding == "int8":
+        return {name: Blank(shape, torch.int8), scales_of(name): Blank((n_out,), torch.float32)}
+    scales = Blank((n_out, n_in // GROUP, 2), torch.bfloat16)
+    return {name: Blank((n_out, n_in // 2), torch.uint8), scales_of(name): scales}
+
+
 def open_output(
-    folder: Path, weights: Mapping[str, Shape], target: Target, dtype: torch.dtype, source: Source
+    folder: Path,
+    weights: Mapping[str, Shape],
+    target: Target,
+    dtype: torch.dtype,
+    source: Source,
+    roundings: Mapping[str, Quantization],
 ) -> Output:
     if target.form == "pth":
         return ShardedOutput(folder, weights, dtype, target.n_shards, source.embedding_dim, tied=source.is_tied)
     if target.form == "hf":
         return HuggingFaceOutput(folder, weights, dtype, source.args.head_dim)
-    return SafetensorsSet(folder, "consolidated", weights, dtype)
+    return SafetensorsOutput(folder, weights, dtype, roundings)
 
 
 def _divided(shape: Shape, dim: int | None, n_shards: int) -> Shape:

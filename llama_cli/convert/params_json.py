@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from ..model.args import ModelArgs, RopeScaling, read_params
+from ..model.args import OWN_SCHEMES, ModelArgs, Quantization, RopeScaling, read_params
 
 # What Meta's files use for hidden sizes, 2/3 of 4 dim times the multiplier, rounded up.
 MULTIPLIERS = (None, 1.0, 1.2, 1.3, 1.5)
@@ -31,6 +32,20 @@ def params_of(args: ModelArgs) -> dict[str, Any]:
         params["max_seq_len"] = args.max_seq_len
     assert resolved(read_params(params)) == resolved(args), "nothing is lost"
     return params
+
+
+def with_context(params: Mapping[str, Any], args: ModelArgs, *, llama2: bool) -> dict[str, Any]:
+    """The object with the context of `args`, if what is in it means another one."""
+    meant = read_params(params, vocab_size=args.vocab_size, llama2=llama2).max_seq_len
+    return dict(params) | ({} if meant == args.max_seq_len else {"max_seq_len": args.max_seq_len})
+
+
+def with_scheme(params: Mapping[str, Any], quantization: Quantization | None) -> dict[str, Any]:
+    """The object of weights that are rounded so."""
+    if quantization is None:
+        return dict(params)
+    scheme = next(scheme for scheme, kind in OWN_SCHEMES.items() if kind == quantization)
+    return dict(params) | {"quantization_args": {"scheme": scheme}}
 
 
 def resolved(args: ModelArgs) -> ModelArgs:

@@ -13,9 +13,10 @@ import torch
 from tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 from ..errors import ModelRejected
+from ..model.args import QUANTIZATION_KEYS, Quantization, unnested
 from .huggingface import config_of
-from .params_json import params_of
-from .source import Format, Source
+from .params_json import params_of, with_context, with_scheme
+from .source import Format, Source, is_sentencepiece
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,9 @@ TOKENIZERS = ("tokenizer.model", "chars.json")
 DTYPE_KEYS = ("dtype", "torch_dtype")  # of transformers 5, and before
 
 
-def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.dtype) -> None:
+def write_small_files(
+    folder: Path, source: Source, form: Format, dtype: torch.dtype, quantization: Quantization | None = None
+) -> None:
     """Write what a folder of such a form has beside its weights: as it is in the source, if it is there."""
     there = source.small_files
     for name in TOKENIZERS:
@@ -31,7 +34,7 @@ def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.d
             (folder / name).write_bytes(there[name])
     tokenizer = _open_tokenizer(folder)
     if form != "hf":
-        (folder / "params.json").write_bytes(there.get("params.json") or _json_bytes(params_of(source.args)))
+        (folder / "params.json").write_bytes(_params_bytes(source, quantization))
     elif "config.json" in there:
         for name, data in there.items():
             (folder / name).write_bytes(_with_dtype(data, dtype) if name == "config.json" else data)
@@ -40,6 +43,21 @@ def write_small_files(folder: Path, source: Source, form: Format, dtype: torch.d
         special_ids = {} if tokenizer is None else _special_ids(tokenizer)
         config = config_of(source.args, dtype, tied=source.is_tied, special_ids=special_ids)
         (folder / "config.json").write_bytes(_json_bytes(config))
+
+
+def _params_bytes(source: Source, quantization: Quantization | None) -> bytes:
+    """A params.json for weights that are rounded so: the source's own, unless its weights were of another kind."""
+    there = source.small_files.get("params.json")
+    if there is None:
+        return _json_bytes(with_scheme(params_of(source.args), quantization))
+    written = json.loads(there.decode("utf-8-sig"))
+    inner = unnested(written)
+    params = {key: value for key, value in inner.items() if key not in QUANTIZATION_KEYS}
+    if params == inner and quantization is None:
+        return there
+    params = with_context(params, source.args, llama2=is_sentencepiece(source.small_files))
+    params = with_scheme(params, quantization)
+    return _json_bytes(params if inner is written else written | {"model": params})
 
 
 def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:

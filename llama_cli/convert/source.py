@@ -13,7 +13,8 @@ from torch import Tensor
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.regular_file import read_small
 from ..checkpoint.reshard import split_dimension
-from ..model.args import ModelArgs, read_params
+from ..model.args import ModelArgs, Quantization, read_params
+from ..model.rounding import Weight
 from .split import EMBEDDING
 
 Format = Literal["pth", "safetensors", "hf"]
@@ -41,6 +42,10 @@ class Source(Protocol):
     @property
     def is_tied(self) -> bool:
         """Whether the output matrix is the embedding; `rows` is not asked for it then."""
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """To which `convert` has rounded its linear layers before."""
 
     @property
     def embedding_dim(self) -> int:
@@ -77,6 +82,10 @@ class FolderSource:
         return self.checkpoint.is_tied
 
     @property
+    def quantization(self) -> Quantization | None:
+        return self.checkpoint.quantization
+
+    @property
     def embedding_dim(self) -> int:
         """As it is split; where it is not, Llama 2 (known by its tokenizer) splits the width."""
         shape, n_shards = self.args.weight_shapes()[EMBEDDING], len(self.checkpoint.shards)
@@ -89,6 +98,12 @@ class FolderSource:
         block = self.checkpoint.read(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)
         self.checkpoint.drop_pages()
         return block
+
+    def stored_rows(self, name: str, begin: int, end: int) -> Weight:
+        """The same as the files have them: rounded, if they are."""
+        shape = self.args.weight_shapes()[name]
+        self.checkpoint.drop_pages()  # of the rows before, which are mapped
+        return self.checkpoint.read_stored(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)
 
     def ensure_unchanged(self) -> None:
         self.checkpoint.ensure_unchanged()

@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,25 +14,40 @@ from .tensor_file import Place, TensorFile
 
 Shape = tuple[int, ...]
 
-DTYPE_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
+DTYPE_NAMES = {
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
 MOST_BYTES = 5 * 10**9  # of one file, as transformers cuts them
 ALIGNMENT = 8
+
+
+class Blank(NamedTuple):
+    """A tensor whose values come later."""
+
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 class SafetensorsSet:
     """`STEM.safetensors`, or several files and the index that joins them where one would be too large."""
 
-    def __init__(
-        self, folder: Path, stem: str, shapes: Mapping[str, Shape], dtype: torch.dtype, *, most_bytes: int = MOST_BYTES
-    ) -> None:
-        sizes = {name: torch.Size(shape).numel() * dtype.itemsize for name, shape in shapes.items()}
+    def __init__(self, folder: Path, stem: str, tensors: Mapping[str, Blank], *, most_bytes: int = MOST_BYTES) -> None:
+        sizes = {name: blank.n_bytes for name, blank in tensors.items()}
         groups = group_by_size(sizes, most_bytes)
         self._files = []
         self._where: dict[str, TensorFile] = {}
         for number, names in enumerate(groups, 1):
             part = f"-{number:05d}-of-{len(groups):05d}" if len(groups) > 1 else ""
             path = folder / f"{stem}{part}.safetensors"
-            file = TensorFile(path, lay_out(path, {name: shapes[name] for name in names}, dtype))
+            file = TensorFile(path, lay_out(path, {name: tensors[name] for name in names}))
             self._files.append(file)
             self._where |= dict.fromkeys(names, file)
         if len(groups) > 1:
@@ -60,17 +76,18 @@ def group_by_size(sizes: Mapping[str, int], most_bytes: int) -> list[list[str]]:
     return groups
 
 
-def lay_out(path: Path, shapes: Mapping[str, Shape], dtype: torch.dtype) -> dict[str, Place]:
+def lay_out(path: Path, tensors: Mapping[str, Blank]) -> dict[str, Place]:
     """Write the header and make the file as long as it will be: the place of each tensor."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     places = {}
-    for name in sorted(shapes):
-        n_bytes = torch.Size(shapes[name]).numel() * dtype.itemsize
-        offsets = [begin, begin + n_bytes]
-        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shapes[name]), "data_offsets": offsets}
-        places[name] = Place(begin, n_bytes)
-        begin += n_bytes
+    # By name, but the widest values first: each tensor begins at a multiple of their size.
+    for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
+        shape, dtype = tensors[name]
+        offsets = [begin, begin + tensors[name].n_bytes]
+        header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": offsets}
+        places[name] = Place(begin, tensors[name].n_bytes)
+        begin = offsets[1]
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     start = 8 + len(text)

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,11 +17,17 @@ logger = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 
 # Keys that change the arithmetic in ways this program does not compute.
-UNSUPPORTED_KEYS = ("quantization_args", "lora_args", "moe_args")
+QUANTIZATION_KEYS = ("quantization_args", "lora_args")
+UNSUPPORTED_KEYS = (*QUANTIZATION_KEYS, "moe_args")
 
-# The one scheme of quantisation that params.json names, of Llama 3.2 1B and 3B; trained for contexts of so many tokens.
+# The one scheme of quantisation that Meta's files name, those of Llama 3.2 1B and 3B; trained for so many tokens.
 INT4_SCHEME = "int4_weight_int8_dynamic_activation"
 INT4_CONTEXT = 8192
+
+Quantization = Literal["int8", "int4"]
+
+# What params.json names in folders with rounded weights of this program's; another program refuses them.
+OWN_SCHEMES: Mapping[str, Quantization] = {"llama_cli_int8": "int8", "llama_cli_int4": "int4"}
 
 VISION_PREFIX = "vision_"
 
@@ -158,11 +164,20 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def refuse_unsupported(raw: Mapping[str, Any], source: str) -> None:
-    """ModelRejected for a kind of model whose arithmetic is another one."""
+def refuse_unsupported(raw: Mapping[str, Any], source: str, *, of_shards: bool = False) -> None:
+    """ModelRejected for a kind of model whose arithmetic is another one.
+
+    `of_shards` says that the weights are in .pth files, which this program's own schemes never are.
+    """
     raw = unnested(raw)
+    if of_shards and own_scheme(raw):
+        raise ModelRejected(
+            f"{source} speaks of weights rounded to {own_scheme(raw)}, which lie in consolidated.safetensors;"
+            " here are .pth files",
+            "it belongs to another folder: use the params.json of these weights",
+        )
     found = [key for key in raw if key in UNSUPPORTED_KEYS or key.startswith(VISION_PREFIX)]
-    read = ("quantization_args", "lora_args") if _is_int4(raw) else ()
+    read = QUANTIZATION_KEYS if _is_int4(raw) else QUANTIZATION_KEYS[:1] if own_scheme(raw) else ()
     found = [key for key in found if raw[key] not in (None, -1, {}, []) and key not in read]
     names = ", ".join(_short(key)[1:-1] for key in found)
     if any(key.startswith(VISION_PREFIX) for key in found):
@@ -187,8 +202,18 @@ def unnested(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _is_int4(raw: Mapping[str, Any]) -> bool:
+    return _scheme(raw) == INT4_SCHEME
+
+
+def own_scheme(raw: Mapping[str, Any]) -> Quantization | None:
+    """How this program rounded the weights of a folder; None for one of other weights."""
+    return OWN_SCHEMES.get(_scheme(unnested(raw)) or "")
+
+
+def _scheme(raw: Mapping[str, Any]) -> str | None:
     settings = raw.get("quantization_args")
-    return isinstance(settings, Mapping) and settings.get("scheme") == INT4_SCHEME
+    scheme = settings.get("scheme") if isinstance(settings, Mapping) else None
+    return scheme if isinstance(scheme, str) else None
 
 
 def _rope_scaling(params: _Params, flag: float | None, source: str) -> tuple[RopeScaling | None, str]:

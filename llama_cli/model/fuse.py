@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .llama import TransformerBlock
+from .rounding import Weight, in_full, join
 
-MakeLinear = Callable[[Tensor], nn.Module]  # from a weight (out, in)
+MakeLinear = Callable[[Weight], nn.Module]  # from a weight (out, in)
 
 
-def plain_linear(weight: Tensor) -> nn.Linear:
+def plain_linear(weight: Weight) -> nn.Linear:
     """torch's own layer around a weight, which is not copied."""
+    weight = in_full(weight)
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear
 
 
 @torch.no_grad()
-def fuse(block: TransformerBlock, make: MakeLinear, make_w2: MakeLinear) -> None:
-    """Make wq, wk, wv one layer and w1, w3 another; wo and w2 stay alone. Sources are let go as early as can be."""
+def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLinear, make_w2: MakeLinear) -> None:
+    """Make wq, wk, wv one layer and w1, w3 another; wo and w2 stay alone.
+
+    Takes the matrices from the `weights` of the block (by names such as attention.wq.weight), so that each is let go
+    as early as can be.
+    """
+
+    def take(*names: str) -> Weight:
+        taken = [weights.pop(f"{name}.weight") for name in names]
+        return taken[0] if len(taken) == 1 else join(taken)
+
     attention, feed_forward = block.attention, block.feed_forward
-    together = torch.cat([attention.wq.weight, attention.wk.weight, attention.wv.weight])
     del attention.wq, attention.wk, attention.wv
-    attention.wqkv = make(together)
-    attention.wo = make(attention.wo.weight)  # type: ignore[assignment]
-    together = torch.cat([feed_forward.w1.weight, feed_forward.w3.weight])
+    attention.wqkv = make(take("attention.wq", "attention.wk", "attention.wv"))
+    attention.wo = make(take("attention.wo"))  # type: ignore[assignment]
     del feed_forward.w1, feed_forward.w3
-    feed_forward.w13 = make(together)
-    del together
-    feed_forward.w2 = make_w2(feed_forward.w2.weight)  # type: ignore[assignment]
+    feed_forward.w13 = make(take("feed_forward.w1", "feed_forward.w3"))
+    feed_forward.w2 = make_w2(take("feed_forward.w2"))  # type: ignore[assignment]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .fuse import plain_linear
+from .rounding import Weight, in_full
 
 PACKABLE = (torch.bfloat16, torch.float32)
 
@@ -28,8 +29,9 @@ class PackedLinear(nn.Module):
         return out
 
 
-def packed_linear(weight: Tensor) -> nn.Module:
+def packed_linear(weight: Weight) -> nn.Module:
     """The faster of both layers for a weight."""
+    weight = in_full(weight)
     if weight.dtype == torch.float32 and weight.numel() < SMALLEST_FLOAT32:
         return plain_linear(weight)
     return PackedLinear(weight)

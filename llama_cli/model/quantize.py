@@ -1,4 +1,4 @@
-"""Linear layers with weights of 8 or 4 bits, made from full weights when a model is loaded (CPU)."""
+"""Linear layers with weights of 8 or 4 bits, made from full weights or from rounded ones (CPU)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from .packed import packed_linear
-
-Quantization = Literal["int8", "int4"]
-
-GROUP = 32  # weights that share an int4 scale
-BLOCK_VALUES = 1 << 20  # rounded at a time, so that little more than the result is in memory
-BLOCK_ROWS = 64  # that the kernels take together, or a divisor of it
-SMALLEST = 1e-12  # keeps the scale of an all-zero row from dividing by zero
+from .rounding import (
+    GROUP,
+    SMALLEST,
+    Int4Weight,
+    Int8Weight,
+    Weight,
+    blocks,
+    fits_int4,
+    in_full,
+    int4_levels,
+    round_int8,
+)
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations
 # cannot overflow.
@@ -43,18 +48,14 @@ class Int8Linear(nn.Module):
     scales: Tensor
     zeros: Tensor
 
-    def __init__(self, weight: Tensor, digits: Literal[1, 2] = 1) -> None:
+    def __init__(self, weight: Weight, digits: Literal[1, 2] = 1) -> None:
         super().__init__()
         self.digits = digits
-        scales = torch.empty(len(weight), dtype=torch.float32)
-        rounded = torch.empty(weight.shape, dtype=torch.int8)
-        for rows in _blocks(*weight.shape):
-            wide = weight[rows].float()
-            scales[rows] = wide.abs().amax(1).clamp_min_(SMALLEST) / 127
-            rounded[rows] = (wide / scales[rows, None]).round_()  # stored as int8
-        self.register_buffer("packed", torch.ops.onednn.qlinear_prepack(rounded, None), persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
-        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64), persistent=False)
+        rounded = weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+        packed = torch.ops.onednn.qlinear_prepack(rounded.values, None)
+        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("scales", rounded.scales.clone(), persistent=False)  # not mapped from a file
+        self.register_buffer("zeros", torch.zeros(len(rounded.scales), dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
@@ -74,11 +75,6 @@ class Int8Linear(nn.Module):
         return out
 
 
-def _blocks(n_rows: int, n_columns: int) -> list[slice]:
-    step = max(1, BLOCK_VALUES // n_columns // BLOCK_ROWS) * BLOCK_ROWS
-    return [slice(first, first + step) for first in range(0, n_rows, step)]
-
-
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (N, in) in whole steps around ZERO_POINT, uint8, and the size of a step in each row, (N, 1)."""
     largest = torch.maximum(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True).neg_())  # a tenth of vector_norm's time
@@ -86,7 +82,7 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x / steps).add_(ZERO_POINT + 0.5).to(torch.uint8), steps  # the cast cuts off: half a step more rounds
 
 
-def fine_int8_linear(weight: Tensor) -> Int8Linear:
+def fine_int8_linear(weight: Weight) -> Int8Linear:
     """8 bits for layers that suffer most from the rounding of their inputs."""
     return Int8Linear(weight, digits=2)
 
@@ -97,18 +93,18 @@ class Int4Linear(nn.Module):
     packed: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Weight) -> None:
         super().__init__()
         n_out, n_in = weight.shape
+        weight = weight if isinstance(weight, Int4Weight) else in_full(weight)
         packed = torch.empty(n_out, n_in // 2, dtype=torch.uint8)  # the kernel's blocks of rows, one after the other
         scales = torch.empty(n_out, n_in // GROUP, 2, dtype=torch.bfloat16)
-        for rows in _blocks(n_out, n_in):
-            grouped = weight[rows].float().view(-1, n_in // GROUP, GROUP)  # (rows, in / GROUP, GROUP)
-            low, high = grouped.amin(-1), grouped.amax(-1)
-            steps = ((high - low) / 15).clamp_min_(SMALLEST)
-            levels = ((grouped - low[..., None]) / steps[..., None]).round_().clamp_(0, 15).to(torch.int32).flatten(1)
+        for rows in blocks(n_out, n_in):
+            if isinstance(weight, Int4Weight):
+                levels, scales[rows] = weight.levels(rows), weight.scales[rows]
+            else:
+                levels, scales[rows] = int4_levels(weight[rows])
             packed[rows] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
-            scales[rows] = torch.stack([steps, low + 8 * steps], -1)
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("scales", scales.transpose(0, 1).contiguous(), persistent=False)  # (in / GROUP, out, 2)
 
@@ -118,8 +114,6 @@ class Int4Linear(nn.Module):
         return out
 
 
-def int4_linear(weight: Tensor) -> nn.Module:
-    """4 bits where the kernel takes the shape, else the weight as it is."""
-    n_out, n_in = weight.shape
-    fits = n_in % GROUP == 0 and n_out % 16 == 0
-    return Int4Linear(weight) if fits else packed_linear(weight)
+def int4_linear(weight: Weight) -> nn.Module:
+    """4 bits where the kernel takes the shape, else full weights."""
+    return Int4Linear(weight) if fits_int4(*weight.shape) else packed_linear(in_full(weight))

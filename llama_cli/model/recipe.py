@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 
 from ..errors import UsageError
+from .args import Quantization
 from .fuse import MakeLinear, plain_linear
 from .packed import can_pack, packed_linear
-from .quantize import Int8Linear, Quantization, can_quantize, fine_int8_linear, int4_linear
+from .quantize import Int8Linear, can_quantize, fine_int8_linear, int4_linear
 from .widening import many_rows, widening_linear
 
 Kernels = Literal["auto", "plain"]
@@ -27,6 +28,7 @@ class Recipe:
     dtype: torch.dtype  # of the embedding and of the cache
     activations: torch.dtype
     linear_bytes: float  # that a weight of a linear layer takes
+    quantization: Quantization | None = None
     make: MakeLinear | None = None
     make_w2: MakeLinear | None = None
     make_output: MakeLinear | None = None
@@ -47,7 +49,7 @@ def choose_recipe(
     if kernels == "plain":
         return Recipe(name, dtype, dtype, dtype.itemsize)
     make, make_output = _fast_layers(dtype, device)
-    return Recipe(name, dtype, dtype, dtype.itemsize, make, make, make_output)
+    return Recipe(name, dtype, dtype, dtype.itemsize, None, make, make, make_output)
 
 
 def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear | None, MakeLinear | None]:
@@ -66,5 +68,6 @@ def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization)
     if not can_quantize(device):
         raise UsageError(f"--quantize {quantize} needs an x86 CPU with oneDNN, not {device}", "leave --quantize out")
     if quantize == "int8":
-        return Recipe("int8", dtype, torch.float32, INT8_BYTES, Int8Linear, fine_int8_linear, fine_int8_linear)
-    return Recipe("int4", torch.bfloat16, torch.bfloat16, INT4_BYTES, int4_linear, int4_linear, fine_int8_linear)
+        return Recipe("int8", dtype, torch.float32, INT8_BYTES, "int8", Int8Linear, fine_int8_linear, fine_int8_linear)
+    bf16 = torch.bfloat16
+    return Recipe("int4", bf16, bf16, INT4_BYTES, "int4", int4_linear, int4_linear, fine_int8_linear)

@@ -8,12 +8,16 @@ import shutil
 import pytest
 import torch
 from checkpoint.folders import SHARD, checked, random_weights, refusal, shards_of
+from convert.test_conversion import Silent
 from support import DATA
 
 import llama_cli
 from llama_cli import Sampling
 from llama_cli.checkpoint.int4 import hadamard, turn
 from llama_cli.cli.app import main
+from llama_cli.convert.conversion import convert
+from llama_cli.convert.outputs import Target
+from llama_cli.convert.source import open_folder
 from llama_cli.model.args import read_params
 from llama_cli.verification import Verification
 
@@ -159,6 +163,31 @@ def test_int4_folders_run(tmp_path, extra, adapters, capfd):
     assert not described["tied"]
 
 
+@pytest.mark.parametrize("form", ["pth", "safetensors", "hf"])
+@pytest.mark.parametrize("extra", [QLORA, SPINQUANT], ids=["QLoRA", "SpinQuant"])
+def test_int4_folders_become_plain_ones(extra, form, tmp_path):
+    """Settings that speak of few bits would have the new files read as such; the context stays Meta's."""
+    folder = write(tmp_path / "model", SIZES | extra, int4_tensors(adapters=extra is QLORA))
+    convert(open_folder(folder), tmp_path / "there", Target(form), Silent())
+    if form != "hf":
+        assert json.loads((tmp_path / "there/params.json").read_text()) == SIZES | {"max_seq_len": 8192}
+    (found, args), (expected, _) = checked(tmp_path / "there"), checked(folder)
+    assert args.max_seq_len == 8192
+    weights = dict(found.tensors(args))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.tensors(ARGS))
+
+
+def test_int4_folders_can_be_rounded_anew(tmp_path):
+    folder = write(tmp_path / "model", SIZES | QLORA, int4_tensors(adapters=True))
+    convert(open_folder(folder), tmp_path / "there", Target("safetensors", quantization="int8"), Silent())
+    params = json.loads((tmp_path / "there/params.json").read_text())
+    assert params == SIZES | {"max_seq_len": 8192, "quantization_args": {"scheme": "llama_cli_int8"}}
+    (found, args), (expected, _) = checked(tmp_path / "there"), checked(folder)
+    assert found.quantization == "int8"
+    for (name, tensor), (_, full) in zip(found.tensors(args), expected.tensors(ARGS), strict=True):
+        assert (tensor.float() - full.float()).abs().max() <= full.float().abs().max() / 100, name
+
+
 def changed(extra, **tensors):
     """A QLoRA file with tensors replaced, or left out where None."""
     found = int4_tensors(adapters=True) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
@@ -255,6 +284,15 @@ def test_fp8_folders_run(tmp_path, capfd):
     described = json.loads(capfd.readouterr().out)
     assert described["stored_parameters"] == described["parameters"]["total"]
     assert described["dtypes"]["float8_e4m3fn"] == 2 * 3 * ARGS.dim * ARGS.ffn_dim
+
+
+def test_fp8_folders_become_plain_ones(tmp_path):
+    folder = tmp_path / "model"
+    write_fp8(folder, 2)
+    convert(open_folder(folder), tmp_path / "there", Target(), Silent())
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == [SHARD, "params.json", "tokenizer.model"]
+    weights = dict(checked(tmp_path / "there")[0].tensors(ARGS))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in checked(folder)[0].tensors(ARGS))
 
 
 def spoil(folder, rank, name, tensor):

@@ -18,7 +18,7 @@ from llama_cli.convert.outputs import Target
 from llama_cli.convert.params_json import params_of, resolved
 from llama_cli.convert.source import open_folder
 from llama_cli.convert.writer_pth import PthFile
-from llama_cli.convert.writer_safetensors import SafetensorsSet
+from llama_cli.convert.writer_safetensors import Blank, SafetensorsSet
 from llama_cli.errors import ModelRejected, NumericalError, OutputFailed, UsageError
 from llama_cli.model.args import read_params
 
@@ -216,6 +216,10 @@ def fill(file, weights):
     file.close()
 
 
+def blanks_of(weights):
+    return {name: Blank(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
+
+
 def shapes_of(weights):
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
@@ -245,7 +249,7 @@ def test_a_pth_is_what_torch_saves(tmp_path):
 def test_a_safetensors_file_is_what_its_library_saves(tmp_path):
     weights = values()
     save_file(weights, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
-    fill(SafetensorsSet(tmp_path, "ours", shapes_of(weights), torch.bfloat16), weights)
+    fill(SafetensorsSet(tmp_path, "ours", blanks_of(weights)), weights)
     assert (tmp_path / "ours.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
 
 
@@ -263,7 +267,7 @@ def test_records_beyond_4_gib_pass_our_gate(tmp_path):
 def test_several_files_and_their_index(tmp_path):
     weights = folders.random_weights()
     folders.write_params(tmp_path)
-    fill(SafetensorsSet(tmp_path, "consolidated", shapes_of(weights), torch.bfloat16, most_bytes=9000), weights)
+    fill(SafetensorsSet(tmp_path, "consolidated", blanks_of(weights), most_bytes=9000), weights)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert len(files) > 3
     assert files[0] == f"consolidated-00001-of-{len(files):05d}.safetensors"

@@ -1,0 +1,55 @@
+"""A folder of .safetensors files: whose names they have, and which settings belong to them. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model.args import Quantization, own_scheme
+from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
+from .json_file import read_object
+from .regular_file import Identity
+from .rounded import RoundedWeights
+from .safetensors_file import SafetensorsFiles, open_safetensors
+
+
+@dataclass(frozen=True)
+class SafetensorsFolder:
+    """Weights under Meta's names, and params.json's object, or config.json's in its words."""
+
+    weights: SafetensorsFiles | HuggingFaceWeights | RoundedWeights
+    params: Mapping[str, Any]
+    params_name: str
+    identities: Mapping[Path, Identity]
+
+    @property
+    def is_huggingface(self) -> bool:
+        return isinstance(self.weights, HuggingFaceWeights)
+
+    @property
+    def quantization(self) -> Quantization | None:
+        return self.weights.quantization if isinstance(self.weights, RoundedWeights) else None
+
+
+def open_safetensors_folder(folder: Path, *, mapped: bool = True) -> SafetensorsFolder:
+    """Open the files and the settings that belong to them; ModelRejected says what is wrong.
+
+    With `mapped=False` only headers are read, and there are no tensors.
+    """
+    has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
+    files = open_safetensors(folder, metas_first=has_params, mapped=mapped)
+    identities = {file.path: file.identity for file in files.files}
+    theirs = speaks_hugging_face(files)
+    if has_config and (theirs or not has_params):
+        config = read_object(folder / "config.json")
+        params, source, tied = params_of(config), "config.json", bool(config.get("tie_word_embeddings"))
+    else:
+        params, source = read_object(folder / "params.json"), "params.json"
+        tied = "lm_head.weight" not in files.names()
+    quantization = None if theirs else own_scheme(params)
+    if quantization is not None:
+        return SafetensorsFolder(RoundedWeights(files, quantization), params, source, identities)
+    files.require_floats()
+    return SafetensorsFolder(HuggingFaceWeights(files, tied=tied) if theirs else files, params, source, identities)
