@@ -273,7 +273,7 @@ def _runs_as_stored(checkpoint: Checkpoint, recipe: Recipe) -> bool:
 
 def _to(weight: Weight, recipe: Recipe, device: torch.device) -> Weight:
     if not isinstance(weight, Tensor):
-        return weight
+        return type(weight)(weight.values.to(device), weight.scales.to(device))
     return weight.to(device=device, dtype=recipe.activations if weight.dim() == 1 else recipe.dtype)
 
 
@@ -332,7 +332,7 @@ def _quantization_of(checkpoint: Checkpoint, device: torch.device, kernels: Kern
     """As it was rounded, where that runs; elsewhere its weights are made full ones."""
     if checkpoint.quantization is None or kernels == "plain":
         return None
-    if can_quantize(device):
+    if can_quantize(device, checkpoint.quantization):
         return checkpoint.quantization
     logger.warning(
         "%s holds %s weights, which run on x86 CPUs: here they are made full ones, which take more memory",

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .args import Quantization
 from .packed import packed_linear
 from .rounding import (
     GROUP,
@@ -27,8 +28,10 @@ ACTIVATION_LIMIT = 127 if torch.cpu._is_vnni_supported() else 63
 ZERO_POINT = 128
 
 
-def can_quantize(device: torch.device) -> bool:
-    """Whether this torch and this processor have the kernels."""
+def can_quantize(device: torch.device, quantize: Quantization = "int8") -> bool:
+    """Whether this torch and this processor have the kernels: an x86 CPU, or a GPU for int8."""
+    if device.type == "cuda":
+        return quantize == "int8"
     return (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from .args import Quantization
 from .fuse import MakeLinear, plain_linear
 from .packed import can_pack, packed_linear
 from .quantize import Int8Linear, can_quantize, fine_int8_linear, int4_linear
+from .weight_only import WeightOnlyInt8Linear
 from .widening import many_rows, widening_linear
 
 Kernels = Literal["auto", "plain"]
@@ -65,8 +66,12 @@ def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear |
 
 
 def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization) -> Recipe:
-    if not can_quantize(device):
-        raise UsageError(f"--quantize {quantize} needs an x86 CPU with oneDNN, not {device}", "leave --quantize out")
+    if not can_quantize(device, quantize):
+        where = "an x86 CPU with oneDNN" + (" or a GPU" if quantize == "int8" else "")
+        raise UsageError(f"--quantize {quantize} needs {where}, not {device}", "leave --quantize out")
+    if device.type == "cuda":
+        make = WeightOnlyInt8Linear
+        return Recipe("int8", dtype, dtype, INT8_BYTES, "int8", make, make, make)
     if quantize == "int8":
         return Recipe("int8", dtype, torch.float32, INT8_BYTES, "int8", Int8Linear, fine_int8_linear, fine_int8_linear)
     bf16 = torch.bfloat16

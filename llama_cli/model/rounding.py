@@ -85,8 +85,8 @@ Weight: TypeAlias = Tensor | Int8Weight | Int4Weight
 
 def round_int8(weight: Tensor) -> Int8Weight:
     """The nearest of 255 whole steps; the largest value of a row is 127 of them."""
-    scales = torch.empty(len(weight), dtype=torch.float32)
-    values = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
+    values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for rows in blocks(*weight.shape):
         wide = weight[rows].float()
         scales[rows] = wide.abs().amax(1).clamp_min_(SMALLEST) / 127
