@@ -134,7 +134,7 @@ class Verification:
             )
             return Checkpoint(
                 found.folder, found.params, found.params_name, found.tokenizer, shards, found.identities,
-                is_quantised=is_quantised,
+                is_quantised=is_quantised, has_doubled_heads=found.has_doubled_heads,
             )  # fmt: skip
 
     def _is_sentencepiece(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
-from ..model.args import refuse_unsupported
+from ..model.args import refuse_unsupported, unnested
 from .catalog import expand, find_tokenizer
 from .installed import find_model
 from .json_file import read_object
@@ -43,6 +43,7 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     import torch
 
     from .checkpoint import Checkpoint
+    from .doubled_heads import has_copies, once
     from .quantised import open_shards
     from .safetensors_folder import open_safetensors_folder
 
@@ -54,9 +55,12 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
         params = read_object(folder / "params.json")
         refuse_unsupported(params, "params.json", of_shards=True)
         opened = open_shards(folder, params, shards)
+        with_heads_once = once(params)
+        has_doubled_heads = with_heads_once is not None and has_copies(opened.weights, unnested(params)["n_kv_heads"])
         return Checkpoint(
-            folder, params, "params.json", words, opened.weights, opened.identities,
-            mmap=mmap, is_quantised=opened.is_quantised,
+            folder, with_heads_once if with_heads_once and has_doubled_heads else params, "params.json", words,
+            opened.weights, opened.identities,
+            mmap=mmap, is_quantised=opened.is_quantised, has_doubled_heads=has_doubled_heads,
         )  # fmt: skip
     found = open_safetensors_folder(folder)
     return Checkpoint(

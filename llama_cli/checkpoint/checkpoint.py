@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import ModelRejected
 from ..model.args import ModelArgs, Quantization
 from ..model.rounding import Weight
+from .doubled_heads import is_doubled, read_once
 from .huggingface import metas_rows
 from .meta import shard_name
 from .pages import drop_pages, trim_heap
@@ -65,6 +66,7 @@ class Checkpoint:
     huggingface_rows: bool = False  # wq and wk have their rows in Hugging Face's order
     mmap: bool = True
     is_quantised: bool = False  # in one of Meta's formats: weights are computed from what is stored
+    has_doubled_heads: bool = False  # the files hold each key/value head twice, `params` counts it once
     quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
 
     @property
@@ -126,6 +128,8 @@ class Checkpoint:
     def check(self, args: ModelArgs) -> None:
         """Compare names, shapes and dtypes with what `args` asks for; ModelRejected says what is off."""
         expected = args.weight_shapes()
+        if self.has_doubled_heads:
+            expected |= {name: (2 * shape[0], shape[1]) for name, shape in expected.items() if is_doubled(name)}
         self._check_count(expected)
         for number, shard in enumerate(self.shards):
             where = plain(self.folder.name) + (f", shard {number:02d}" if len(self.shards) > 1 else "") + ": "
@@ -199,6 +203,8 @@ class Checkpoint:
     def read(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Tensor:
         """One slice of the tensor whose whole shape is `shape`, as `tensors` gives it."""
         stored = [shard.tensor(name) for shard in self.shards]
+        if self.has_doubled_heads and is_doubled(name):
+            return read_once(name, stored, shape, wanted, head_dim)
         tensor = read_slice(stored, shape, *wanted)
         if self.huggingface_rows:
             tensor = metas_rows(name, tensor, head_dim)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import ModelRejected
 from ..model.args import Quantization, refuse_unsupported
 from .catalog import expand, find_tokenizer
+from .doubled_heads import is_doubled, once
 from .foreign import foreign
 from .installed import find_model
 from .json_file import read_object
@@ -44,6 +45,7 @@ class Headers:
     tokenizer: Path | None
     shards: Sequence[Mapping[str, TensorHeader]]
     identities: Mapping[Path, Identity]  # of the files with the weights
+    has_doubled_heads: bool = False  # by its shape: what lies in the files is not looked at
     quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
 
     @property
@@ -87,13 +89,17 @@ class Headers:
         """Values of all weights; what every shard has, and a shared output matrix, count once."""
         first, *others = self.shards
         counted = {name: t for name, t in first.items() if not is_extra(name)}
-        once = sum(prod(t.shape) for name, t in counted.items() if name != OUTPUT or not self.is_tied)
-        return once + sum(
-            prod(t.shape)
+        counted = {name: t for name, t in counted.items() if name != OUTPUT or not self.is_tied}
+        once_each = sum(self._n_values(name, t) for name, t in counted.items())
+        return once_each + sum(
+            self._n_values(name, t)
             for shard in others
             for name, t in shard.items()
             if len(t.shape) > 1 and (name != OUTPUT or not self.is_tied)
         )
+
+    def _n_values(self, name: str, tensor: TensorHeader) -> int:
+        return prod(tensor.shape) // (2 if self.has_doubled_heads and is_doubled(name) else 1)
 
 
 def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> Headers:
@@ -108,7 +114,10 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         params = read_object(folder / "params.json")
         refuse_unsupported(params, "params.json", of_shards=True)
         identities = {shard: identify(shard) for shard in paths}
-        return Headers(folder, "pth", params, "params.json", words, _read_shards(identities), identities)
+        return Headers(
+            folder, "pth", once(params) or params, "params.json", words, _read_shards(identities), identities,
+            has_doubled_heads=once(params) is not None,
+        )  # fmt: skip
     found = open_safetensors_folder(folder, mapped=False)
     weights = found.weights
     if isinstance(weights, RoundedWeights):
@@ -117,7 +126,14 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         tensors = {name: weights.describe(name) for name in weights.names()}
     kind: Format = "huggingface" if found.is_huggingface else "safetensors"
     return Headers(
-        folder, kind, found.params, found.params_name, words, [tensors], found.identities, found.quantization
+        folder,
+        kind,
+        found.params,
+        found.params_name,
+        words,
+        [tensors],
+        found.identities,
+        quantization=found.quantization,
     )
 
 

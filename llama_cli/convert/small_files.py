@@ -53,6 +53,8 @@ def _params_bytes(source: Source, quantization: Quantization | None) -> bytes:
     written = json.loads(there.decode("utf-8-sig"))
     inner = unnested(written)
     params = {key: value for key, value in inner.items() if key not in QUANTIZATION_KEYS}
+    if params.get("n_kv_heads") is not None:
+        params["n_kv_heads"] = source.args.n_kv_heads  # the source may hold each twice
     if params == inner and quantization is None:
         return there
     params = with_context(params, source.args, llama2=is_sentencepiece(source.small_files))
