@@ -158,21 +158,32 @@ def test_payloads_would_run(tmp_path):
 
 @pytest.mark.promise("P2")
 def test_no_payload_runs_even_if_torch_is_told_to(folder, record_property):
-    """TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 makes a bare torch.load execute the pickle. Nothing else may start."""
-    record_property("cases", 28)
+    """TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 makes a bare torch.load execute the pickle.
+
+    Nothing else may start, and no file be opened for writing. That the hook sees such a thing, its last line shows.
+    """
     canary = folder.parent / "canary"
     places = []
-    for number, payload in enumerate(payloads(canary).values()):
-        places.append(str(write_meta(folder.parent / f"bad{number}")))
-        hide_in("zip", folder.parent / f"bad{number}", payload)
+    for name, payload in payloads(canary).items():
+        for container in CONTAINERS:
+            places.append(write_meta(folder.parent / f"{container} {name}"))
+            hide_in(container, places[-1], payload)
+    record_property("cases", 2 * len(places))
     script = """
+import os
 import sys
 import torch
 from llama_cli.checkpoint import archive, open_checkpoint
 from llama_cli.errors import ModelRejected
 
 STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "os.mkdir")
-sys.addaudithook(lambda event, _: print("event", event) if event in STARTS else None)
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+def watch(event, arguments):
+    if event in STARTS or (event == "open" and arguments[2] & WRITES):
+        print(event, arguments[0])
+
+sys.addaudithook(watch)
 for folder in sys.argv[2:]:
     try:
         open_checkpoint(folder)
@@ -187,12 +198,13 @@ for folder in sys.argv[2:]:
         continue
     print("accepted", folder)
 open_checkpoint(sys.argv[1])
+open(os.devnull, "r+b")
 """
     environment = os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), *places], env=environment, capture_output=True, text=True
+        [sys.executable, "-B", "-c", script, folder, *places], env=environment, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"open {os.devnull}\n", "")
     assert not canary.exists()
 
 
