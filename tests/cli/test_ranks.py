@@ -280,7 +280,6 @@ def test_a_follower_says_why_it_cannot_go_on(tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["score", "-m", TINY, "--dtype", "fp32", "Hello there, what a long text this is."],
         ["chat", "-m", TINY, "--dtype", "fp32", "-t", "0", "-n", "20", "Hello", "--chat-template", "llama3"],
         ["complete", "-m", TINY, "--dtype", "fp32", "Hello", "-n", "20", "--num-samples", "3", "--seed", "4"],
     ],
@@ -293,6 +292,15 @@ def test_every_command_prints_the_same_on_torchruns_ranks(arguments):
 
 
 @pytest.mark.slow
+def test_score_on_ranks():
+    """But for rounding: the sums of two ranks are not those of one process."""
+    arguments = ["score", "-m", TINY, "--dtype", "fp32", "--json", "Hello there, what a long text this is."]
+    expected = json.loads(output_of(*arguments))
+    for launcher, flags in ((torchrun(2, "--master-port", "29617"), []), (None, ["--tp", "2"])):
+        assert json.loads(output_of(*arguments, *flags, launcher=launcher)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_commands_without_a_model_run_once_under_torchrun():
     launcher = torchrun(2, "--master-port", "29618")
     assert output_of("tokenize", "-m", TINY, "Hello", launcher=launcher) == output_of("tokenize", "-m", TINY, "Hello")
@@ -301,8 +309,10 @@ def test_commands_without_a_model_run_once_under_torchrun():
 
 @pytest.mark.slow
 def test_bench_on_ranks():
-    arguments = ["bench", "-m", TINY, "--rounds", "1", "--prompt-lengths", "8-8", "--new-tokens", "4-4", "--json"]
-    assert json.loads(output_of(*arguments, "--tp", "2"))["decode_tokens_per_second"] > 0
+    arguments = ["bench", "-m", TINY, "--rounds", "1", "--lengths", "8", "--rows", "1,2", "--new-tokens", "4", "--json"]
+    measured = json.loads(output_of(*arguments, "--tp", "2"))["measured"]
+    assert [each["rows"] for each in measured] == [1, 2]
+    assert all(each["decode_tokens_per_second"] > 0 for each in measured)
 
 
 def ip(*arguments):
