@@ -80,8 +80,7 @@ class Terminal:
             raise OutputFailed(*CLOSED_OUTPUT)
         try:
             for start in range(0, len(data), PIECE_BYTES):
-                sys.stdout.buffer.write(data[start : start + PIECE_BYTES])
-                _flush_all()
+                _write_all(data[start : start + PIECE_BYTES])
         except (OSError, ValueError) as error:
             drop_stdout()
             if isinstance(error, BrokenPipeError):
@@ -114,14 +113,22 @@ class Terminal:
             yield
 
 
-def _flush_all() -> None:
-    """Wait where whoever started this process made the output one that does not wait."""
+def _write_all(data: bytes) -> None:
+    """Write and flush. Waits where whoever started this process made the output one that does not wait.
+
+    With PYTHONUNBUFFERED a stream may take a part, or nothing, and say so by what it returns.
+    """
+    left = memoryview(data)
     while True:
         try:
-            sys.stdout.buffer.flush()
-            return
-        except BlockingIOError:
-            select.select([], [sys.stdout], [])
+            if left:
+                left = left[sys.stdout.buffer.write(left) or 0 :]
+            if not left:
+                sys.stdout.buffer.flush()
+                return
+        except BlockingIOError as error:
+            left = left[error.characters_written :] if left else left
+        select.select([], [sys.stdout], [])
 
 
 def to_json_line(value: object) -> bytes:

@@ -173,8 +173,7 @@ def test_the_estimate_is_the_memory_that_is_used(context, tmp_path):
     (tmp_path / "chars.json").write_text(str(symbols).replace("'", '"'), encoding="utf-8")
     (tmp_path / "text").write_text(symbols[1] * (context - 2), encoding="utf-8")
     flags = ["-m", tmp_path, "-f", tmp_path / "text", "-n", "1", "-t", "0", "-c", context, "--kernels", "plain"]
-    small = commands.run("complete", "-m", TINY, "a", "-n", "1", "-c", "16").peak_bytes
     peak = commands.run("complete", *flags, "--dtype", "fp32").peak_bytes
     planned = plan_memory(args, n_slots=1, itemsize=4, tied=False).total(context)
-    assert small + planned == pytest.approx(peak, rel=0.1)
-    assert small + planned > 0.98 * peak
+    assert planned == pytest.approx(peak, rel=0.1)
+    assert planned > 0.97 * peak

@@ -137,8 +137,12 @@ def test_a_huge_tokenizer_is_not_read(name, beginning, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_output_that_does_not_wait():
-    """Who starts it may have made the pipe a non-blocking one: what did not fit at once was lost, with exit 0."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_does_not_wait(unbuffered):
+    """Who starts it may have made the pipe a non-blocking one: what did not fit at once was lost, with exit 0.
+
+    Python's unbuffered streams do not even raise: they say how much they took.
+    """
     arguments = ["complete", "-m", TINY, "Hi", "-n", "600", "--ignore-eos", "-t", "0"]
     expected = process(*arguments).stdout
     assert len(expected) > 4096
@@ -146,7 +150,11 @@ def test_an_output_that_does_not_wait():
     fcntl.fcntl(writer, F_SETPIPE_SZ, 4096)
     os.set_blocking(writer, False)
     started = subprocess.Popen(
-        [sys.executable, "-m", "llama_cli", *arguments], stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE
+        [sys.executable, "-m", "llama_cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     os.close(writer)
     with started, open(reader, "rb", buffering=0) as pipe:
