@@ -26,6 +26,9 @@ HEADROOM = 0.03
 # Tokens of a prompt that one step computes at most.
 CHUNK = 512
 
+# Bytes of a matrix that model/widening.py makes at a time.
+WIDENED = 64 << 20
+
 EMBEDDING = "tok_embeddings.weight"
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -141,7 +144,7 @@ def plan_memory(
         weights=weights,
         unread=bytes_of(EMBEDDING, (args.vocab_size, args.dim)) if is_mapped and not tied else 0,
         loading=_loading_bytes(args, itemsize, linear_bytes or itemsize, stored, packs=packs) // n_ranks,
-        step=_step_bytes(args, n_slots),
+        step=_step_bytes(args, n_slots) + (_widened_bytes(args) if stored and (linear_bytes or itemsize) == 2 else 0),
         per_token=per_token,
         per_position=CHUNK * itemsize + 4 * args.head_dim,  # a prompt's mask, and the rotation
         n_slots=n_slots,
@@ -171,6 +174,11 @@ def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: 
 def _step_bytes(args: ModelArgs, n_slots: int) -> int:
     """Activations of a chunk of a prompt, in float32, and logits with what the choice of a token makes of them."""
     return CHUNK * (6 * args.ffn_dim + 8 * args.dim) * 4 + 3 * n_slots * args.vocab_size * 4
+
+
+def _widened_bytes(args: ModelArgs) -> int:
+    """What a CPU that is slow in bfloat16 may widen at a time: a part of the largest matrix, or all of it."""
+    return min(WIDENED, 2 * args.ffn_dim * args.dim * 4)
 
 
 def can_split(args: ModelArgs, n_ranks: int) -> bool:
