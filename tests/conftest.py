@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ pytest_plugins = ["promises"]
 # Tiny matrices: a second thread costs more than it saves, and tests run side by side.
 torch.set_num_threads(1)
 
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and the programs that they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The settings of whoever runs the tests are none of theirs.
 os.environ["LLAMA_CLI_CONFIG"] = os.devnull
