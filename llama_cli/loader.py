@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, cast
@@ -20,7 +21,8 @@ from .checkpoint.checkpoint import EMBEDDING, OUTPUT
 from .checkpoint.installed import model_name
 from .checkpoint.pages import keep_heap
 from .engine.engine import Engine
-from .engine.graphs import cuda_graphs
+from .engine.graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
+from .engine.native_steps import NativeSteps
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
 from .memory import (
@@ -36,7 +38,7 @@ from .memory import (
 )
 from .model.args import ModelArgs, Quantization, read_params
 from .model.family import doubt_about
-from .model.fuse import fuse
+from .model.fuse import fuse, replace
 from .model.llama import Llama, TransformerBlock
 from .model.parallel import WHOLE, Share, bounds_of, parallelize, shared_args
 from .model.quantize import can_quantize
@@ -188,7 +190,7 @@ def plan_model(
         linear_bytes=recipe.linear_bytes,
         n_ranks=n_ranks,
         stored=stored,
-        packs=recipe.make is not None,
+        packs=recipe.make is not None and recipe.library is None,
     )
 
 
@@ -214,9 +216,13 @@ def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: 
     if share.size > 1:
         parallelize(model, job.args, share)
     keep_heap()
-    # Collectives would have to be recorded by all ranks at the same time.
-    record = cuda_graphs() if device.type == "cuda" and job.kernels == "auto" and share.size == 1 else None
-    return Runner(model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len, record=record)
+    # Ranks have to meet in every layer, which neither way knows.
+    make_runner = partial(Runner, model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
+    if share.size == 1 and recipe.library is not None:
+        return make_runner(make_steps=partial(NativeSteps, library=recipe.library))
+    if share.size == 1 and device.type == "cuda" and job.kernels == "auto":
+        return make_runner(make_steps=partial(DecodeGraphs, record=cuda_graphs()), growth=GROWTH_OF_CACHE)
+    return make_runner()
 
 
 def build_model(
@@ -236,7 +242,8 @@ def build_model(
         module = model.get_submodule(place) if place.startswith("layers.") else model
         weights = {name.removeprefix(f"{place}."): _to(weight, recipe, device) for name, weight in named}
         if recipe.make and recipe.make_w2 and module is not model:
-            fuse(cast(TransformerBlock, module), weights, recipe.make, recipe.make_w2)
+            place_layers = fuse if recipe.library is None else replace
+            place_layers(cast(TransformerBlock, module), weights, recipe.make, recipe.make_w2)
         if recipe.make_output is not None and place == (EMBEDDING if is_tied else OUTPUT):
             output = weights[EMBEDDING] if is_tied else weights.pop(OUTPUT)
             model.output = recipe.make_output(output)  # type: ignore[assignment]

@@ -127,8 +127,8 @@ class ModelOptions:
         model_option("--quantize", help="Round the weights of linear layers: int8 is fastest, int4 smallest."),
     ] = None
     kernels: Annotated[
-        Literal["auto", "plain"],
-        model_option("--kernels", help="Of linear layers; auto: the fastest here, plain: torch's F.linear."),
+        Literal["auto", "torch", "plain"],
+        model_option("--kernels", help="auto: ours, compiled on first use; torch: its fastest; plain: its F.linear."),
     ] = "auto"
     rope_scale_factor: Annotated[
         float | None,

@@ -19,6 +19,7 @@ Compute = Callable[[], Tensor]
 Record = Callable[[Compute], Compute]  # what computes something, as what computes it again at little cost
 
 SPAN = 256  # positions
+GROWTH_OF_CACHE = 2048  # positions: a new cache needs new records
 MOST_WASTE = 0.25  # of the bytes of the weights: what masked positions may add to what a step reads
 
 
@@ -35,15 +36,15 @@ class DecodeGraphs:
         n_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         self._most_wasted = MOST_WASTE * n_bytes
 
-    def suits(self, rows: Sequence[Row], outputs: Sequence[int]) -> bool:
-        """Whether a step is one token for each row, all answered, and little more is read than these need."""
+    def takes(self, rows: Sequence[Row], outputs: Sequence[int]) -> int:
+        """All rows if each is one token, answered, and little more is read than these need; else none."""
         if any(row.length > 1 for row in rows) or list(outputs) != list(range(len(rows))):
-            return False
+            return 0
         wasted = self._cache.n_slots * self._span(rows) - sum(row.start + 1 for row in rows)
-        return wasted * self._bytes_per_position <= self._most_wasted
+        return len(rows) if wasted * self._bytes_per_position <= self._most_wasted else 0
 
     def logits(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
-        """Logits (rows, vocab_size), float32, of a step that suits."""
+        """Logits (rows, vocab_size), float32, of rows of one token each, in a step that it takes."""
         n_rows = min(1 << (len(rows) - 1).bit_length(), self._cache.n_slots)
         shape = n_rows, self._span(rows)
         recorded = self._recorded.get(shape)

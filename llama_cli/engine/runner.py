@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..model.cache import Cache
 from ..model.llama import Batch, Llama, Row
-from .graphs import DecodeGraphs, Record
 from .scheduler import Copy, Plan
 
 # The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
 GROWTH = 256
-
-# Graphs are recorded anew for a new cache.
-GROWTH_WITH_GRAPHS = 2048
 
 
 class Step(NamedTuple):
@@ -40,14 +37,30 @@ class Step(NamedTuple):
         return cls(plan.copies, rows, tokens, outputs)
 
 
+class DecodeSteps(Protocol):
+    """A faster way for rows of one token each, on the cache that it was made for."""
+
+    def takes(self, rows: Sequence[Row], outputs: Sequence[int]) -> int:
+        """How many of the first rows of a step it computes."""
+
+    def logits(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
+        """Logits (rows, vocab_size), float32, of rows that it takes."""
+
+
+MakeSteps = Callable[[Llama, Cache], DecodeSteps]
+
+
 class Runner:
     """Owns the model and its cache."""
 
-    def __init__(self, model: Llama, *, n_slots: int, max_seq_len: int, record: Record | None = None) -> None:
-        """With `record`, decode steps are recorded and replayed."""
+    def __init__(
+        self, model: Llama, *, n_slots: int, max_seq_len: int, make_steps: MakeSteps | None = None, growth: int = GROWTH
+    ) -> None:
+        """`make_steps` makes the fast way of rows of one token, anew whenever the cache has grown by `growth`."""
         self.model = model
-        self._record = record
-        self._graphs: DecodeGraphs | None = None
+        self._make_steps = make_steps
+        self._growth = growth
+        self._steps: DecodeSteps | None = None
         self.n_slots = n_slots
         self.max_seq_len = max_seq_len  # the cache never grows past this
         self.device = model.tok_embeddings.weight.device
@@ -65,14 +78,13 @@ class Runner:
         """Make room for sequences of `length` tokens, keeping what is cached."""
         if self.has_room(length):
             return
-        growth = GROWTH if self._record is None else GROWTH_WITH_GRAPHS
-        rounded = min(-(-length // growth) * growth, self.max_seq_len)
+        rounded = min(-(-length // self._growth) * self._growth, self.max_seq_len)
         grown = self._make_cache(rounded)
         grown.copy_from(self.cache)
         self.cache = grown
         self.model.prepare_rope(rounded)
-        if self._record is not None:
-            self._graphs = DecodeGraphs(self.model, grown, self._record)
+        if self._make_steps is not None:
+            self._steps = self._make_steps(self.model, grown)
 
     def run(self, plan: Plan) -> Tensor:
         """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
@@ -83,11 +95,15 @@ class Runner:
         """The logits (M, vocab_size) of the tokens that a step asks for."""
         for copy in step.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
-        if self._graphs is not None and self._graphs.suits(step.rows, step.outputs):
-            return self._graphs.logits(step.rows, step.tokens)
-        batch = Batch.of(step.rows, step.tokens, step.outputs, self.cache)
-        logits: Tensor = self.model(batch, self.cache)
-        return logits
+        n = self._steps.takes(step.rows, step.outputs) if self._steps is not None else 0
+        parts = []
+        if self._steps is not None and n > 0:
+            parts.append(self._steps.logits(step.rows[:n], step.tokens[:n]))
+        if n < len(step.rows):
+            outputs = [output - n for output in step.outputs[n:]]
+            batch = Batch.of(step.rows[n:], step.tokens[n:], outputs, self.cache)
+            parts.append(self.model(batch, self.cache))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def clear(self, slot: int) -> None:
         """Forget the numbers of a slot."""

@@ -40,3 +40,13 @@ def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: Ma
     del feed_forward.w1, feed_forward.w3
     feed_forward.w13 = make(take("feed_forward.w1", "feed_forward.w3"))
     feed_forward.w2 = make_w2(take("feed_forward.w2"))  # type: ignore[assignment]
+
+
+@torch.no_grad()
+def replace(
+    block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLinear, make_w2: MakeLinear
+) -> None:
+    """Make every matrix a layer of its own, taken from the `weights` of the block."""
+    for place in ("attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w3"):
+        block.set_submodule(place, make(weights.pop(f"{place}.weight")))
+    block.feed_forward.w2 = make_w2(weights.pop("feed_forward.w2.weight"))  # type: ignore[assignment]

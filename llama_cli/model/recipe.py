@@ -8,14 +8,16 @@ from typing import Literal
 import torch
 
 from ..errors import UsageError
+from ..native.library import Library, native_library
 from .args import Quantization
 from .fuse import MakeLinear, plain_linear
+from .native_linear import KINDS, NativeLayers
 from .packed import can_pack, packed_linear
 from .quantize import Int8Linear, can_quantize, fine_int8_linear, int4_linear
 from .weight_only import WeightOnlyInt8Linear
 from .widening import many_rows, widening_linear
 
-Kernels = Literal["auto", "plain"]
+Kernels = Literal["auto", "torch", "plain"]
 
 INT8_BYTES = 1.0  # a weight; the scales of its row do not count
 INT4_BYTES = 0.625  # half a byte, and two scales in bfloat16 for each group of 32
@@ -33,11 +35,12 @@ class Recipe:
     make: MakeLinear | None = None
     make_w2: MakeLinear | None = None
     make_output: MakeLinear | None = None
+    library: Library | None = None  # of our own kernels, whose layers stay apart and are not copied
 
     @property
     def copies_embedding(self) -> bool:
         """Whether an output matrix that is the embedding becomes a matrix of its own."""
-        return self.make_output not in (None, plain_linear)
+        return self.library is None and self.make_output not in (None, plain_linear)
 
 
 def choose_recipe(
@@ -46,11 +49,25 @@ def choose_recipe(
     """The fastest way that this device has; UsageError if it cannot be."""
     name = str(dtype).removeprefix("torch.")
     if quantize is not None:
-        return _quantized(dtype, device, quantize)
+        return _quantized(dtype, device, quantize, kernels)
     if kernels == "plain":
         return Recipe(name, dtype, dtype, dtype.itemsize)
+    native = _native_layers(dtype, device, kernels)
+    if native is not None:
+        full = native.full
+        return Recipe(name, dtype, dtype, dtype.itemsize, None, full, full, full, native.library)
     make, make_output = _fast_layers(dtype, device)
     return Recipe(name, dtype, dtype, dtype.itemsize, None, make, make, make_output)
+
+
+def _native_layers(dtype: torch.dtype, device: torch.device, kernels: Kernels) -> NativeLayers | None:
+    """Layers of our own kernels; None where they cannot be had or are not wanted."""
+    if kernels != "auto" or device.type != "cpu" or dtype not in KINDS:
+        return None
+    library = native_library()
+    if library is None:
+        return None
+    return NativeLayers(library, many_rows() if dtype == torch.bfloat16 else None)
 
 
 def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear | None, MakeLinear | None]:
@@ -65,14 +82,20 @@ def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear |
     return widening, packed or widening
 
 
-def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization) -> Recipe:
+def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization, kernels: Kernels) -> Recipe:
     if not can_quantize(device, quantize):
         where = "an x86 CPU with oneDNN" + (" or a GPU" if quantize == "int8" else "")
         raise UsageError(f"--quantize {quantize} needs {where}, not {device}", "leave --quantize out")
     if device.type == "cuda":
         make = WeightOnlyInt8Linear
         return Recipe("int8", dtype, dtype, INT8_BYTES, "int8", make, make, make)
+    f32, bf16 = torch.float32, torch.bfloat16
+    native = _native_layers(bf16, device, kernels)
+    if native is not None and native.library.has_int8:
+        fine, library = native.fine_int8, native.library
+        if quantize == "int8":
+            return Recipe("int8", dtype, f32, INT8_BYTES, "int8", native.int8, fine, fine, library)
+        return Recipe("int4", bf16, bf16, INT4_BYTES, "int4", native.int4, native.int4, fine, library)
     if quantize == "int8":
-        return Recipe("int8", dtype, torch.float32, INT8_BYTES, "int8", Int8Linear, fine_int8_linear, fine_int8_linear)
-    bf16 = torch.bfloat16
+        return Recipe("int8", dtype, f32, INT8_BYTES, "int8", Int8Linear, fine_int8_linear, fine_int8_linear)
     return Recipe("int4", bf16, bf16, INT4_BYTES, "int4", int4_linear, int4_linear, fine_int8_linear)

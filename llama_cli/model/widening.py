@@ -45,7 +45,7 @@ class WideningLinear(nn.Module):
     def __init__(self, weight: Tensor, *, many: int, packed: bool) -> None:
         super().__init__()
         self.many = many
-        parts = torch.split(weight.detach(), _rows_of_a_part(*weight.shape))
+        parts = torch.split(weight.detach(), rows_of_a_part(*weight.shape))
         self.parts = [torch.ops.mkldnn._reorder_linear_weight(part) for part in parts] if packed else list(parts)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class WideningLinear(nn.Module):
         return _join([F.linear(wide, _widened(part)).type_as(x) for part in self.parts])
 
 
-def _rows_of_a_part(n_out: int, n_in: int) -> int:
+def rows_of_a_part(n_out: int, n_in: int) -> int:
     """Equal parts, but for the last."""
     n_parts = math.ceil(n_out * n_in * torch.float32.itemsize / PART_BYTES)
     return math.ceil(n_out / n_parts / BLOCK_ROWS) * BLOCK_ROWS

@@ -199,11 +199,13 @@ def test_parts_of_ranks_are_those_of_the_full_weights(kind, size, tmp_path):
 
 @needs_kernels
 @both
-def test_a_share_of_the_model_runs(kind, tmp_path):
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_a_share_of_the_model_runs(kind, kernels, tmp_path):
     """Where an int4 part has rows that the kernel does not take, the layer has full weights."""
     checkpoint, args = checked(saved(DATA / "tiny/gqa", tmp_path / "saved", kind))
     for rank in range(2):
-        model = build_model(checkpoint, args, choose_recipe(torch.bfloat16, CPU, quantize=kind), CPU, Share(rank, 2))
+        recipe = choose_recipe(torch.bfloat16, CPU, quantize=kind, kernels=kernels)
+        model = build_model(checkpoint, args, recipe, CPU, Share(rank, 2))
         x = random(3, args.dim).bfloat16()
         parts = []
         for name in (f"layers.0.attention.{each}.weight" for each in ("wq", "wk", "wv")):
@@ -211,7 +213,7 @@ def test_a_share_of_the_model_runs(kind, tmp_path):
             wanted = bounds_of(args, Share(rank, 2), name, shape)
             parts.append(checkpoint.read(name, shape, wanted, head_dim=args.head_dim))
         expected = x.float() @ torch.cat(parts).float().T
-        found = model.layers[0].attention.wqkv(x).float()
+        found = model.layers[0].attention.project(x).float().flatten(1)
         assert (found - expected).abs().max() < 0.03 * expected.abs().max()
 
 

@@ -1,5 +1,7 @@
 """Recorded decode steps, with a recorder that keeps results in one place as CUDA graphs do."""
 
+from functools import partial
+
 import pytest
 import torch
 from engine.test_engine import PROMPTS, make_engine, requests_of, run
@@ -36,8 +38,9 @@ def _no_limit(monkeypatch):
     monkeypatch.setattr(graphs, "MOST_WASTE", float("inf"))
 
 
-def recording_engine(model, n_slots, recorder, max_seq_len=256):
-    runner = Runner(model, n_slots=n_slots, max_seq_len=max_seq_len, record=recorder)
+def recording_engine(model, n_slots, recorder, max_seq_len=256, growth=256):
+    make_steps = partial(DecodeGraphs, record=recorder)
+    runner = Runner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=make_steps, growth=growth)
     return Engine(runner, n_words=model.args.vocab_size, stop_tokens=frozenset())
 
 
@@ -70,16 +73,15 @@ def test_metas_ids_in_float32():
     assert recorder.replayed
 
 
-def test_a_new_cache_is_recorded_anew(monkeypatch):
-    monkeypatch.setattr("llama_cli.engine.runner.GROWTH_WITH_GRAPHS", 16)
+def test_a_new_cache_is_recorded_anew():
     model, recorder = random_model(SMALL), Recorder()
     request = Request(0, (1, 2, 3), Sampling(temperature=0, max_tokens=40), seed=0)
-    recorded, _ = run(recording_engine(model, 1, recorder), [request])
+    recorded, _ = run(recording_engine(model, 1, recorder, growth=16), [request])
     plain, _ = run(make_engine(model=model), [request])
     assert recorded[0, 0][0] == plain[0, 0][0]
     assert recorder.recorded == 1, "room for the whole request was made at once"
     longer = Request(0, tuple(range(1, 60)), Sampling(temperature=0, max_tokens=4), seed=0)
-    engine = recording_engine(model, 1, recorder)
+    engine = recording_engine(model, 1, recorder, growth=16)
     assert run(engine, [request])[0] == recorded
     assert run(engine, [longer])[0] == run(make_engine(model=model), [longer])[0]
     assert recorder.recorded == 3
@@ -94,22 +96,22 @@ def test_spans_are_rounded_up(monkeypatch):
     assert recorder.recorded == 4, "positions to 8, 16, 24, 32"
 
 
-def test_which_steps_suit(monkeypatch):
+def test_which_steps_it_takes(monkeypatch):
     model = random_model(SMALL)
-    runner = Runner(model, n_slots=4, max_seq_len=512, record=Recorder())
+    runner = Runner(model, n_slots=4, max_seq_len=512)
     runner.reserve(512)
     found = DecodeGraphs(model, runner.cache, Recorder())
-    assert found.suits([Row(2, 7, 1), Row(0, 500, 1)], [0, 1])
-    assert not found.suits([Row(2, 7, 1), Row(0, 3, 2)], [0, 2]), "a prompt"
-    assert not found.suits([Row(2, 7, 1), Row(0, 3, 1)], [1]), "one asks for nothing"
+    assert found.takes([Row(2, 7, 1), Row(0, 500, 1)], [0, 1]) == 2
+    assert not found.takes([Row(2, 7, 1), Row(0, 3, 2)], [0, 2]), "a prompt"
+    assert not found.takes([Row(2, 7, 1), Row(0, 3, 1)], [1]), "one asks for nothing"
     monkeypatch.setattr(graphs, "MOST_WASTE", 0.0)
     found = DecodeGraphs(model, runner.cache, Recorder())
-    assert not found.suits([Row(2, 7, 1)], [0]), "four slots of 256 positions for one of 8"
+    assert not found.takes([Row(2, 7, 1)], [0]), "four slots of 256 positions for one of 8"
 
 
 def test_a_result_outlives_the_next_step():
     model = random_model(SMALL)
-    runner = Runner(model, n_slots=2, max_seq_len=64, record=Recorder())
+    runner = Runner(model, n_slots=2, max_seq_len=64, make_steps=partial(DecodeGraphs, record=Recorder()))
     runner.reserve(64)
     first = runner.compute(Step([], [Row(0, 0, 1)], [5], [0]))
     kept = first.clone()

@@ -1,0 +1,115 @@
+"""Linear layers of our own kernels, on weights as they lie in the file: nothing is packed, joined or copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..native.library import Kind, Library, Matrix, address
+from .rounding import Int4Weight, Int8Weight, Weight, fits_int4, in_full, round_int4, round_int8
+from .widening import rows_of_a_part
+
+# Up to so many rows a product waits for weights, and our kernels read them fastest.
+FEW = 32
+
+KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class NativeLayers:
+    """Makes linear layers; `many` is from how many rows on float32 is faster than bfloat16 (see widening.py)."""
+
+    library: Library
+    many: int | None
+
+    def full(self, weight: Weight) -> nn.Module:
+        """All bits of the weights."""
+        return NativeLinear(in_full(weight), self)
+
+    def int8(self, weight: Weight) -> nn.Module:
+        """8 bits for both sides."""
+        return NativeInt8Linear(weight, self.library, Kind.INT8)
+
+    def fine_int8(self, weight: Weight) -> nn.Module:
+        """8 bits, and two digits of them for inputs."""
+        return NativeInt8Linear(weight, self.library, Kind.INT8_FINE)
+
+    def int4(self, weight: Weight) -> nn.Module:
+        """4 bits where the shape allows it."""
+        if isinstance(weight, Int4Weight) or fits_int4(*weight.shape):
+            return NativeInt4Linear(weight, self)
+        return self.full(weight)
+
+
+class NativeLinear(nn.Module):
+    """x @ weight.T; few rows by our own kernel, others by torch's, in float32 where that is faster."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, layers: NativeLayers) -> None:
+        super().__init__()
+        self.layers = layers
+        self.register_buffer("weight", weight.detach().contiguous(), persistent=False)
+        n_out, n_in = weight.shape
+        self.matrix = Matrix(address(self.weight), None, None, n_out, n_in, KINDS[weight.dtype])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        if len(x) <= FEW:
+            return self.layers.library.linear(self.matrix, x.float()).type_as(x)
+        if self.layers.many is None or len(x) < self.layers.many:
+            return F.linear(x, self.weight)
+        wide = x.float()
+        parts = torch.split(self.weight, rows_of_a_part(*self.weight.shape))
+        return torch.cat([F.linear(wide, part.float()).type_as(x) for part in parts], -1)
+
+
+class NativeInt8Linear(nn.Module):
+    """x @ weight.T with both sides rounded to 8 bits: the same numbers as quantize.Int8Linear."""
+
+    values: Tensor
+    scales: Tensor
+    sums: Tensor
+
+    def __init__(self, weight: Weight, library: Library, kind: Kind) -> None:
+        super().__init__()
+        self.library = library
+        rounded = weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
+        self.register_buffer("scales", rounded.scales.clone(), persistent=False)
+        self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
+        self.matrix = Matrix(*map(address, (self.values, self.scales, self.sums)), *weight.shape, kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        return self.library.linear(self.matrix, x.float()).type_as(x)
+
+
+class NativeInt4Linear(nn.Module):
+    """x @ weight.T with weights of 4 bits, a scale and a middle for each group of 32."""
+
+    values: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Weight, layers: NativeLayers) -> None:
+        super().__init__()
+        self.layers = layers
+        rounded = weight if isinstance(weight, Int4Weight) else round_int4(in_full(weight))
+        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
+        self.register_buffer("scales", rounded.scales.contiguous(), persistent=False)
+        self.matrix = Matrix(address(self.values), address(self.scales), None, *weight.shape, Kind.INT4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        library = self.layers.library
+        if len(x) <= FEW:
+            return library.linear(self.matrix, x.float()).type_as(x)
+        n_out = self.matrix.n_out
+        like = x if self.layers.many is None else x.float()
+        step = rows_of_a_part(n_out, self.matrix.n_in)
+        parts = [range(first, min(first + step, n_out)) for first in range(0, n_out, step)]
+        outs = [F.linear(like, library.widen_int4(self.matrix, part).type_as(like)).type_as(x) for part in parts]
+        return torch.cat(outs, -1)

@@ -1,0 +1,85 @@
+"""Compiles the kernels for this processor, once: the result is kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fopenmp", "-shared", "-fPIC", "-w")
+CPUINFO = Path("/proc/cpuinfo")
+MOST_SECONDS = 120
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler of this machine: the one that CXX names, or the usual ones; None where there is none."""
+    named = os.environ.get("CXX")
+    return next((found for name in ((named,) if named else COMPILERS) if (found := shutil.which(name))), None)
+
+
+def built_library() -> Path | None:
+    """The compiled kernels; None where they cannot be had, and -v says why."""
+    compiler = find_compiler()
+    if compiler is None:
+        logger.info("torch's kernels are used: there is no C++ compiler to make faster ones")
+        return None
+    try:
+        folder = _private_folder(Path(platformdirs.user_cache_path("llama-cli")) / "kernels")
+        library = folder / f"{_key(compiler)}.so"
+        if not library.exists():
+            _compile(compiler, library)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None)
+        logger.info("torch's kernels are used: faster ones could not be compiled: %s", said or error)
+        return None
+    return library
+
+
+def _key(compiler: str) -> str:
+    """What the result depends on: the source, the compiler, and the processor that it is made for."""
+    parts = [SOURCE.read_bytes(), " ".join((compiler, *FLAGS)).encode(), str(os.stat(compiler).st_mtime_ns).encode()]
+    return hashlib.sha256(b"\0".join([*parts, _processor().encode()])).hexdigest()[:32]
+
+
+def _processor() -> str:
+    """The instructions that it has."""
+    described = CPUINFO.read_text() if CPUINFO.exists() else ""
+    features = next((line for line in described.splitlines() if line.lower().startswith(("flags", "features"))), "")
+    return f"{platform.machine()} {platform.processor()} {features}"
+
+
+def _private_folder(folder: Path) -> Path:
+    """A folder that nobody else may write into, since what lies there is run. OSError if it is not ours alone."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise OSError(f"others may write into {folder}")
+    return folder
+
+
+def _compile(compiler: str, library: Path) -> None:
+    """Make the library beside its place and move it there whole: several programs may do so at once."""
+    logger.info("compiling kernels for this processor, which is done once")
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        made = Path(scratch) / library.name
+        subprocess.run(  # noqa: S603 - the user's own compiler on our own source
+            [compiler, *FLAGS, str(SOURCE), "-o", str(made)],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=MOST_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+        os.replace(made, library)

@@ -1,0 +1,128 @@
+"""What the compiled kernels are called with: the structures and functions of kernels.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from enum import IntEnum
+from functools import cache
+
+import torch  # before the library: both then share one runtime of OpenMP
+from torch import Tensor
+
+from .build import built_library
+
+
+class Kind(IntEnum):
+    """How the weights of a matrix are stored, and the inputs of its product rounded."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    INT4 = 2
+    INT8 = 3
+    INT8_FINE = 4
+
+
+class Matrix(Structure):
+    """Weights (n_out, n_in)."""
+
+    _fields_ = (
+        ("weights", c_void_p),
+        ("scales", c_void_p),
+        ("sums", c_void_p),
+        ("n_out", c_int64),
+        ("n_in", c_int64),
+        ("kind", c_int32),
+    )
+
+
+class Layer(Structure):
+    """The weights and the cache of one layer."""
+
+    _fields_ = (
+        *((name, Matrix) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")),
+        *((name, c_void_p) for name in ("attention_norm", "ffn_norm", "keys", "values")),
+    )
+
+
+class Model(Structure):
+    """All that a step reads but for its own numbers."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("n_layers", "dim", "ffn_dim", "n_heads", "n_kv_heads", "head_dim")),
+        ("max_seq_len", c_int64),
+        ("layers", POINTER(Layer)),
+        ("norm", c_void_p),
+        ("output", Matrix),
+        ("rope", c_void_p),
+        ("norm_eps", c_float),
+        ("rounds", c_int32),
+        ("narrows", c_int32),
+    )
+
+
+class Library:
+    """The functions of the library, on tensors."""
+
+    def __init__(self, loaded: ctypes.CDLL) -> None:
+        self._loaded = loaded
+        loaded.scratch_floats.restype = loaded.most_head_dim.restype = c_int64
+        self.has_int8 = bool(loaded.multiplies_bytes())
+        self.most_head_dim = int(loaded.most_head_dim())
+
+    def scratch_floats(self, model: Model, n_rows: int) -> int:
+        """How many floats `decode` wants room for."""
+        return int(self._loaded.scratch_floats(ctypes.byref(model), c_int64(n_rows)))
+
+    def decode(
+        self, model: Model, positions: Tensor, slots: Tensor, x: Tensor, logits: Tensor, scratch: Tensor
+    ) -> None:
+        """One token of each row: x (R, dim), float32, are its embeddings; fills logits (R, vocab_size)."""
+        self._loaded.decode(
+            ctypes.byref(model), c_int64(len(x)), *map(address, (positions, slots, x, logits, scratch)), _threads()
+        )
+
+    def linear(self, matrix: Matrix, x: Tensor) -> Tensor:
+        """x (N, in), float32 -> (N, out), float32."""
+        n_rows, n_in = x.shape
+        y = torch.empty(n_rows, matrix.n_out)
+        room = torch.empty(2 * n_rows * (n_in + 1) + 64)
+        self._loaded.linear(ctypes.byref(matrix), c_int64(n_rows), *map(address, (x.contiguous(), y, room)), _threads())
+        return y
+
+    def widen_int4(self, matrix: Matrix, rows: range) -> Tensor:
+        """Rows of int4 weights, (rows, in), float32."""
+        wide = torch.empty(len(rows), matrix.n_in)
+        self._loaded.widen_int4(
+            ctypes.byref(matrix), c_int64(rows.start), c_int64(len(rows)), address(wide), _threads()
+        )
+        return wide
+
+    def sum_rows(self, weights: Tensor) -> Tensor:
+        """The sums of int8 weights (out, in), (out,)."""
+        sums = torch.empty(len(weights), dtype=torch.int32)
+        n_out, n_in = weights.shape
+        self._loaded.sum_rows(address(weights), c_int64(n_out), c_int64(n_in), address(sums), _threads())
+        return sums
+
+
+def address(tensor: Tensor) -> c_void_p:
+    """Where the numbers of a tensor begin; whoever keeps the address keeps the tensor too."""
+    assert tensor.is_contiguous(), "the kernels know no strides"
+    return c_void_p(tensor.data_ptr())
+
+
+def _threads() -> c_int:
+    return c_int(torch.get_num_threads())
+
+
+@cache
+def native_library() -> Library | None:
+    """The kernels, compiled on first use; None where they cannot be had."""
+    path = built_library()
+    if path is None:
+        return None
+    try:
+        return Library(ctypes.CDLL(str(path)))
+    except OSError:
+        return None
