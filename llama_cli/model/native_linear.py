@@ -10,20 +10,30 @@ from torch import Tensor, nn
 
 from ..native.library import Kind, Library, Matrix, address
 from .rounding import Int4Weight, Int8Weight, Weight, fits_int4, in_full, round_int4, round_int8
-from .widening import rows_of_a_part
+from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, rows_of_a_part
 
-# Up to so many rows a product waits for weights, and our kernels read them fastest.
+# Up to so many rows our kernels are fastest: on any processor while a product waits for weights, and further where
+# bfloat16 is slow, since they multiply in float32. Measured with AVX-512.
 FEW = 32
+FEW_WITH_SLOW_BFLOAT16 = 128
 
 KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
 
 
 @dataclass(frozen=True)
 class NativeLayers:
-    """Makes linear layers; `many` is from how many rows on float32 is faster than bfloat16 (see widening.py)."""
+    """Makes linear layers: more than `few` rows go to torch, in float32 where it `widens`."""
 
     library: Library
-    many: int | None
+    few: int = FEW
+    widens: bool = False
+
+    @classmethod
+    def here(cls, library: Library, dtype: torch.dtype) -> NativeLayers:
+        """What is fastest on this processor."""
+        if dtype != torch.bfloat16 or (many := many_rows()) is None:
+            return cls(library)
+        return cls(library, FEW_WITH_SLOW_BFLOAT16 if many == MANY_WITH_SLOW_BFLOAT16 else FEW, widens=True)
 
     def full(self, weight: Weight) -> nn.Module:
         """All bits of the weights."""
@@ -58,9 +68,9 @@ class NativeLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
-        if len(x) <= FEW:
+        if len(x) <= self.layers.few:
             return self.layers.library.linear(self.matrix, x.float()).type_as(x)
-        if self.layers.many is None or len(x) < self.layers.many:
+        if not self.layers.widens:
             return F.linear(x, self.weight)
         wide = x.float()
         parts = torch.split(self.weight, rows_of_a_part(*self.weight.shape))
@@ -105,10 +115,10 @@ class NativeInt4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
         library = self.layers.library
-        if len(x) <= FEW:
+        if len(x) <= self.layers.few:
             return library.linear(self.matrix, x.float()).type_as(x)
         n_out = self.matrix.n_out
-        like = x if self.layers.many is None else x.float()
+        like = x.float() if self.layers.widens else x
         step = rows_of_a_part(n_out, self.matrix.n_in)
         parts = [range(first, min(first + step, n_out)) for first in range(0, n_out, step)]
         outs = [F.linear(like, library.widen_int4(self.matrix, part).type_as(like)).type_as(x) for part in parts]

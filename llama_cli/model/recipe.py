@@ -65,9 +65,7 @@ def _native_layers(dtype: torch.dtype, device: torch.device, kernels: Kernels) -
     if kernels != "auto" or device.type != "cpu" or dtype not in KINDS:
         return None
     library = native_library()
-    if library is None:
-        return None
-    return NativeLayers(library, many_rows() if dtype == torch.bfloat16 else None)
+    return None if library is None else NativeLayers.here(library, dtype)
 
 
 def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear | None, MakeLinear | None]:

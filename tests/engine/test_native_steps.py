@@ -1,7 +1,6 @@
 """Decode steps of our own kernels against the model's own."""
 
 import dataclasses
-from functools import partial
 
 import pytest
 import torch
@@ -38,7 +37,7 @@ def native_model(args, kind, seed=0):
     """A random model on our kernels."""
     if kind == "int8" and not LIBRARY.has_int8:
         pytest.skip("this processor cannot")
-    model, layers = random_model(args, seed), NativeLayers(LIBRARY, None)
+    model, layers = random_model(args, seed), NativeLayers(LIBRARY)
     make = {"int8": layers.int8, "int4": layers.int4}.get(kind, layers.full)
     make_w2 = {"int8": layers.fine_int8, "int4": layers.int4}.get(kind, layers.full)
     dtype = torch.float32 if kind in ("float32", "int8") else torch.bfloat16

@@ -38,7 +38,7 @@ def _threads(request):
 @pytest.mark.parametrize(("n_out", "n_in"), SHAPES)
 def test_full_weights(n_out, n_in, dtype):
     """Sums in float32 of exact products; a bfloat16 result is rounded once."""
-    layer = NativeLayers(LIBRARY, many=50).full(numbers(n_out, n_in).to(dtype))
+    layer = NativeLayers(LIBRARY, widens=dtype == torch.bfloat16).full(numbers(n_out, n_in).to(dtype))
     rounding = 2**-8 if dtype == torch.bfloat16 else 0
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).to(dtype)
@@ -52,7 +52,7 @@ def test_nothing_is_written_beside_the_result(rows):
     weight, x = numbers(37, 53), numbers(rows, 53)
     for _ in range(20):
         around = [torch.full((rows * 37,), 7.0) for _ in range(8)]
-        layer = NativeLayers(LIBRARY, many=None).full(weight)
+        layer = NativeLayers(LIBRARY).full(weight)
         layer(x)
         assert all(bool((each == 7).all()) for each in around)
 
@@ -61,7 +61,7 @@ def test_nothing_is_written_beside_the_result(rows):
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize(("n_out", "n_in"), [*SHAPES, (48, 4096)])
 def test_int8_is_exactly_the_sum_of_whole_numbers(n_out, n_in):
-    layers, weight = NativeLayers(LIBRARY, None), numbers(n_out, n_in)
+    layers, weight = NativeLayers(LIBRARY), numbers(n_out, n_in)
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows) * 10
         torch.testing.assert_close(layers.int8(weight)(x), Int8Linear(weight)(x), atol=0, rtol=0)
@@ -71,26 +71,26 @@ def test_int8_is_exactly_the_sum_of_whole_numbers(n_out, n_in):
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("many", [None, 50])
+@pytest.mark.parametrize("widens", [True, False])
 @pytest.mark.parametrize(("n_out", "n_in"), [(64, 64), (48, 96), (16, 1024)])
-def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, many):
+def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, widens):
     rounded = round_int4(numbers(n_out, n_in))
-    layer = NativeLayers(LIBRARY, many).int4(rounded)
+    layer = NativeLayers(LIBRARY, widens=widens).int4(rounded)
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).bfloat16()
         exact = F.linear(x.double(), rounded.dequantize().double())
-        # From torch's own product on, weights are rounded to bfloat16 where no float32 is used.
-        weights_rounded = 2**-8 * n_in**0.5 * 3 if many is None and rows > FEW else 0
+        # Where torch multiplies in bfloat16, weights are rounded to it.
+        weights_rounded = 2**-8 * n_in**0.5 * 3 if not widens and rows > FEW else 0
         torch.testing.assert_close(layer(x).double(), exact, atol=2e-6 * n_in + weights_rounded, rtol=2**-8 + 1e-6)
 
 
 def test_int4_keeps_what_does_not_fit_its_groups():
-    assert isinstance(NativeLayers(LIBRARY, None).int4(numbers(16, 40).bfloat16()), NativeLinear)
+    assert isinstance(NativeLayers(LIBRARY).int4(numbers(16, 40).bfloat16()), NativeLinear)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int4", pytest.param("int8", marks=needs_int8)])
 def test_a_row_never_depends_on_its_neighbours(name):
-    layers, weight = NativeLayers(LIBRARY, None), numbers(80, 192)
+    layers, weight = NativeLayers(LIBRARY), numbers(80, 192)
     make = {"float32": layers.full, "bfloat16": layers.full, "int4": layers.int4, "int8": layers.fine_int8}[name]
     layer = make(weight.bfloat16() if name == "bfloat16" else weight)
     x = numbers(FEW, 192, seed=1)
@@ -103,7 +103,7 @@ def test_a_row_never_depends_on_its_neighbours(name):
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int4", pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_and_infinity_are_not_lost(name, bad):
-    layers, weight = NativeLayers(LIBRARY, None), numbers(80, 192)
+    layers, weight = NativeLayers(LIBRARY), numbers(80, 192)
     make = {"float32": layers.full, "bfloat16": layers.full, "int4": layers.int4, "int8": layers.int8}[name]
     layer = make(weight.bfloat16() if name == "bfloat16" else weight)
     for rows in (1, 5):
@@ -116,7 +116,7 @@ def test_nan_and_infinity_are_not_lost(name, bad):
 
 def test_weights_are_not_copied():
     weight = numbers(64, 64)
-    assert NativeLayers(LIBRARY, None).full(weight).weight.data_ptr() == weight.data_ptr()
+    assert NativeLayers(LIBRARY).full(weight).weight.data_ptr() == weight.data_ptr()
 
 
 def test_a_native_model_is_metas_in_float32():
