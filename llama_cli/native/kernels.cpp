@@ -28,11 +28,10 @@ namespace {
 
 constexpr int64_t LANES = 16;
 constexpr int64_t BLOCK = 2 * LANES;  // columns that are read together, as two vectors
-constexpr int64_t AHEAD = 512;        // columns that are fetched ahead where every weight is read once
+constexpr int64_t AHEAD = 1024;       // bytes that are fetched ahead where every weight is read once
 constexpr int64_t POSITIONS = 128;    // attended at a time
 constexpr int64_t MOST_HEAD_DIM = 256;
 constexpr int64_t GROUP = 32;  // int4 weights that share a scale
-constexpr int64_t BYTES_AHEAD = 1024;
 constexpr int64_t BYTES = 64;  // int8 weights that are multiplied together
 constexpr int64_t NEAR = 1 << 18;  // bytes
 constexpr float ZERO_POINT = 128.0f;
@@ -167,6 +166,7 @@ struct Pair {
 
 struct Float32 {
     static constexpr bool even_and_odd = false;
+    static constexpr int64_t ahead = AHEAD / 4;
     const float* weights;
     int64_t n_in;
     Float32(const void* weights, const void*, int64_t n_in) : weights((const float*)weights), n_in(n_in) {}
@@ -182,8 +182,15 @@ struct Float32 {
     float one(int64_t out, int64_t column) const { return weights[out * n_in + column]; }
 };
 
+// In the cache already: what lies behind would be fetched in vain, or is not even memory.
+struct NearFloat32 : Float32 {
+    using Float32::Float32;
+    void prefetch(int64_t, int64_t) const {}
+};
+
 struct BFloat16 {
     static constexpr bool even_and_odd = true;
+    static constexpr int64_t ahead = AHEAD / 2;
     const uint16_t* weights;
     int64_t n_in;
     BFloat16(const void* weights, const void*, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
@@ -200,13 +207,15 @@ struct BFloat16 {
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
 struct Int4 {
     static constexpr bool even_and_odd = false;
+    static constexpr int64_t ahead = 2 * AHEAD;
     const uint8_t* weights;
     const uint16_t* scales;  // of each group the size of a step, and what level 8 means
     int64_t n_in;
     Int4(const void* weights, const void* scales, int64_t n_in)
         : weights((const uint8_t*)weights), scales((const uint16_t*)scales), n_in(n_in) {}
     void prefetch(int64_t out, int64_t column) const {
-        if (column % (4 * GROUP) == 0) __builtin_prefetch(weights + (out * n_in + column) / 2, 0, 2);
+        if (column % (4 * GROUP)) return;
+        __builtin_prefetch(weights + (out * n_in + column) / 2, 0, 2);
     }
     Pair at(int64_t out, int64_t column) const {
         int64_t group = (out * n_in + column) / GROUP;
@@ -270,7 +279,7 @@ inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride
             second[row] = load<Floats>(x + row * x_stride + column + LANES);
         }
         for (int o = 0; o < N_OUT; o++) {
-            if (fetch.of == 1) w.prefetch(out + o, column + AHEAD);
+            if (fetch.of == 1) w.prefetch(out + o, column + Weights::ahead);
             else if (fetches) w.prefetch(out + o + STRIDE, column);
             Pair pair = w.at(out + o, column);
             for (int row = 0; row < N_ROWS; row++) {
@@ -298,19 +307,20 @@ inline void column_of_tiles(const Weights& w, Range outs, const float* x, int64_
 template <class Weights>
 void multiply(const Weights&, Range, int64_t, const float*, int64_t, float*, int64_t);
 
-// Int4 weights of a few outputs are made floats once, not for each tile of rows.
+// Int4 weights of a tile's outputs are made floats once, not for each tile of rows.
 inline void multiply_widened(const Int4& w, Range outs, int64_t n_rows, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
-    static thread_local std::vector<float> wide;
-    wide.resize(STRIDE * w.n_in);
-    for (int64_t out = outs.first; out < outs.end; out += STRIDE) {
-        const int64_t n = out + STRIDE < outs.end ? STRIDE : outs.end - out;
-        for (int64_t o = 0; o < n; o++)
-            for (int64_t column = 0; column < w.n_in; column += BLOCK) {
-                w.prefetch(out + o + STRIDE, column);
+    static thread_local std::vector<float> room;
+    room.resize(OUTS * w.n_in);
+    float* const wide = room.data();
+    for (int64_t out = outs.first; out < outs.end; out += OUTS) {
+        const int64_t n = out + OUTS < outs.end ? OUTS : outs.end - out;
+        for (int64_t column = 0; column < w.n_in; column += BLOCK)
+            for (int64_t o = 0; o < n; o++) {
+                w.prefetch(out + o + OUTS, column);
                 Pair pair = w.at(out + o, column);
-                memcpy(&wide[o * w.n_in + column], &pair, sizeof pair);
+                memcpy(wide + o * w.n_in + column, &pair, sizeof pair);
             }
-        multiply(Float32(wide.data(), nullptr, w.n_in), {0, n}, n_rows, x, x_stride, y + out, y_stride);
+        multiply(NearFloat32(wide, nullptr, w.n_in), {0, n}, n_rows, x, x_stride, y + out, y_stride);
     }
 }
 
@@ -319,7 +329,7 @@ template <class Weights>
 void multiply(const Weights& w, Range outs, int64_t n_rows, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
     if (n_rows == 1) return column_of_tiles<Weights, OUTS_OF_ONE, 1>(w, outs, x, x_stride, y, y_stride);
     if constexpr (std::is_same_v<Weights, Int4>)
-        if (n_rows > ROWS) return multiply_widened(w, outs, n_rows, x, x_stride, y, y_stride);
+        if (n_rows > 4 * ROWS) return multiply_widened(w, outs, n_rows, x, x_stride, y, y_stride);
     for (int64_t out = outs.first; out < outs.end; out += STRIDE) {
         Range few = {out, out + STRIDE < outs.end ? out + STRIDE : outs.end};
         int64_t row = 0;
@@ -359,7 +369,7 @@ inline void byte_tile(const Matrix& m, int64_t out, int64_t row, const Inputs& i
         Bytes of_row[N_ROWS];
         for (int r = 0; r < N_ROWS; r++) of_row[r] = load<Bytes>(x + r * m.n_in + column);
         for (int o = 0; o < N_OUT; o++) {
-            if (row == 0) __builtin_prefetch(w + o * m.n_in + column + BYTES_AHEAD, 0, 2);
+            if (row == 0) __builtin_prefetch(w + o * m.n_in + column + AHEAD, 0, 2);
             Bytes bytes = load<Bytes>(w + o * m.n_in + column);
             for (int r = 0; r < N_ROWS; r++) sums[r][o] = add_products(sums[r][o], of_row[r], bytes);
         }
