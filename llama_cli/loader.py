@@ -22,7 +22,7 @@ from .checkpoint.installed import model_name
 from .checkpoint.pages import keep_heap
 from .engine.engine import Engine
 from .engine.graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
-from .engine.native_steps import NativeSteps
+from .engine.native_steps import NativeSteps, can_step
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
 from .memory import (
@@ -218,7 +218,7 @@ def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: 
     keep_heap()
     # Ranks have to meet in every layer, which neither way knows.
     make_runner = partial(Runner, model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
-    if share.size == 1 and recipe.library is not None:
+    if share.size == 1 and recipe.library is not None and can_step(model, recipe.library):
         return make_runner(make_steps=partial(NativeSteps, library=recipe.library))
     if share.size == 1 and device.type == "cuda" and job.kernels == "auto":
         return make_runner(make_steps=partial(DecodeGraphs, record=cuda_graphs()), growth=GROWTH_OF_CACHE)

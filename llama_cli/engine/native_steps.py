@@ -14,8 +14,21 @@ from ..model.llama import Llama, Row, TransformerBlock
 from ..native.library import Layer, Library, Matrix, Model, address
 
 
+def can_step(model: Llama, library: Library) -> bool:
+    """Whether the kernels take the model's shape: heads that are not too long, one layout for each row of inputs."""
+    blocks = [cast(TransformerBlock, module) for module in model.layers]
+    return model.args.head_dim <= library.most_head_dim and all(
+        len({_matrix(layer).kind for layer in layers}) == 1
+        for block in blocks
+        for layers in (
+            (block.attention.wq, block.attention.wk, block.attention.wv),
+            (block.feed_forward.w1, block.feed_forward.w3),
+        )
+    )
+
+
 class NativeSteps:
-    """The decode steps of one model on one cache."""
+    """The decode steps of one model, which `can_step`, on one cache."""
 
     def __init__(self, model: Llama, cache: Cache, library: Library) -> None:
         self._embeddings = model.tok_embeddings

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..native.library import Kind, Library, Matrix, address
+from .quantize import ZERO_POINT, multiply_rounded
 from .rounding import Int4Weight, Int8Weight, Weight, fits_int4, in_full, round_int4, round_int8
 from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, rows_of_a_part
 
@@ -17,6 +19,7 @@ from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, rows_of_a_part
 FEW = 32
 FEW_WITH_SLOW_BFLOAT16 = 128
 
+KIND_OF_DIGITS = {1: Kind.INT8, 2: Kind.INT8_FINE}
 KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
 
 
@@ -41,11 +44,11 @@ class NativeLayers:
 
     def int8(self, weight: Weight) -> nn.Module:
         """8 bits for both sides."""
-        return NativeInt8Linear(weight, self.library, Kind.INT8)
+        return NativeInt8Linear(weight, self.library, digits=1)
 
     def fine_int8(self, weight: Weight) -> nn.Module:
         """8 bits, and two digits of them for inputs."""
-        return NativeInt8Linear(weight, self.library, Kind.INT8_FINE)
+        return NativeInt8Linear(weight, self.library, digits=2)
 
     def int4(self, weight: Weight) -> nn.Module:
         """4 bits where the shape allows it."""
@@ -78,24 +81,33 @@ class NativeLinear(nn.Module):
 
 
 class NativeInt8Linear(nn.Module):
-    """x @ weight.T with both sides rounded to 8 bits: the same numbers as quantize.Int8Linear."""
+    """x @ weight.T with both sides rounded to 8 bits, as quantize.Int8Linear does."""
 
     values: Tensor
     scales: Tensor
     sums: Tensor
 
-    def __init__(self, weight: Weight, library: Library, kind: Kind) -> None:
+    def __init__(self, weight: Weight, library: Library, digits: Literal[1, 2] = 1) -> None:
         super().__init__()
         self.library = library
+        self.digits = digits
         rounded = weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
         self.register_buffer("values", rounded.values.contiguous(), persistent=False)
         self.register_buffer("scales", rounded.scales.clone(), persistent=False)
         self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
-        self.matrix = Matrix(*map(address, (self.values, self.scales, self.sums)), *weight.shape, kind)
+        self.matrix = Matrix(
+            *map(address, (self.values, self.scales, self.sums)), *weight.shape, KIND_OF_DIGITS[digits]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
-        return self.library.linear(self.matrix, x.float()).type_as(x)
+        if len(x) <= FEW:
+            return self.library.linear(self.matrix, x.float()).type_as(x)
+        return multiply_rounded(x, self.digits, self._multiply)
+
+    def _multiply(self, rounded: Tensor) -> Tensor:
+        signed = rounded.bitwise_xor_(ZERO_POINT).view(torch.int8)  # in two's complement as good as subtracting it
+        return torch._int_mm(signed, self.values.t()).float().mul_(self.scales)
 
 
 class NativeInt4Linear(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -62,13 +63,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
-        wide = x.float()
-        digit, steps = round_rows(wide)
-        if self.digits == 1:
-            return self._multiply(digit).mul_(steps).type_as(x)
-        rest, smaller_steps = round_rows(torch.addcmul(wide, digit.float().sub_(ZERO_POINT), steps, value=-1))
-        coarse, fine = self._multiply(torch.cat([digit, rest])).chunk(2)
-        return coarse.mul_(steps).addcmul_(fine, smaller_steps).type_as(x)
+        return multiply_rounded(x, self.digits, self._multiply)
 
     def _multiply(self, rounded: Tensor) -> Tensor:
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -76,6 +71,17 @@ class Int8Linear(nn.Module):
             *(1.0, 0, torch.float32, "none", [], ""),
         )
         return out
+
+
+def multiply_rounded(x: Tensor, digits: Literal[1, 2], multiply: Callable[[Tensor], Tensor]) -> Tensor:
+    """x (N, in) in whole steps, times something: `multiply` takes whole numbers (M, in) around ZERO_POINT, uint8."""
+    wide = x.float()
+    digit, steps = round_rows(wide)
+    if digits == 1:
+        return multiply(digit).mul_(steps).type_as(x)
+    rest, smaller_steps = round_rows(torch.addcmul(wide, digit.float().sub_(ZERO_POINT), steps, value=-1))
+    coarse, fine = multiply(torch.cat([digit, rest])).chunk(2)
+    return coarse.mul_(steps).addcmul_(fine, smaller_steps).type_as(x)
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:

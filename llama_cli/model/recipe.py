@@ -40,7 +40,8 @@ class Recipe:
     @property
     def copies_embedding(self) -> bool:
         """Whether an output matrix that is the embedding becomes a matrix of its own."""
-        return self.library is None and self.make_output not in (None, plain_linear)
+        as_it_is = self.make_output in (None, plain_linear) or (self.library is not None and self.quantization is None)
+        return not as_it_is
 
 
 def choose_recipe(

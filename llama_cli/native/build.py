@@ -49,7 +49,8 @@ def built_library() -> Path | None:
 
 def _key(compiler: str) -> str:
     """What the result depends on: the source, the compiler, and the processor that it is made for."""
-    parts = [SOURCE.read_bytes(), " ".join((compiler, *FLAGS)).encode(), str(os.stat(compiler).st_mtime_ns).encode()]
+    sources = [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    parts = [*sources, " ".join((compiler, *FLAGS)).encode(), str(os.stat(compiler).st_mtime_ns).encode()]
     return hashlib.sha256(b"\0".join([*parts, _processor().encode()])).hexdigest()[:32]
 
 

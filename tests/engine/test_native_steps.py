@@ -8,7 +8,7 @@ from engine.test_engine import make_engine, requests_of, run
 from support import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.native_steps import NativeSteps
+from llama_cli.engine.native_steps import NativeSteps, can_step
 from llama_cli.engine.request import Request, Sampling
 from llama_cli.engine.runner import Runner, Step
 from llama_cli.model.fuse import replace
@@ -111,6 +111,14 @@ def test_a_row_never_depends_on_its_neighbours(kind):
     assert torch.equal(found[:5], together)
     prompt = runner.compute(Step([], [Row(5, 0, 9)], list(range(9)), [8]))
     assert torch.equal(found[5:], prompt)
+
+
+def test_which_models_it_takes():
+    model = native_model(SMALL, "bfloat16")
+    assert can_step(model, LIBRARY)
+    model.layers[1].attention.wk = NativeLayers(LIBRARY).int4(torch.zeros(16, 32))
+    assert not can_step(model, LIBRARY), "its inputs lie another way"
+    assert not can_step(native_model(dataclasses.replace(SMALL, dim=512, n_heads=1, n_kv_heads=1), "float32"), LIBRARY)
 
 
 def test_what_it_takes():

@@ -1,0 +1,133 @@
+// Sixteen numbers at a time, as vectors of GCC and Clang: AVX-512, AVX2 and NEON are served by the same lines.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define HAS_BYTE_PRODUCTS 1
+#else
+#define HAS_BYTE_PRODUCTS 0
+#endif
+
+constexpr int64_t LANES = 16;
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint8_t Nibbles __attribute__((vector_size(LANES)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+template <class Vector, class Value>
+inline Vector load(const Value* from) {
+    Vector loaded;
+    memcpy(&loaded, from, sizeof loaded);
+    return loaded;
+}
+
+template <class Vector>
+inline auto total(Vector v) {
+    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return v[0] + v[1];
+}
+
+// Sixteen totals in one vector, each added up in the order of `total`: halves meet halves of their neighbours.
+template <class Vector>
+inline Vector totals(Vector* v) {
+    for (int i = 0; i < 8; i++)
+        v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               __builtin_shufflevector(v[2 * i], v[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    for (int i = 0; i < 4; i++)
+        v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+               __builtin_shufflevector(v[2 * i], v[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    for (int i = 0; i < 2; i++)
+        v[i] = __builtin_shufflevector(v[2 * i], v[2 * i + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+               __builtin_shufflevector(v[2 * i], v[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    return __builtin_shufflevector(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           __builtin_shufflevector(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+// The totals of a tile, those of a row side by side.
+template <int N_OUT, int N_ROWS, class Vector, class Value>
+inline void total_tile(Vector (&sums)[N_ROWS][N_OUT], Value (&into)[N_ROWS][N_OUT]) {
+    if constexpr (N_OUT * N_ROWS > 4 && N_OUT * N_ROWS <= LANES) {
+        Vector all[LANES] = {};
+        memcpy(all, sums, sizeof sums);
+        Vector found = totals(all);
+        memcpy(into, &found, sizeof into);
+    } else {
+        for (int row = 0; row < N_ROWS; row++)
+            for (int o = 0; o < N_OUT; o++) into[row][o] = total(sums[row][o]);
+    }
+}
+
+inline float widen(uint16_t bfloat16) {
+    uint32_t word = uint32_t(bfloat16) << 16;
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+inline Words widen(Nibbles bytes) {
+#ifdef __AVX512F__
+    return (Words)_mm512_cvtepu8_epi32((__m128i)bytes);
+#else
+    return __builtin_convertvector(bytes, Words);
+#endif
+}
+
+// The lower four bits less 8.
+inline Floats level(Words bits) {
+#ifdef __AVX512F__
+    const Floats levels = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    return (Floats)_mm512_permutexvar_ps((__m512i)bits, (__m512)levels);  // looks at no other bits
+#else
+    return __builtin_convertvector((Ints)(bits & 15) - 8, Floats);
+#endif
+}
+
+// To the nearest bfloat16, ties to even; NaN stays NaN.
+inline float rounded(float value) {
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    word = (word + 0x7fff + ((word >> 16) & 1)) & 0xffff0000u;
+    float result;
+    memcpy(&result, &word, sizeof result);
+    return value == value ? result : value;
+}
+
+inline uint16_t narrow(float value) {
+    float result = rounded(value);
+    uint32_t word;
+    memcpy(&word, &result, sizeof word);
+    return uint16_t(word >> 16);
+}
+
+// e^x to 2 units in the last place: 2^n by the exponent, the rest by its series.
+inline Floats exponential(Floats x) {
+    const Floats zero = {};
+    x = x < -87.0f ? zero - 87.0f : x;
+    x = x > 88.0f ? zero + 88.0f : x;
+    const Floats shift = zero + 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number
+    Floats n = (x * 1.44269504f + shift) - shift;
+    Floats r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+    Floats series = zero + 1.0f / 720;
+    series = series * r + 1.0f / 120;
+    series = series * r + 1.0f / 24;
+    series = series * r + 1.0f / 6;
+    series = series * r + 0.5f;
+    series = series * r + 1.0f;
+    series = series * r + 1.0f;
+    return series * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
+}
+
+struct Pair {
+    Floats first, second;
+};
+
+inline float maybe_rounded(float value, bool rounds) { return rounds ? rounded(value) : value; }
