@@ -75,7 +75,8 @@ inline void mix(const Weights& values, int64_t n, const float* shares, const flo
 
 // The query heads of one key head over `length` positions, some positions at a time, with a running softmax.
 template <class Weights, class Value, int N>
-inline void attend(const Value* keys, const Value* values, int64_t length, int64_t head_dim, const Inputs& queries, float* mixed, bool rounds) {
+inline void attend(const Value* keys, const Value* values, int64_t length, int64_t head_dim, const Inputs& queries,
+                   float* mixed, bool rounds) {
     float shares[N * POSITIONS], sums[N * MOST_HEAD_DIM] = {}, largest[N], totals[N] = {}, corrections[N];
     for (int q = 0; q < N; q++) largest[q] = -FLT_MAX;
     const float scale = 1.0f / sqrtf(float(head_dim));
@@ -114,7 +115,8 @@ inline void attend(const Value* keys, const Value* values, int64_t length, int64
 
 // One key head of one row: its new key and value go into the cache, then its queries look at all of it.
 template <class Weights, class Value>
-inline void attend_head(const Model& m, const Layer& layer, int64_t head, int64_t slot, int64_t position, const float* side_by_side, float* mixed) {
+inline void attend_head(const Model& m, const Layer& layer, int64_t head, int64_t slot, int64_t position,
+                        const float* side_by_side, float* mixed) {
     const int64_t head_dim = m.head_dim, group = m.n_heads / m.n_kv_heads;
     const int64_t place = (slot * m.n_kv_heads + head) * m.max_seq_len * head_dim;
     Value *keys = (Value*)layer.keys + place, *values = (Value*)layer.values + place;
@@ -132,10 +134,17 @@ inline void attend_head(const Model& m, const Layer& layer, int64_t head, int64_
         }
         float* into = mixed + first * head_dim;
         switch (n) {
-            case 1: attend<Weights, Value, 1>(keys, values, position + 1, head_dim, queries, into, m.narrows); break;
-            case 2: attend<Weights, Value, 2>(keys, values, position + 1, head_dim, queries, into, m.narrows); break;
-            case 3: attend<Weights, Value, 3>(keys, values, position + 1, head_dim, queries, into, m.narrows); break;
-            default: attend<Weights, Value, QUERIES>(keys, values, position + 1, head_dim, queries, into, m.narrows);
+            case 1:
+                attend<Weights, Value, 1>(keys, values, position + 1, head_dim, queries, into, m.narrows);
+                break;
+            case 2:
+                attend<Weights, Value, 2>(keys, values, position + 1, head_dim, queries, into, m.narrows);
+                break;
+            case 3:
+                attend<Weights, Value, 3>(keys, values, position + 1, head_dim, queries, into, m.narrows);
+                break;
+            default:
+                attend<Weights, Value, QUERIES>(keys, values, position + 1, head_dim, queries, into, m.narrows);
         }
         done += n;
     }

@@ -16,7 +16,11 @@ struct Scratch {
 
     Scratch(float* from, const Model& m, int64_t n_rows) {
         int64_t q_dim = m.n_heads * m.head_dim, widest = widest_of(m);
-        auto take = [&](int64_t n) { float* taken = from; from += (n + LANES - 1) / LANES * LANES; return taken; };
+        auto take = [&](int64_t n) {
+            float* taken = from;
+            from += (n + LANES - 1) / LANES * LANES;
+            return taken;
+        };
         wide = take(n_rows * m.dim);
         side_by_side = take(n_rows * (q_dim + 2 * m.n_kv_heads * m.head_dim));
         mixed = take(n_rows * q_dim);
@@ -58,7 +62,8 @@ inline void activate(float* gate, const float* up, Range outs, bool rounds) {
         x = x / (1.0f + exponential(-x));
         float values[LANES];
         memcpy(values, &x, sizeof x);
-        for (int64_t k = 0; k < n; k++) gate[i + k] = maybe_rounded(maybe_rounded(values[k], rounds) * up[i + k], rounds);
+        for (int64_t k = 0; k < n; k++)
+            gate[i + k] = maybe_rounded(maybe_rounded(values[k], rounds) * up[i + k], rounds);
     }
 }
 
@@ -69,7 +74,8 @@ inline void round_all(float* y, Range outs, int64_t n_rows, int64_t stride, bool
 }
 
 // x += m · in, of the thread's share of the outputs.
-inline void add_product(const Model& m, const Matrix& matrix, const Inputs& in, Range outs, int64_t n_rows, float* out, float* x) {
+inline void add_product(const Model& m, const Matrix& matrix, const Inputs& in, Range outs, int64_t n_rows, float* out,
+                        float* x) {
     product(matrix, in, outs, n_rows, out, m.dim);
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t i = row * m.dim + outs.first; i < row * m.dim + outs.end; i++)
@@ -87,7 +93,8 @@ int64_t most_head_dim() { return MOST_HEAD_DIM; }
 int64_t scratch_floats(const Model* m, int64_t n_rows) { return Scratch(nullptr, *m, n_rows).end - (float*)nullptr; }
 
 // One token of each row: x (n_rows, dim) are their embeddings, and are overwritten; logits (n_rows, vocab_size).
-void decode(const Model* model, int64_t n_rows, const int64_t* positions, const int64_t* slots, float* x, float* logits, float* scratch, int n_threads) {
+void decode(const Model* model, int64_t n_rows, const int64_t* positions, const int64_t* slots, float* x, float* logits,
+            float* scratch, int n_threads) {
     const Model& m = *model;
     const Scratch s(scratch, m, n_rows);
     const int64_t q_dim = m.n_heads * m.head_dim, kv_dim = m.n_kv_heads * m.head_dim, all = q_dim + 2 * kv_dim;
@@ -116,10 +123,13 @@ void decode(const Model* model, int64_t n_rows, const int64_t* positions, const 
                 const int64_t row = unit / m.n_kv_heads, head = unit % m.n_kv_heads;
                 const float* of_row = s.side_by_side + row * all;
                 float* into = s.mixed + row * q_dim;
-                if (m.narrows) attend_head<BFloat16, uint16_t>(m, layer, head, slots[row], positions[row], of_row, into);
-                else attend_head<Float32, float>(m, layer, head, slots[row], positions[row], of_row, into);
+                if (m.narrows)
+                    attend_head<BFloat16, uint16_t>(m, layer, head, slots[row], positions[row], of_row, into);
+                else
+                    attend_head<Float32, float>(m, layer, head, slots[row], positions[row], of_row, into);
             }
-            for (int64_t row = rows.first; row < rows.end; row++) prepare(layer.wo.kind, s.mixed + row * q_dim, q_dim, row, n_rows, s.in);
+            for (int64_t row = rows.first; row < rows.end; row++)
+                prepare(layer.wo.kind, s.mixed + row * q_dim, q_dim, row, n_rows, s.in);
 #pragma omp barrier
             add_product(m, layer.wo, s.in, dim, n_rows, s.out, x);
 #pragma omp barrier
@@ -135,7 +145,8 @@ void decode(const Model* model, int64_t n_rows, const int64_t* positions, const 
             for (int64_t row = 0; row < n_rows; row++)
                 activate(s.hidden + row * m.ffn_dim, s.up + row * m.ffn_dim, ffn, m.rounds);
 #pragma omp barrier
-            for (int64_t row = rows.first; row < rows.end; row++) prepare(layer.w2.kind, s.hidden + row * m.ffn_dim, m.ffn_dim, row, n_rows, s.in);
+            for (int64_t row = rows.first; row < rows.end; row++)
+                prepare(layer.w2.kind, s.hidden + row * m.ffn_dim, m.ffn_dim, row, n_rows, s.in);
 #pragma omp barrier
             add_product(m, layer.w2, s.in, dim, n_rows, s.out, x);
 #pragma omp barrier
@@ -159,7 +170,8 @@ void linear(const Matrix* matrix, int64_t n_rows, const float* x, float* y, floa
     {
         const int thread = omp_get_thread_num(), n = omp_get_num_threads();
         const Range rows = share(n_rows, 1, thread, n);
-        for (int64_t row = rows.first; row < rows.end; row++) prepare(m.kind, x + row * m.n_in, m.n_in, row, n_rows, in);
+        for (int64_t row = rows.first; row < rows.end; row++)
+            prepare(m.kind, x + row * m.n_in, m.n_in, row, n_rows, in);
 #pragma omp barrier
         product(m, in, share(m.n_out, STRIDE, thread, n), n_rows, y, m.n_out);
     }

@@ -34,7 +34,8 @@ struct Turn {
 };
 
 template <class Weights, int N_OUT, int N_ROWS>
-inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride, float* y, int64_t y_stride, Turn fetch = {0, 1}) {
+inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride, float* y, int64_t y_stride,
+                 Turn fetch = {0, 1}) {
     Floats sums[N_ROWS][N_OUT];
     for (int row = 0; row < N_ROWS; row++)
         for (int o = 0; o < N_OUT; o++) sums[row][o] = Floats{};
@@ -49,8 +50,10 @@ inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride
             second[row] = load<Floats>(x + row * x_stride + column + LANES);
         }
         for (int o = 0; o < N_OUT; o++) {
-            if (fetch.of == 1) w.prefetch(out + o, column + Weights::ahead);
-            else if (fetches) w.prefetch(out + o + STRIDE, column);
+            if (fetch.of == 1)
+                w.prefetch(out + o, column + Weights::ahead);
+            else if (fetches)
+                w.prefetch(out + o + STRIDE, column);
             Pair pair = w.at(out + o, column);
             for (int row = 0; row < N_ROWS; row++) {
                 sums[row][o] += pair.first * first[row];
@@ -68,7 +71,8 @@ inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride
 }
 
 template <class Weights, int N_OUT, int N_ROWS>
-inline void column_of_tiles(const Weights& w, Range outs, const float* x, int64_t x_stride, float* y, int64_t y_stride, Turn fetch = {0, 1}) {
+inline void column_of_tiles(const Weights& w, Range outs, const float* x, int64_t x_stride, float* y, int64_t y_stride,
+                            Turn fetch = {0, 1}) {
     int64_t out = outs.first;
     for (; out + N_OUT <= outs.end; out += N_OUT) tile<Weights, N_OUT, N_ROWS>(w, out, x, x_stride, y, y_stride, fetch);
     for (; out < outs.end; out++) tile<Weights, 1, N_ROWS>(w, out, x, x_stride, y, y_stride);
@@ -78,7 +82,8 @@ template <class Weights>
 void multiply(const Weights&, Range, int64_t, const float*, int64_t, float*, int64_t);
 
 // Int4 weights of a tile's outputs are made floats once, not for each tile of rows.
-inline void multiply_widened(const Int4& w, Range outs, int64_t n_rows, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
+inline void multiply_widened(const Int4& w, Range outs, int64_t n_rows, const float* x, int64_t x_stride, float* y,
+                             int64_t y_stride) {
     static thread_local std::vector<float> room;
     room.resize(OUTS * w.n_in);
     float* const wide = room.data();
@@ -96,7 +101,8 @@ inline void multiply_widened(const Int4& w, Range outs, int64_t n_rows, const fl
 
 // y (rows, ...) = x (rows, n_in) · weights of some outputs. A few outputs at a time meet all rows while they are near.
 template <class Weights>
-void multiply(const Weights& w, Range outs, int64_t n_rows, const float* x, int64_t x_stride, float* y, int64_t y_stride) {
+void multiply(const Weights& w, Range outs, int64_t n_rows, const float* x, int64_t x_stride, float* y,
+              int64_t y_stride) {
     if (n_rows == 1) return column_of_tiles<Weights, OUTS_OF_ONE, 1>(w, outs, x, x_stride, y, y_stride);
     if constexpr (std::is_same_v<Weights, Int4>)
         if (n_rows > 4 * ROWS) return multiply_widened(w, outs, n_rows, x, x_stride, y, y_stride);
@@ -104,7 +110,8 @@ void multiply(const Weights& w, Range outs, int64_t n_rows, const float* x, int6
         Range few = {out, out + STRIDE < outs.end ? out + STRIDE : outs.end};
         int64_t row = 0;
         for (; row + ROWS <= n_rows; row += ROWS)
-            column_of_tiles<Weights, OUTS, ROWS>(w, few, x + row * x_stride, x_stride, y + row * y_stride, y_stride, {row / ROWS, n_rows / ROWS});
+            column_of_tiles<Weights, OUTS, ROWS>(w, few, x + row * x_stride, x_stride, y + row * y_stride, y_stride,
+                                                 {row / ROWS, n_rows / ROWS});
         for (; row < n_rows; row++)
             column_of_tiles<Weights, OUTS, 1>(w, few, x + row * x_stride, x_stride, y + row * y_stride, y_stride);
     }
@@ -128,7 +135,8 @@ inline Ints add_products(Ints sums, Bytes x, Bytes w) {
 
 // Sums are exact, so their order does not matter. Rows of inputs are those of all digits.
 template <int N_OUT, int N_ROWS>
-inline void byte_tile(const Matrix& m, int64_t out, int64_t row, const Inputs& in, float* y, int64_t y_stride, bool adds) {
+inline void byte_tile(const Matrix& m, int64_t out, int64_t row, const Inputs& in, float* y, int64_t y_stride,
+                      bool adds) {
     Ints sums[N_ROWS][N_OUT];
     for (int r = 0; r < N_ROWS; r++)
         for (int o = 0; o < N_OUT; o++) sums[r][o] = Ints{};
@@ -148,7 +156,8 @@ inline void byte_tile(const Matrix& m, int64_t out, int64_t row, const Inputs& i
     total_tile<N_OUT, N_ROWS>(sums, found);
     for (int r = 0; r < N_ROWS; r++) {
         for (int64_t column = whole; column < m.n_in; column++)
-            for (int o = 0; o < N_OUT; o++) found[r][o] += int32_t(x[r * m.n_in + column]) * int32_t(w[o * m.n_in + column]);
+            for (int o = 0; o < N_OUT; o++)
+                found[r][o] += int32_t(x[r * m.n_in + column]) * int32_t(w[o * m.n_in + column]);
         float* into = y + r * y_stride + out;
         for (int o = 0; o < N_OUT; o++) {
             float value = float(found[r][o] - int32_t(ZERO_POINT) * m.sums[out + o]);
@@ -160,14 +169,16 @@ inline void byte_tile(const Matrix& m, int64_t out, int64_t row, const Inputs& i
 }
 
 template <int N_OUT, int N_ROWS>
-inline void byte_tiles(const Matrix& m, Range outs, int64_t row, const Inputs& in, float* y, int64_t y_stride, bool adds) {
+inline void byte_tiles(const Matrix& m, Range outs, int64_t row, const Inputs& in, float* y, int64_t y_stride,
+                       bool adds) {
     int64_t out = outs.first;
     for (; out + N_OUT <= outs.end; out += N_OUT) byte_tile<N_OUT, N_ROWS>(m, out, row, in, y, y_stride, adds);
     for (; out < outs.end; out++) byte_tile<1, N_ROWS>(m, out, row, in, y, y_stride, adds);
 }
 
 inline void multiply_bytes(const Matrix& m, Range outs, int64_t n_rows, const Inputs& in, float* y, int64_t y_stride) {
-    const int64_t near = NEAR / m.n_in > ROWS ? NEAR / m.n_in / ROWS * ROWS : ROWS;  // rows whose inputs stay in a core's cache
+    const int64_t near =
+        NEAR / m.n_in > ROWS ? NEAR / m.n_in / ROWS * ROWS : ROWS;  // rows whose inputs stay in a core's cache
     for (int64_t begin = 0; begin < n_rows; begin += near) {
         const int64_t end = begin + near < n_rows ? begin + near : n_rows;
         for (int64_t out = outs.first; out < outs.end; out += STRIDE) {
@@ -187,11 +198,15 @@ inline void multiply_bytes(const Matrix& m, Range outs, int64_t n_rows, const In
 inline void product(const Matrix& m, const Inputs& in, Range outs, int64_t n_rows, float* y, int64_t y_stride) {
     const int64_t n_in = m.n_in;
     switch (m.kind) {
-        case FLOAT32: return multiply(Float32(m.weights, m.scales, n_in), outs, n_rows, in.floats, n_in, y, y_stride);
-        case BFLOAT16: return multiply(BFloat16(m.weights, m.scales, n_in), outs, n_rows, in.floats, n_in, y, y_stride);
-        case INT4: return multiply(Int4(m.weights, m.scales, n_in), outs, n_rows, in.floats, n_in, y, y_stride);
+        case FLOAT32:
+            return multiply(Float32(m.weights, m.scales, n_in), outs, n_rows, in.floats, n_in, y, y_stride);
+        case BFLOAT16:
+            return multiply(BFloat16(m.weights, m.scales, n_in), outs, n_rows, in.floats, n_in, y, y_stride);
+        case INT4:
+            return multiply(Int4(m.weights, m.scales, n_in), outs, n_rows, in.floats, n_in, y, y_stride);
 #if HAS_BYTE_PRODUCTS
-        default: return multiply_bytes(m, outs, n_rows, in, y, y_stride);
+        default:
+            return multiply_bytes(m, outs, n_rows, in, y, y_stride);
 #endif
     }
 }

@@ -44,9 +44,7 @@ struct BFloat16 {
     const uint16_t* weights;
     int64_t n_in;
     BFloat16(const void* weights, const void*, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
-    void prefetch(int64_t out, int64_t column) const {
-        __builtin_prefetch(weights + out * n_in + column, 0, 2);
-    }
+    void prefetch(int64_t out, int64_t column) const { __builtin_prefetch(weights + out * n_in + column, 0, 2); }
     Pair at(int64_t out, int64_t column) const {
         Words two = load<Words>(weights + out * n_in + column);
         return {(Floats)(two << 16), (Floats)(two & 0xffff0000u)};
@@ -80,9 +78,9 @@ struct Int4 {
 enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
 
 struct Matrix {
-    const void* weights;   // (n_out, n_in)
-    const void* scales;    // of int8: float32 (n_out,); of int4: bfloat16 (n_out, n_in / GROUP, 2)
-    const int32_t* sums;   // of int8: of each row's weights
+    const void* weights;  // (n_out, n_in)
+    const void* scales;   // of int8: float32 (n_out,); of int4: bfloat16 (n_out, n_in / GROUP, 2)
+    const int32_t* sums;  // of int8: of each row's weights
     int64_t n_out, n_in;
     int32_t kind;
 };
@@ -134,8 +132,8 @@ inline void prepare(int32_t kind, const float* x, int64_t n_in, int64_t row, int
     if (kind == BFLOAT16)
         for (; i + BLOCK <= n_in; i += BLOCK) {
             Floats a = load<Floats>(x + i), b = load<Floats>(x + i + LANES);
-            Floats even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            Floats odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            Floats even = pick(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            Floats odd = pick(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
             memcpy(into + i, &even, sizeof even);
             memcpy(into + i + LANES, &odd, sizeof odd);
         }
