@@ -152,6 +152,7 @@ def load(
         name=name,
         folder=str(checkpoint.folder),
         dtype=recipe.name,
+        kernels="torch" if recipe.library is None else "own",
         device=str(where),
         weight_bytes=int(args.n_params(tied=True) * recipe.linear_bytes),
         load_seconds=time.perf_counter() - began,

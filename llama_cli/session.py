@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer
 from tokenizer.chat import ChatFormat, Message, Template, ToolCall
@@ -84,6 +84,7 @@ class ModelInfo:
     name: str
     folder: str
     dtype: str
+    kernels: Literal["own", "torch"]
     device: str
     weight_bytes: int  # read once for every decoding step
     load_seconds: float

@@ -143,6 +143,7 @@ def _machine(session: Session) -> dict[str, Any]:
     return {
         "model": session.info.name,
         "dtype": session.info.dtype,
+        "kernels": session.info.kernels,
         "device": session.info.device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -38,11 +38,14 @@ def built_library() -> Path | None:
     try:
         folder = _private_folder(Path(platformdirs.user_cache_path("llama-cli")) / "kernels")
         library = folder / f"{_key(compiler)}.so"
-        if not library.exists():
-            _compile(compiler, library)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None)
-        logger.info("torch's kernels are used: faster ones could not be compiled: %s", said or error)
+        failure = library.with_suffix(".failed")
+        if not library.exists() and not failure.exists():
+            _compile(compiler, library, failure)
+        why = None if library.exists() else failure.read_text()
+    except OSError as error:
+        why = str(error)
+    if why is not None:
+        logger.info("torch's kernels are used: faster ones could not be compiled: %s", why)
         return None
     return library
 
@@ -70,17 +73,22 @@ def _private_folder(folder: Path) -> Path:
     return folder
 
 
-def _compile(compiler: str, library: Path) -> None:
-    """Make the library beside its place and move it there whole: several programs may do so at once."""
+def _compile(compiler: str, library: Path, failure: Path) -> None:
+    """Make the library, or the file that says why it cannot be, which spares later starts the attempt.
+
+    Each is made beside its place and moved there whole: several programs may do so at once.
+    """
     logger.info("compiling kernels for this processor, which is done once")
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         made = Path(scratch) / library.name
-        subprocess.run(  # noqa: S603 - the user's own compiler on our own source
-            [compiler, *FLAGS, str(SOURCE), "-o", str(made)],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=MOST_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-        os.replace(made, library)
+        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+        try:
+            # The user's own compiler on our own source.
+            subprocess.run(  # noqa: S603
+                command, check=True, capture_output=True, text=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL
+            )
+            os.replace(made, library)
+        except subprocess.SubprocessError as error:
+            said = Path(scratch) / failure.name
+            said.write_text(str(getattr(error, "stderr", None) or error))
+            os.replace(said, failure)

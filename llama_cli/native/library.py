@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
@@ -11,6 +12,8 @@ import torch  # before the library: both then share one runtime of OpenMP
 from torch import Tensor
 
 from .build import built_library
+
+logger = logging.getLogger(__name__)
 
 
 class Kind(IntEnum):
@@ -124,5 +127,6 @@ def native_library() -> Library | None:
         return None
     try:
         return Library(ctypes.CDLL(str(path)))
-    except OSError:
+    except OSError as error:
+        logger.info("torch's kernels are used: %s", error)
         return None

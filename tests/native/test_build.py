@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -76,7 +77,14 @@ def test_the_compiler_fails(home, monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("CXX", str(compiler))
     assert built_library() is None
     assert "no such flag" in caplog.text
-    assert not list(home.iterdir())
+    assert [path.suffix for path in home.iterdir()] == [".failed"]
+    caplog.clear()
+    assert built_library() is None
+    assert "no such flag" in caplog.text
+    assert "compiling" not in caplog.text, "it is not tried again"
+    compiler.write_text('#!/bin/sh\nexec c++ "$@"\n')
+    if shutil.which("c++"):
+        assert built_library() is not None, "another compiler is"
 
 
 @needs_compiler
