@@ -41,7 +41,7 @@ def test_it_is_made_once(home, caplog):
 @needs_compiler
 @pytest.mark.parametrize("changed", ["SOURCE", "FLAGS", "_processor"])
 def test_another_source_or_processor_has_another_library(home, changed, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "_compile", lambda compiler, library: library.write_bytes(b""))
+    monkeypatch.setattr(build, "_compile", lambda compiler, library, failure: library.write_bytes(b""))
     before = built_library()
     other = tmp_path / "kernels.cpp"
     other.write_text("int other;")
