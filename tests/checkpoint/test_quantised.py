@@ -145,9 +145,8 @@ def plain_twin(folder, tmp_path, params):
     return write(tmp_path / "twin", params, dict(checkpoint.tensors(args)))
 
 
-@pytest.mark.parametrize(("extra", "adapters"), [(QLORA, True), (SPINQUANT, False)], ids=["QLoRA", "SpinQuant"])
-def test_int4_folders_run(tmp_path, extra, adapters, capfd):
-    folder = write(tmp_path / "Llama3.2-1B", SIZES | extra, int4_tensors(adapters=adapters))
+def check_it_runs(folder, tmp_path, capfd):
+    """It answers as its twin does and is sound; what `info` says of it, and the files that `verify` names."""
     (answer,) = llama_cli.load(folder).complete("Hello", GREEDY)
     (twin,) = llama_cli.load(plain_twin(folder, tmp_path, SIZES)).complete("Hello", GREEDY)
     assert answer.token_ids == twin.token_ids
@@ -158,6 +157,13 @@ def test_int4_folders_run(tmp_path, extra, adapters, capfd):
     assert main(["info", "--json", str(folder)]) == 0
     described = json.loads(capfd.readouterr().out)
     assert described["stored_parameters"] == described["parameters"]["total"]
+    return described, {finding.file for finding in verification.findings}
+
+
+@pytest.mark.parametrize(("extra", "adapters"), [(QLORA, True), (SPINQUANT, False)], ids=["QLoRA", "SpinQuant"])
+def test_int4_folders_run(tmp_path, extra, adapters, capfd):
+    folder = write(tmp_path / "Llama3.2-1B", SIZES | extra, int4_tensors(adapters=adapters))
+    described, _ = check_it_runs(folder, tmp_path, capfd)
     assert described["dtypes"]["int8"] == sum(math.prod(s) for n, s in ARGS.weight_shapes().items() if "norm" not in n)
     assert described["context"] == 8192
     assert not described["tied"]
@@ -272,17 +278,8 @@ def test_fp8_matrices_are_weight_times_scale(tmp_path, n_shards):
 def test_fp8_folders_run(tmp_path, capfd):
     folder = tmp_path / "Llama3.1-405B"
     write_fp8(folder, 4)
-    (answer,) = llama_cli.load(folder).complete("Hello", GREEDY)
-    (twin,) = llama_cli.load(plain_twin(folder, tmp_path, SIZES)).complete("Hello", GREEDY)
-    assert answer.token_ids == twin.token_ids
-    verification = Verification(folder)
-    verification.check_headers()
-    verification.read_everything(lambda _: None)
-    assert verification.is_sound, verification.findings
-    assert {f"fp8_scales_{rank}.pt" for rank in range(4)} <= {finding.file for finding in verification.findings}
-    assert main(["info", "--json", str(folder)]) == 0
-    described = json.loads(capfd.readouterr().out)
-    assert described["stored_parameters"] == described["parameters"]["total"]
+    described, files = check_it_runs(folder, tmp_path, capfd)
+    assert {f"fp8_scales_{rank}.pt" for rank in range(4)} <= files
     assert described["dtypes"]["float8_e4m3fn"] == 2 * 3 * ARGS.dim * ARGS.ffn_dim
 
 
