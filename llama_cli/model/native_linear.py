@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..native.library import Kind, Library, Matrix, address
 from .quantize import ZERO_POINT, multiply_rounded
-from .rounding import Int4Weight, Int8Weight, Weight, fits_int4, in_full, round_int4, round_int8
-from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, rows_of_a_part
+from .rounding import Int4Weight, Weight, as_int8, fits_int4, in_full, round_int4
+from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, multiply_parts, rows_of_a_part
 
 # Up to so many rows our kernels are fastest: on any processor while a product waits for weights, and further where
 # bfloat16 is slow, since they multiply in float32. Measured with AVX-512.
@@ -75,9 +75,8 @@ class NativeLinear(nn.Module):
             return self.layers.library.linear(self.matrix, x.float()).type_as(x)
         if not self.layers.widens:
             return F.linear(x, self.weight)
-        wide = x.float()
         parts = torch.split(self.weight, rows_of_a_part(*self.weight.shape))
-        return torch.cat([F.linear(wide, part.float()).type_as(x) for part in parts], -1)
+        return multiply_parts(x.float(), (part.float() for part in parts), x.dtype)
 
 
 class NativeInt8Linear(nn.Module):
@@ -91,7 +90,7 @@ class NativeInt8Linear(nn.Module):
         super().__init__()
         self.library = library
         self.digits = digits
-        rounded = weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+        rounded = as_int8(weight)
         self.register_buffer("values", rounded.values.contiguous(), persistent=False)
         self.register_buffer("scales", rounded.scales.clone(), persistent=False)
         self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
@@ -133,5 +132,4 @@ class NativeInt4Linear(nn.Module):
         like = x.float() if self.layers.widens else x
         step = rows_of_a_part(n_out, self.matrix.n_in)
         parts = [range(first, min(first + step, n_out)) for first in range(0, n_out, step)]
-        outs = [F.linear(like, library.widen_int4(self.matrix, part).type_as(like)).type_as(x) for part in parts]
-        return torch.cat(outs, -1)
+        return multiply_parts(like, (library.widen_int4(self.matrix, part).type_as(like) for part in parts), x.dtype)

@@ -14,13 +14,12 @@ from .rounding import (
     GROUP,
     SMALLEST,
     Int4Weight,
-    Int8Weight,
     Weight,
+    as_int8,
     blocks,
     fits_int4,
     in_full,
     int4_levels,
-    round_int8,
 )
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations
@@ -55,7 +54,7 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Weight, digits: Literal[1, 2] = 1) -> None:
         super().__init__()
         self.digits = digits
-        rounded = weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+        rounded = as_int8(weight)
         packed = torch.ops.onednn.qlinear_prepack(rounded.values, None)
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("scales", rounded.scales.clone(), persistent=False)  # not mapped from a file

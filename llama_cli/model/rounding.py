@@ -94,6 +94,11 @@ def round_int8(weight: Tensor) -> Int8Weight:
     return Int8Weight(values, scales)
 
 
+def as_int8(weight: Weight) -> Int8Weight:
+    """A weight of 8 bits as it is, any other rounded."""
+    return weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+
+
 def round_int4(weight: Tensor) -> Int4Weight:
     """The nearest of 16 levels between the smallest and the largest value of each group."""
     n_out, n_in = weight.shape

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .rounding import Int8Weight, Weight, in_full, round_int8
+from .rounding import Weight, as_int8
 
 # torch's kernel reads the weights once for each row; from so many rows on, widening them costs less.
 MANY = 8
@@ -20,7 +20,7 @@ class WeightOnlyInt8Linear(nn.Module):
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        rounded = weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+        rounded = as_int8(weight)
         self.register_buffer("values", rounded.values.contiguous(), persistent=False)
         self.register_buffer("scales", rounded.scales.clone(), persistent=False)
 

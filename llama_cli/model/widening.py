@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
 
@@ -52,14 +53,18 @@ class WideningLinear(nn.Module):
         """x (N, in) -> (N, out)."""
         if len(x) < self.many:
             return _join([_multiply(x, part) for part in self.parts])
-        wide = x.float()
-        return _join([F.linear(wide, _widened(part)).type_as(x) for part in self.parts])
+        return multiply_parts(x.float(), map(_widened, self.parts), x.dtype)
 
 
 def rows_of_a_part(n_out: int, n_in: int) -> int:
     """Equal parts, but for the last."""
     n_parts = math.ceil(n_out * n_in * torch.float32.itemsize / PART_BYTES)
     return math.ceil(n_out / n_parts / BLOCK_ROWS) * BLOCK_ROWS
+
+
+def multiply_parts(x: Tensor, parts: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
+    """x @ weight.T in a dtype, (N, out); `parts` give rows of the weight one after the other, in the dtype of x."""
+    return _join([F.linear(x, part).to(dtype) for part in parts])
 
 
 def _join(columns: list[Tensor]) -> Tensor:

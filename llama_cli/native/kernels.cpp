@@ -67,19 +67,26 @@ inline void activate(float* gate, const float* up, Range outs, bool rounds) {
     }
 }
 
-inline void round_all(float* y, Range outs, int64_t n_rows, int64_t stride, bool rounds) {
+inline void prepare_rows(int32_t kind, const float* x, Range rows, int64_t n_in, int64_t n_rows, const Inputs& in) {
+    for (int64_t row = rows.first; row < rows.end; row++) prepare(kind, x + row * n_in, n_in, row, n_rows, in);
+}
+
+// A product, of the thread's share of the outputs, in the dtype of the activations.
+inline void project(const Matrix& matrix, const Inputs& in, Range outs, int64_t n_rows, bool rounds, float* y,
+                    int64_t stride) {
+    product(matrix, in, outs, n_rows, y, stride);
     if (!rounds) return;
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t i = outs.first; i < outs.end; i++) y[row * stride + i] = rounded(y[row * stride + i]);
 }
 
-// x += m · in, of the thread's share of the outputs.
+// x += matrix · in, of the thread's share of the outputs.
 inline void add_product(const Model& m, const Matrix& matrix, const Inputs& in, Range outs, int64_t n_rows, float* out,
                         float* x) {
-    product(matrix, in, outs, n_rows, out, m.dim);
+    project(matrix, in, outs, n_rows, m.rounds, out, m.dim);
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t i = row * m.dim + outs.first; i < row * m.dim + outs.end; i++)
-            x[i] = maybe_rounded(x[i] + maybe_rounded(out[i], m.rounds), m.rounds);
+            x[i] = maybe_rounded(x[i] + out[i], m.rounds);
 }
 
 }  // namespace
@@ -104,19 +111,18 @@ void decode(const Model* model, int64_t n_rows, const int64_t* positions, const 
         const Range dim = share(m.dim, STRIDE, thread, n), ffn = share(m.ffn_dim, STRIDE, thread, n);
         const Range rows = share(n_rows, 1, thread, n);
         const Range queries = share(q_dim, STRIDE, thread, n), pairs = share(kv_dim, STRIDE, thread, n);
+        const auto prepare_normed = [&](const float* weight, int32_t kind) {
+            for (int64_t row = rows.first; row < rows.end; row++)
+                norm(x + row * m.dim, weight, m, s.wide + row * m.dim);
+            prepare_rows(kind, s.wide, rows, m.dim, n_rows, s.in);
+        };
         for (int64_t l = 0; l < m.n_layers; l++) {
             const Layer& layer = m.layers[l];
-            for (int64_t row = rows.first; row < rows.end; row++) {
-                norm(x + row * m.dim, layer.attention_norm, m, s.wide + row * m.dim);
-                prepare(layer.wq.kind, s.wide + row * m.dim, m.dim, row, n_rows, s.in);
-            }
+            prepare_normed(layer.attention_norm, layer.wq.kind);
 #pragma omp barrier
-            product(layer.wq, s.in, queries, n_rows, s.side_by_side, all);
-            round_all(s.side_by_side, queries, n_rows, all, m.rounds);
-            product(layer.wk, s.in, pairs, n_rows, s.side_by_side + q_dim, all);
-            round_all(s.side_by_side + q_dim, pairs, n_rows, all, m.rounds);
-            product(layer.wv, s.in, pairs, n_rows, s.side_by_side + q_dim + kv_dim, all);
-            round_all(s.side_by_side + q_dim + kv_dim, pairs, n_rows, all, m.rounds);
+            project(layer.wq, s.in, queries, n_rows, m.rounds, s.side_by_side, all);
+            project(layer.wk, s.in, pairs, n_rows, m.rounds, s.side_by_side + q_dim, all);
+            project(layer.wv, s.in, pairs, n_rows, m.rounds, s.side_by_side + q_dim + kv_dim, all);
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
             for (int64_t unit = 0; unit < n_rows * m.n_kv_heads; unit++) {
@@ -128,37 +134,26 @@ void decode(const Model* model, int64_t n_rows, const int64_t* positions, const 
                 else
                     attend_head<Float32, float>(m, layer, head, slots[row], positions[row], of_row, into);
             }
-            for (int64_t row = rows.first; row < rows.end; row++)
-                prepare(layer.wo.kind, s.mixed + row * q_dim, q_dim, row, n_rows, s.in);
+            prepare_rows(layer.wo.kind, s.mixed, rows, q_dim, n_rows, s.in);
 #pragma omp barrier
             add_product(m, layer.wo, s.in, dim, n_rows, s.out, x);
 #pragma omp barrier
-            for (int64_t row = rows.first; row < rows.end; row++) {
-                norm(x + row * m.dim, layer.ffn_norm, m, s.wide + row * m.dim);
-                prepare(layer.w1.kind, s.wide + row * m.dim, m.dim, row, n_rows, s.in);
-            }
+            prepare_normed(layer.ffn_norm, layer.w1.kind);
 #pragma omp barrier
-            product(layer.w1, s.in, ffn, n_rows, s.hidden, m.ffn_dim);
-            product(layer.w3, s.in, ffn, n_rows, s.up, m.ffn_dim);
-            round_all(s.hidden, ffn, n_rows, m.ffn_dim, m.rounds);
-            round_all(s.up, ffn, n_rows, m.ffn_dim, m.rounds);
+            project(layer.w1, s.in, ffn, n_rows, m.rounds, s.hidden, m.ffn_dim);
+            project(layer.w3, s.in, ffn, n_rows, m.rounds, s.up, m.ffn_dim);
             for (int64_t row = 0; row < n_rows; row++)
                 activate(s.hidden + row * m.ffn_dim, s.up + row * m.ffn_dim, ffn, m.rounds);
 #pragma omp barrier
-            for (int64_t row = rows.first; row < rows.end; row++)
-                prepare(layer.w2.kind, s.hidden + row * m.ffn_dim, m.ffn_dim, row, n_rows, s.in);
+            prepare_rows(layer.w2.kind, s.hidden, rows, m.ffn_dim, n_rows, s.in);
 #pragma omp barrier
             add_product(m, layer.w2, s.in, dim, n_rows, s.out, x);
 #pragma omp barrier
         }
-        for (int64_t row = rows.first; row < rows.end; row++) {
-            norm(x + row * m.dim, m.norm, m, s.wide + row * m.dim);
-            prepare(m.output.kind, s.wide + row * m.dim, m.dim, row, n_rows, s.in);
-        }
+        prepare_normed(m.norm, m.output.kind);
 #pragma omp barrier
         const Range words = share(m.output.n_out, STRIDE, thread, n);
-        product(m.output, s.in, words, n_rows, logits, m.output.n_out);
-        round_all(logits, words, n_rows, m.output.n_out, m.rounds);
+        project(m.output, s.in, words, n_rows, m.rounds, logits, m.output.n_out);
     }
 }
 
@@ -170,8 +165,7 @@ void linear(const Matrix* matrix, int64_t n_rows, const float* x, float* y, floa
     {
         const int thread = omp_get_thread_num(), n = omp_get_num_threads();
         const Range rows = share(n_rows, 1, thread, n);
-        for (int64_t row = rows.first; row < rows.end; row++)
-            prepare(m.kind, x + row * m.n_in, m.n_in, row, n_rows, in);
+        prepare_rows(m.kind, x, rows, m.n_in, n_rows, in);
 #pragma omp barrier
         product(m, in, share(m.n_out, STRIDE, thread, n), n_rows, y, m.n_out);
     }

@@ -19,7 +19,6 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint8_t Nibbles __attribute__((vector_size(LANES)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 
 // Elements of two vectors, counted from the first of `a` on.
 #if defined(__clang__) || __GNUC__ >= 12

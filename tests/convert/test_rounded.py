@@ -138,15 +138,18 @@ def test_logits_are_those_of_rounding_at_load(source, kind, dtype, tmp_path):
 
 @needs_kernels
 @both
-def test_nothing_is_rounded_when_it_is_loaded(kind, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_nothing_is_rounded_when_it_is_loaded(kind, kernels, tmp_path, monkeypatch):
     folder = saved(DATA / "tiny/gqa", tmp_path / "saved", kind)
 
     def fail(*arguments):
         raise AssertionError("rounded again")
 
-    for name in ("round_int8", "int4_levels"):
-        monkeypatch.setattr(f"llama_cli.model.quantize.{name}", fail)
-    assert llama_cli.load(folder).complete("Hello", GREEDY)[0].token_ids
+    for name in ("rounding.round_int8", "rounding.int4_levels", "quantize.int4_levels"):
+        monkeypatch.setattr(f"llama_cli.model.{name}", fail)
+    assert llama_cli.load(folder, kernels=kernels).complete("Hello", GREEDY)[0].token_ids
+    with pytest.raises(AssertionError, match="rounded again"):
+        llama_cli.load(DATA / "tiny/gqa", quantize=kind, kernels=kernels)
 
 
 @needs_kernels

@@ -1,6 +1,7 @@
 """Decode steps of our own kernels against the model's own."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -50,11 +51,9 @@ def native_model(args, kind, seed=0):
     return model
 
 
-def native_runner(model, n_slots, max_seq_len=256):
-    def steps(model, cache):
-        return NativeSteps(model, cache, LIBRARY)
-
-    return Runner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=steps)
+def native_runner(model, n_slots, max_seq_len=256, growth=256):
+    steps = partial(NativeSteps, library=LIBRARY)
+    return Runner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=steps, growth=growth)
 
 
 def filled(runner, lengths):
@@ -163,7 +162,6 @@ def test_metas_ids_in_float32():
 def test_nan_reaches_the_logits(kind):
     """The engine says so instead of choosing a token."""
     model = native_model(SMALL, kind)
-    runner = filled(native_runner(model, 2), [4, 4])
     model.layers[0].attention_norm.weight[3] = float("nan")
     runner = filled(native_runner(model, 2), [4, 4])
     assert runner.compute(step_of([4, 4], [1, 2])).isnan().any()
@@ -173,12 +171,7 @@ def test_the_cache_grows_under_it():
     model = native_model(SMALL, "float32")
     short = Request(0, (1, 2, 3), Sampling(temperature=0, max_tokens=5), seed=0)
     long = Request(1, tuple(range(20)), Sampling(temperature=0, max_tokens=60), seed=0)
-
-    def steps(model, cache):
-        return NativeSteps(model, cache, LIBRARY)
-
-    runner = Runner(model, n_slots=2, max_seq_len=256, make_steps=steps, growth=16)
-    engine = Engine(runner, n_words=96, stop_tokens=frozenset())
+    engine = Engine(native_runner(model, 2, growth=16), n_words=96, stop_tokens=frozenset())
     found = run(engine, [short])[0] | run(engine, [long])[0]
     plain = run(make_engine(2, model=model), [short, long])[0]
     assert {key: answer[0] for key, answer in found.items()} == {key: answer[0] for key, answer in plain.items()}
