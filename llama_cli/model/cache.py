@@ -30,11 +30,6 @@ class Cache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
 
-    def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Store keys and values (N, n_kv_heads, head_dim) at (slots[i], positions[i])."""
-        self.keys[layer][slots, :, positions] = keys
-        self.values[layer][slots, :, positions] = values.to(self.dtype)
-
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Give the slot `target` the first `length` positions of the slot `source`."""
         for cached in (*self.keys, *self.values):

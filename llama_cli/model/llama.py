@@ -162,12 +162,26 @@ def attend_together(q: Tensor, keys: Tensor, values: Tensor, together: Together)
     return mixed[together.slot_of_row].view(n_rows, n_heads, head_dim)
 
 
+def attend_batch(q: Tensor, batch: Batch, keys: Tensor, values: Tensor, masks: list[Tensor | None]) -> Tensor:
+    """Attention of all rows: q (N, H, D) over the cache (n_slots, K, S, D) -> (N, H, D)."""
+    mixed = []
+    first = 0
+    if batch.together is not None:
+        first = len(batch.together.slot_of_row)
+        mixed.append(attend_together(q[:first], keys, values, batch.together))
+    for row, mask in zip(batch.rows, masks, strict=True):
+        end = row.start + row.length
+        of_row = q[first : first + row.length]
+        mixed.append(attend(of_row, keys[row.slot, :, :end], values[row.slot, :, :end], mask))
+        first += row.length
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+
 class Attention(nn.Module):
     """Grouped-query attention over the cache."""
 
-    def __init__(self, args: ModelArgs, layer: int) -> None:
+    def __init__(self, args: ModelArgs) -> None:
         super().__init__()
-        self.layer = layer
         self.head_dim = args.head_dim
         self.groups = args.n_heads // args.n_kv_heads  # H / K
         q_dim, kv_dim = args.n_heads * args.head_dim, args.n_kv_heads * args.head_dim
@@ -182,26 +196,14 @@ class Attention(nn.Module):
         side_by_side = torch.cat([self.wq(x), self.wk(x), self.wv(x)], -1) if self.wqkv is None else self.wqkv(x)
         return split_last(side_by_side, self.head_dim)
 
-    def forward(self, x: Tensor, batch: Batch, cache: Cache, turns: Tensor, masks: list[Tensor | None]) -> Tensor:
+    def place(self, x: Tensor, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor, turns: Tensor) -> Tensor:
+        """Queries (N, H, D) of tokens x (N, dim), whose keys and values go into the cache."""
         qkv = self.project(x)
         n_kv_heads = qkv.shape[1] // (self.groups + 2)
-        turned = rotate(qkv[:, :-n_kv_heads], turns).to(cache.dtype)
-        q, k, v = turned[:, :-n_kv_heads], turned[:, -n_kv_heads:], qkv[:, -n_kv_heads:]
-        cache.write(self.layer, batch.slots, batch.positions, k, v)
-        keys, values = cache.keys[self.layer], cache.values[self.layer]
-        mixed = []
-        first = 0
-        if batch.together is not None:
-            first = len(batch.together.slot_of_row)
-            mixed.append(attend_together(q[:first], keys, values, batch.together))
-        for row, mask in zip(batch.rows, masks, strict=True):
-            end = row.start + row.length
-            of_row = q[first : first + row.length]
-            mixed.append(attend(of_row, keys[row.slot, :, :end], values[row.slot, :, :end], mask))
-            first += row.length
-        together = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        out: Tensor = self.wo(together.flatten(1).type_as(x))
-        return out
+        turned = rotate(qkv[:, :-n_kv_heads], turns).to(keys.dtype)
+        keys[slots, :, positions] = turned[:, -n_kv_heads:]
+        values[slots, :, positions] = qkv[:, -n_kv_heads:].to(values.dtype)
+        return turned[:, :-n_kv_heads]
 
 
 class FeedForward(nn.Module):
@@ -223,16 +225,29 @@ class FeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """One layer: attention, then feed-forward, each behind a norm and added to its input."""
 
-    def __init__(self, args: ModelArgs, layer: int) -> None:
+    def __init__(self, args: ModelArgs) -> None:
         super().__init__()
-        self.attention = Attention(args, layer)
+        self.attention = Attention(args)
         self.feed_forward = FeedForward(args)
         self.attention_norm = RMSNorm(args.dim, args.norm_eps)
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
-    def forward(self, x: Tensor, batch: Batch, cache: Cache, turns: Tensor, masks: list[Tensor | None]) -> Tensor:
-        """Adds to x in place."""
-        x += self.attention(self.attention_norm(x), batch, cache, turns, masks)
+    def forward(
+        self, x: Tensor, batch: Batch, keys: Tensor, values: Tensor, turns: Tensor, masks: list[Tensor | None]
+    ) -> Tensor:
+        """Adds to x (N, dim) in place; keys and values (n_slots, K, S, D) are the layer's part of the cache."""
+        q = self.before(x, batch.slots, batch.positions, keys, values, turns)
+        return self.after(x, attend_batch(q, batch, keys, values, masks))
+
+    def before(
+        self, x: Tensor, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor, turns: Tensor
+    ) -> Tensor:
+        """All that precedes attention: queries (N, H, D)."""
+        return self.attention.place(self.attention_norm(x), slots, positions, keys, values, turns)
+
+    def after(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """All that follows attention: adds to x in place."""
+        x += self.attention.wo(mixed.flatten(1).type_as(x))
         x += self.feed_forward(self.ffn_norm(x))
         return x
 
@@ -246,7 +261,7 @@ class Llama(nn.Module):
         # Its own first values are drawn by code whose import takes a second or two, and nobody needs them.
         no_values = torch.empty(args.vocab_size, args.dim)
         self.tok_embeddings = nn.Embedding(args.vocab_size, args.dim, _weight=no_values)
-        self.layers = nn.ModuleList(TransformerBlock(args, layer) for layer in range(args.n_layers))
+        self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
         self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
         self.rope: Tensor = torch.empty(0)  # (positions, D / 2), made by prepare_rope
@@ -259,8 +274,8 @@ class Llama(nn.Module):
         x: Tensor = self.tok_embeddings(batch.tokens).to(self.norm.weight.dtype)  # (N, dim)
         turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2)
         masks = [causal_mask(row, cache.dtype, x.device) for row in batch.rows]
-        for layer in self.layers:
-            x = layer(x, batch, cache, turns, masks)
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            x = layer(x, batch, keys, values, turns, masks)
         wanted = self.norm(x[batch.outputs])  # (M, dim)
         logits: Tensor = self.output(wanted)  # (M, vocab_size)
         return logits.float()
