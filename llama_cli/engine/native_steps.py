@@ -57,7 +57,7 @@ class NativeSteps:
             layers=layers,
             norm=self._floats(model.norm.weight),
             output=_matrix(model.output),
-            rope=self._keep(torch.view_as_real(model.rope)),
+            rope=self._keep(model.rope),
             norm_eps=args.norm_eps,
             rounds=model.norm.weight.dtype == torch.bfloat16,
             narrows=cache.dtype == torch.bfloat16,

@@ -264,7 +264,7 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(TransformerBlock(args) for _ in range(args.n_layers))
         self.norm = RMSNorm(args.dim, args.norm_eps)
         self.output = nn.Linear(args.dim, args.vocab_size, bias=False)
-        self.rope: Tensor = torch.empty(0)  # (positions, D / 2), made by prepare_rope
+        self.rope: Tensor = torch.empty(0)  # (positions, D / 2, 2), made by prepare_rope
 
     def prepare_rope(self, length: int) -> None:
         """Make the rotation table for positions [0, length), on the device of the weights."""
@@ -272,7 +272,7 @@ class Llama(nn.Module):
 
     def forward(self, batch: Batch, cache: Cache) -> Tensor:
         x: Tensor = self.tok_embeddings(batch.tokens).to(self.norm.weight.dtype)  # (N, dim)
-        turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2)
+        turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2, 2)
         masks = [causal_mask(row, cache.dtype, x.device) for row in batch.rows]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer(x, batch, keys, values, turns, masks)

@@ -23,7 +23,7 @@ def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rope_table(args: ModelArgs, length: int, device: torch.device | str = "cpu") -> Tensor:
-    """Unit complex numbers exp(i · position · frequency), (length, head_dim / 2), complex64.
+    """Cosine and sine of position · frequency, (length, head_dim / 2, 2), float32.
 
     Angles are rounded to float32 as in Meta's code, which matters past a few thousand tokens.
     """
@@ -32,7 +32,7 @@ def rope_table(args: ModelArgs, length: int, device: torch.device | str = "cpu")
     if args.rope_scaling is not None:
         frequencies = scale_frequencies(frequencies, args.rope_scaling)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-    return torch.polar(torch.ones_like(angles), angles).to(device)
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).to(device)
 
 
 def split_last(x: Tensor, size: int) -> Tensor:
@@ -41,6 +41,11 @@ def split_last(x: Tensor, size: int) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the interleaved pairs of x (N, heads, head_dim) by turns (N, 1, head_dim / 2), in float32."""
-    pairs = torch.view_as_complex(split_last(x.float(), 2))  # (N, heads, head_dim / 2)
-    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
+    """Turn the interleaved pairs of x (N, heads, head_dim) by turns (N, 1, head_dim / 2, 2), in float32."""
+    pairs = split_last(x.float(), 2)  # (N, heads, head_dim / 2, 2)
+    if torch.compiler.is_compiling():  # inductor makes one kernel of this, and none of complex numbers
+        (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
+    return turned.flatten(-2).type_as(x)

@@ -63,7 +63,7 @@ class Budget:
 def training_logits(model: Llama, tokens: Tensor, dropout: float = 0.0) -> Tensor:
     """Logits (B, T, vocab_size) of whole texts (B, T): the model's own modules, without its cache."""
     head_dim, length = model.args.head_dim, tokens.shape[1]
-    turns = model.rope[:length][:, None]  # (T, 1, D / 2)
+    turns = model.rope[:length][:, None]  # (T, 1, D / 2, 2)
     x = F.dropout(model.tok_embeddings(tokens), dropout)
     for layer in cast("list[TransformerBlock]", model.layers):
         attention, normed = layer.attention, layer.attention_norm(x)
