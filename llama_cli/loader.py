@@ -44,6 +44,7 @@ from .model.parallel import WHOLE, Share, bounds_of, parallelize, shared_args
 from .model.quantize import can_quantize
 from .model.recipe import Kernels, Recipe, choose_recipe
 from .model.rounding import Weight, in_full
+from .private_folder import private_folder
 from .ranks import Place, Ranks
 from .session import ModelInfo, Session
 from .team import Job, Team, place_of_leader
@@ -73,6 +74,7 @@ def load(
     threads: int | None = None,
     quantize: Quantization | None = None,
     kernels: Kernels = "auto",
+    compile: bool = False,  # noqa: A002
     rope_scale_factor: float | None = None,
     mmap: bool = True,
     chat_template: TemplateChoice = "auto",
@@ -85,7 +87,8 @@ def load(
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype the weights
     are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4, a
     folder that `convert` has rounded runs so without it;
-    `kernels` plain runs them by torch's own F.linear. `chat_template` auto is the family's format of dialogs.
+    `kernels` plain runs them by torch's own F.linear. `compile` has torch.compile make the kernels between them, which
+    takes half a minute and is for GPUs and long runs. `chat_template` auto is the family's format of dialogs.
     `tp` processes share the model, each with a part of every layer, and `dp` groups of them share the prompts;
     they are started here, or by torchrun, and end with the session.
     LlamaError says what is wrong with the folder, or what does not fit.
@@ -115,6 +118,8 @@ def load(
     chosen_dtype = _choose_dtype(dtype, checkpoint, where)
     quantize = quantize or _quantization_of(checkpoint, where, kernels)
     recipe = choose_recipe(chosen_dtype, where, quantize=quantize, kernels=kernels)
+    if compile and recipe.library is not None:
+        logger.warning("--compile changes nothing: llama-cli's own kernels, compiled for this processor, are faster")
     plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS, n_ranks=tp)
     if batch_size is None:
         plan = choose_slots(plan, free, context=max_seq_len or min(args.max_seq_len, USUAL_CONTEXT))
@@ -141,6 +146,7 @@ def load(
         threads=torch.get_num_threads(),
         quantize=quantize,
         kernels=kernels,
+        compiled=compile and recipe.library is None,
         n_words=min(words.n_words, args.vocab_size),
         stop_tokens=stop_tokens,
     )
@@ -152,7 +158,7 @@ def load(
         name=name,
         folder=str(checkpoint.folder),
         dtype=recipe.name,
-        kernels="torch" if recipe.library is None else "own",
+        kernels="own" if recipe.library is not None else "compiled" if compile else "torch",
         device=str(where),
         weight_bytes=int(args.n_params(tied=True) * recipe.linear_bytes),
         load_seconds=time.perf_counter() - began,
@@ -216,6 +222,8 @@ def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: 
     model = build_model(checkpoint, job.args, recipe, device, share)
     if share.size > 1:
         parallelize(model, job.args, share)
+    if job.compiled:
+        _compile(model, job.plan.n_slots)
     keep_heap()
     # Ranks have to meet in every layer, which neither way knows.
     make_runner = partial(Runner, model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
@@ -256,6 +264,17 @@ def build_model(
         checkpoint.drop_pages()
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
+
+
+def _compile(model: Llama, n_slots: int) -> None:
+    from .model.compiled import compile_blocks  # takes torch a second to import
+
+    logger.info("compiling the layers, which takes half a minute at first and some seconds later on")
+    try:
+        folder = private_folder("compiled")
+    except OSError as error:
+        raise UsageError(f"--compile has no place to keep its results: {error}", "leave --compile out") from error
+    compile_blocks(model, n_slots, folder)
 
 
 def _check_split(args: ModelArgs, tp: int, name: str) -> None:

@@ -84,7 +84,7 @@ class ModelInfo:
     name: str
     folder: str
     dtype: str
-    kernels: Literal["own", "torch"]
+    kernels: Literal["own", "torch", "compiled"]
     device: str
     weight_bytes: int  # read once for every decoding step
     load_seconds: float

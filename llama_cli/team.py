@@ -44,6 +44,7 @@ class Job:
     threads: int
     quantize: Quantization | None
     kernels: Kernels
+    compiled: bool
     n_words: int
     stop_tokens: frozenset[int]
 

@@ -130,6 +130,9 @@ class ModelOptions:
         Literal["auto", "torch", "plain"],
         model_option("--kernels", help="auto: ours, compiled on first use; torch: its fastest; plain: its F.linear."),
     ] = "auto"
+    compile: Annotated[
+        bool, model_option("--compile", help="On GPUs, for long runs: torch.compile makes the layers' kernels.")
+    ] = False
     rope_scale_factor: Annotated[
         float | None,
         model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),

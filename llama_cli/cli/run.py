@@ -46,6 +46,7 @@ def load_model(
         threads=options.threads,
         quantize=options.quantize,
         kernels=options.kernels,
+        compile=options.compile,
         rope_scale_factor=options.rope_scale_factor,
         mmap=options.mmap,
         chat_template=chat_template,

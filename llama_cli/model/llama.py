@@ -237,7 +237,7 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """Adds to x (N, dim) in place; keys and values (n_slots, K, S, D) are the layer's part of the cache."""
         q = self.before(x, batch.slots, batch.positions, keys, values, turns)
-        return self.after(x, attend_batch(q, batch, keys, values, masks))
+        return self.after(x, attend_batch(q, batch, keys, values, masks).flatten(1))
 
     def before(
         self, x: Tensor, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor, turns: Tensor
@@ -246,8 +246,8 @@ class TransformerBlock(nn.Module):
         return self.attention.place(self.attention_norm(x), slots, positions, keys, values, turns)
 
     def after(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """All that follows attention: adds to x in place."""
-        x += self.attention.wo(mixed.flatten(1).type_as(x))
+        """All that follows attention, whose result is mixed (N, H · D): adds to x in place."""
+        x += self.attention.wo(mixed.type_as(x))
         x += self.feed_forward(self.ffn_norm(x))
         return x
 

@@ -27,7 +27,8 @@ class WeightOnlyInt8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
         scales = self.scales.to(x.dtype)
-        if len(x) < MANY:
+        # One row becomes one kernel that reads bytes where torch.compile makes it.
+        if len(x) < MANY and not (len(x) == 1 and torch.compiler.is_compiling()):
             out: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.values, scales)
             return out
         return F.linear(x, self.values.to(x.dtype)).mul_(scales)  # whole numbers to 127 are exact in bfloat16

@@ -7,12 +7,11 @@ import logging
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import tempfile
 from pathlib import Path
 
-import platformdirs
+from ..private_folder import private_folder
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def built_library() -> Path | None:
         logger.info("torch's kernels are used: there is no C++ compiler to make faster ones")
         return None
     try:
-        folder = _private_folder(Path(platformdirs.user_cache_path("llama-cli")) / "kernels")
+        folder = private_folder("kernels")
         library = folder / f"{_key(compiler)}.so"
         failure = library.with_suffix(".failed")
         if not library.exists() and not failure.exists():
@@ -62,15 +61,6 @@ def _processor() -> str:
     described = CPUINFO.read_text() if CPUINFO.exists() else ""
     features = next((line for line in described.splitlines() if line.lower().startswith(("flags", "features"))), "")
     return f"{platform.machine()} {platform.processor()} {features}"
-
-
-def _private_folder(folder: Path) -> Path:
-    """A folder that nobody else may write into, since what lies there is run. OSError if it is not ours alone."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-        raise OSError(f"others may write into {folder}")
-    return folder
 
 
 def _compile(compiler: str, library: Path, failure: Path) -> None:

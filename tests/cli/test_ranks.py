@@ -190,10 +190,6 @@ def _rows(tmp_path):
     return tmp_path
 
 
-def test_groups_share_the_rows_and_a_dead_one_loses_none(rows):
-    check_rank_death(rows, ("--dp", "2"), whom=1, n_rows=3, delay=0)
-
-
 class Kill(NamedTuple):
     """Which rank of which ranks dies, and when."""
 
@@ -221,6 +217,11 @@ def _many_rows(tmp_path_factory):
     code, error = run(batch(folder, "alone.jsonl"))
     assert code == 0, error
     return folder, time.monotonic() - began
+
+
+def test_groups_share_the_rows_and_a_dead_one_loses_none(many_rows):
+    folder, _ = many_rows
+    check_rank_death(folder, ("--dp", "2"), whom=1, n_rows=3, delay=0)
 
 
 @pytest.mark.slow
