@@ -57,10 +57,10 @@ def _key(compiler: str) -> str:
 
 
 def _processor() -> str:
-    """The instructions that it has."""
+    """The instructions that it has; platform.processor() would start a process to ask."""
     described = CPUINFO.read_text() if CPUINFO.exists() else ""
     features = next((line for line in described.splitlines() if line.lower().startswith(("flags", "features"))), "")
-    return f"{platform.machine()} {platform.processor()} {features}"
+    return f"{platform.machine()} {features}"
 
 
 def _compile(compiler: str, library: Path, failure: Path) -> None:

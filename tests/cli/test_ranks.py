@@ -1,5 +1,6 @@
 """Commands on several ranks: the same output, exit codes and files as from one process, whoever dies."""
 
+import contextlib
 import json
 import math
 import os
@@ -124,9 +125,10 @@ def ranks_of(process):
     """The processes of a run by their rank, those that have been started."""
     found = {0: psutil.Process(process.pid)}
     for each in found[0].children():
-        rank = each.environ().get("RANK")  # not yet there in the moment between fork and exec
-        if rank is not None:
-            found[int(rank)] = each
+        with contextlib.suppress(psutil.NoSuchProcess):  # a short-lived one
+            rank = each.environ().get("RANK")  # not yet there in the moment between fork and exec
+            if rank is not None:
+                found[int(rank)] = each
     return found
 
 
