@@ -1,5 +1,6 @@
 // Rows times weights, tile by tile. A row's numbers never depend on the rows beside it: each output of a row is summed
-// in the same order in every tile.
+// in the same order in every tile, and products that are not of whole vectors are fused with their sums explicitly,
+// since a compiler may do so in one tile and not in another.
 #pragma once
 
 #include <type_traits>
@@ -14,6 +15,7 @@ constexpr int OUTS_OF_ONE = 8, OUTS = 4, ROWS = 4;
 constexpr int OUTS_OF_ONE = 4, OUTS = 2, ROWS = 2;
 #endif
 constexpr int64_t STRIDE = 16;     // outputs that meet all rows before the next ones: a cache line of floats
+constexpr int64_t DEEP = 512;      // columns of a panel that stay in the nearest cache
 constexpr int64_t BYTES = 64;      // int8 weights that are multiplied together
 constexpr int64_t NEAR = 1 << 18;  // bytes of inputs that stay in a core's cache
 
@@ -32,6 +34,25 @@ inline Range share(int64_t n, int64_t stride, int thread, int n_threads) {
 struct Turn {
     int64_t number, of;
 };
+constexpr Turn NEVER = {INT64_MAX, 2};  // they have been fetched
+
+// Calls with a number of rows that the compiler knows.
+template <int HEIGHT = ROWS, class Call>
+inline void with_height(int64_t height, const Call& call) {
+    if constexpr (HEIGHT > 1)
+        if (height < HEIGHT) return with_height<HEIGHT - 1>(height, call);
+    call(std::integral_constant<int, HEIGHT>());
+}
+
+// Rows in as few groups as their tiles allow, all of about the same height.
+template <class Call>
+inline void in_groups(Range rows, const Call& call) {
+    const int64_t n = rows.end - rows.first, n_groups = (n + ROWS - 1) / ROWS;
+    for (int64_t i = 0; i < n_groups; i++) {
+        const int64_t first = n * i / n_groups, end = n * (i + 1) / n_groups;
+        with_height(end - first, [&](auto height) { call(height, rows.first + first, Turn{i, n_groups}); });
+    }
+}
 
 template <class Weights, int N_OUT, int N_ROWS>
 inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride, float* y, int64_t y_stride,
@@ -65,7 +86,8 @@ inline void tile(const Weights& w, int64_t out, const float* x, int64_t x_stride
     total_tile<N_OUT, N_ROWS>(sums, found);
     for (int row = 0; row < N_ROWS; row++) {
         for (int64_t column = whole; column < n_in; column++)
-            for (int o = 0; o < N_OUT; o++) found[row][o] += w.one(out + o, column) * x[row * x_stride + column];
+            for (int o = 0; o < N_OUT; o++)
+                found[row][o] = fmaf(w.one(out + o, column), x[row * x_stride + column], found[row][o]);
         memcpy(y + row * y_stride + out, found[row], sizeof found[row]);
     }
 }
@@ -76,6 +98,52 @@ inline void column_of_tiles(const Weights& w, Range outs, const float* x, int64_
     int64_t out = outs.first;
     for (; out + N_OUT <= outs.end; out += N_OUT) tile<Weights, N_OUT, N_ROWS>(w, out, x, x_stride, y, y_stride, fetch);
     for (; out < outs.end; out++) tile<Weights, 1, N_ROWS>(w, out, x, x_stride, y, y_stride);
+}
+
+// Adds some columns to the sums (PANEL, STRIDE) of a panel's rows.
+template <class Weights, int N_OUT>
+inline void add_to_panel(const Weights& w, int64_t out, Range columns, const float* x, Floats* kept) {
+    Floats sums[PANEL][N_OUT];
+    for (int row = 0; row < PANEL; row++)
+        for (int o = 0; o < N_OUT; o++) sums[row][o] = kept[row * STRIDE + o];
+    for (int64_t column = columns.first; column < columns.end; column += BLOCK) {
+        Pair pairs[N_OUT];
+        for (int o = 0; o < N_OUT; o++) {
+            w.prefetch(out + o + STRIDE, column);
+            pairs[o] = w.at(out + o, column);
+        }
+        for (int row = 0; row < PANEL; row++) {
+            const float* of_row = x + column * PANEL + row * BLOCK;
+            Floats first = load<Floats>(of_row), second = load<Floats>(of_row + LANES);
+            for (int o = 0; o < N_OUT; o++) {
+                sums[row][o] += pairs[o].first * first;
+                sums[row][o] += pairs[o].second * second;
+            }
+        }
+    }
+    for (int row = 0; row < PANEL; row++)
+        for (int o = 0; o < N_OUT; o++) kept[row * STRIDE + o] = sums[row][o];
+}
+
+// A panel and at most STRIDE outputs: the inputs are used some columns at a time, and every weight is read once.
+template <class Weights>
+inline void multiply_panel(const Weights& w, Range outs, const float* x, float* y, int64_t y_stride) {
+    Floats kept[PANEL][STRIDE] = {};
+    const int64_t whole = w.n_in / BLOCK * BLOCK, behind = w.n_in - whole, n = outs.end - outs.first;
+    for (int64_t begin = 0; begin < whole; begin += DEEP) {
+        const Range columns = {begin, begin + DEEP < whole ? begin + DEEP : whole};
+        int64_t o = 0;
+        for (; o + 2 <= n; o += 2) add_to_panel<Weights, 2>(w, outs.first + o, columns, x, kept[0] + o);
+        if (o < n) add_to_panel<Weights, 1>(w, outs.first + o, columns, x, kept[0] + o);
+    }
+    for (int64_t row = 0; row < PANEL; row++) {
+        const Floats found = totals(kept[row]);
+        float* into = y + row * y_stride + outs.first;
+        memcpy(into, &found, n * sizeof *into);
+        for (int64_t i = 0; i < behind; i++)
+            for (int64_t o = 0; o < n; o++)
+                into[o] = fmaf(w.one(outs.first + o, whole + i), x[whole * PANEL + row * behind + i], into[o]);
+    }
 }
 
 template <class Weights>
@@ -106,14 +174,15 @@ void multiply(const Weights& w, Range outs, int64_t n_rows, const float* x, int6
     if (n_rows == 1) return column_of_tiles<Weights, OUTS_OF_ONE, 1>(w, outs, x, x_stride, y, y_stride);
     if constexpr (std::is_same_v<Weights, Int4>)
         if (n_rows > 4 * ROWS) return multiply_widened(w, outs, n_rows, x, x_stride, y, y_stride);
+    const int64_t in_panels = rows_in_panels(Weights::kind, n_rows);
     for (int64_t out = outs.first; out < outs.end; out += STRIDE) {
         Range few = {out, out + STRIDE < outs.end ? out + STRIDE : outs.end};
-        int64_t row = 0;
-        for (; row + ROWS <= n_rows; row += ROWS)
-            column_of_tiles<Weights, OUTS, ROWS>(w, few, x + row * x_stride, x_stride, y + row * y_stride, y_stride,
-                                                 {row / ROWS, n_rows / ROWS});
-        for (; row < n_rows; row++)
-            column_of_tiles<Weights, OUTS, 1>(w, few, x + row * x_stride, x_stride, y + row * y_stride, y_stride);
+        for (int64_t row = 0; row < in_panels; row += PANEL)
+            multiply_panel(w, few, x + row * x_stride, y + row * y_stride, y_stride);
+        in_groups({in_panels, n_rows}, [&](auto height, int64_t row, Turn turn) {
+            column_of_tiles<Weights, OUTS, height()>(w, few, x + row * x_stride, x_stride, y + row * y_stride, y_stride,
+                                                     in_panels ? NEVER : turn);
+        });
     }
 }
 
@@ -162,7 +231,6 @@ inline void byte_tile(const Matrix& m, int64_t out, int64_t row, const Inputs& i
         for (int o = 0; o < N_OUT; o++) {
             float value = float(found[r][o] - int32_t(ZERO_POINT) * m.sums[out + o]);
             value *= ((const float*)m.scales)[out + o];
-            // Spelled out, since a compiler may fuse it in one tile and not in another.
             into[o] = adds ? fmaf(value, in.steps[row + r], into[o]) : value * in.steps[row + r];
         }
     }

@@ -8,13 +8,17 @@
 constexpr int64_t BLOCK = 2 * LANES;  // columns that are read together, as two vectors
 constexpr int64_t AHEAD = 1024;       // bytes that are fetched ahead where every weight is read once
 constexpr int64_t GROUP = 32;         // int4 weights that share a scale
+constexpr int64_t PANEL = 8;          // rows whose inputs lie together
 constexpr float ZERO_POINT = 128.0f;
 constexpr float BYTE_LIMIT = 127.0f;
 constexpr float SMALLEST = 1e-12f;  // keeps the step of an all-zero row from dividing by zero
 
+enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
+
 // How weights lie, and what makes two vectors of them. Inputs lie so that they meet: see `prepare`.
 
 struct Float32 {
+    static constexpr Kind kind = FLOAT32;
     static constexpr bool even_and_odd = false;
     static constexpr int64_t ahead = AHEAD / 4;
     const float* weights;
@@ -39,6 +43,7 @@ struct NearFloat32 : Float32 {
 };
 
 struct BFloat16 {
+    static constexpr Kind kind = BFLOAT16;
     static constexpr bool even_and_odd = true;
     static constexpr int64_t ahead = AHEAD / 2;
     const uint16_t* weights;
@@ -54,6 +59,7 @@ struct BFloat16 {
 
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
 struct Int4 {
+    static constexpr Kind kind = INT4;
     static constexpr bool even_and_odd = false;
     static constexpr int64_t ahead = 2 * AHEAD;
     const uint8_t* weights;
@@ -75,8 +81,6 @@ struct Int4 {
     float one(int64_t, int64_t) const { return 0; }  // rows are whole groups
 };
 
-enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
-
 struct Matrix {
     const void* weights;  // (n_out, n_in)
     const void* scales;   // of int8: float32 (n_out,); of int4: bfloat16 (n_out, n_in / GROUP, 2)
@@ -85,9 +89,21 @@ struct Matrix {
     int32_t kind;
 };
 
+// How many of the first rows lie in panels: a block of columns of each row, then the next block, and the columns behind
+// the last one by rows. As rows of their own they would all fall on the same places of a cache. From eight rows on that
+// is fastest, and for so few that further ones do not keep the weights waiting.
+inline int64_t rows_in_panels(int32_t kind, int64_t n_rows) {
+#ifdef __AVX512F__
+    const int64_t most = kind == INT4 ? 16 : 11;
+    return n_rows <= most ? n_rows / PANEL * PANEL : 0;
+#else
+    return 0;  // too few registers for a tile of eight rows
+#endif
+}
+
 // Rows as a product wants them: floats in the order of the weights, or bytes with the size of their steps.
 struct Inputs {
-    float* floats;   // (rows, n_in)
+    float* floats;   // (rows, n_in): panels, then the other rows
     uint8_t* bytes;  // (digits · rows, n_in)
     float* steps;    // (digits · rows,)
 };
@@ -127,15 +143,16 @@ inline void prepare(int32_t kind, const float* x, int64_t n_in, int64_t row, int
         }
         return;
     }
-    float* into = in.floats + row * n_in;
-    int64_t i = 0;
-    if (kind == BFLOAT16)
-        for (; i + BLOCK <= n_in; i += BLOCK) {
-            Floats a = load<Floats>(x + i), b = load<Floats>(x + i + LANES);
-            Floats even = pick(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            Floats odd = pick(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-            memcpy(into + i, &even, sizeof even);
-            memcpy(into + i + LANES, &odd, sizeof odd);
-        }
-    memcpy(into + i, x + i, (n_in - i) * sizeof *x);
+    const bool in_panel = row < rows_in_panels(kind, n_rows);
+    const int64_t rows = in_panel ? PANEL : 1, place = row % rows, whole = n_in / BLOCK * BLOCK;
+    float* const panel = in.floats + (row - place) * n_in;
+    for (int64_t i = 0; i < whole; i += BLOCK) {
+        Pair both = {load<Floats>(x + i), load<Floats>(x + i + LANES)};
+        if (kind == BFLOAT16)
+            both = {pick(both.first, both.second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+                    pick(both.first, both.second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
+        memcpy(panel + i * rows + place * BLOCK, &both, sizeof both);
+    }
+    float* const behind = panel + whole * rows + place * (n_in - whole);
+    memcpy(behind, x + whole, (n_in - whole) * sizeof *x);
 }

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no C++ compiler")
 needs_int8 = pytest.mark.skipif(LIBRARY is None or not LIBRARY.has_int8, reason="this processor cannot")
 
 SHAPES = [(64, 64), (200, 96), (33, 172), (7, 5), (16, 1000), (1, 32)]
-ROWS = [1, 2, 3, 4, 5, 9, 16, FEW, FEW + 1, 70]
+ROWS = [1, 2, 3, 4, 5, 8, 9, 16, FEW, FEW + 1, 70]
 
 
 def numbers(*shape, seed=0):
@@ -89,11 +89,12 @@ def test_int4_keeps_what_does_not_fit_its_groups():
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int4", pytest.param("int8", marks=needs_int8)])
-def test_a_row_never_depends_on_its_neighbours(name):
-    layers, weight = NativeLayers(LIBRARY), numbers(80, 192)
+@pytest.mark.parametrize(("n_out", "n_in"), [(80, 192), (48, 1056), (37, 1100)])
+def test_a_row_never_depends_on_its_neighbours(name, n_out, n_in):
+    layers, weight = NativeLayers(LIBRARY), numbers(n_out, n_in)
     make = {"float32": layers.full, "bfloat16": layers.full, "int4": layers.int4, "int8": layers.fine_int8}[name]
     layer = make(weight.bfloat16() if name == "bfloat16" else weight)
-    x = numbers(FEW, 192, seed=1)
+    x = numbers(FEW, n_in, seed=1)
     x = x.bfloat16() if name in ("bfloat16", "int4") else x
     alone = torch.cat([layer(row[None]) for row in x])
     for rows in range(2, FEW + 1):
@@ -106,7 +107,7 @@ def test_nan_and_infinity_are_not_lost(name, bad):
     layers, weight = NativeLayers(LIBRARY), numbers(80, 192)
     make = {"float32": layers.full, "bfloat16": layers.full, "int4": layers.int4, "int8": layers.int8}[name]
     layer = make(weight.bfloat16() if name == "bfloat16" else weight)
-    for rows in (1, 5):
+    for rows in (1, 5, 8, 11):
         x = numbers(rows, 192)
         x[-1, 100] = bad
         found = layer(x.bfloat16() if name in ("bfloat16", "int4") else x)
