@@ -34,7 +34,7 @@ format: install ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install ## Run the tests, about a minute
+test: install ## Run the tests, about five minutes
 	$(BIN)/python -m pytest -q -n 2
 
 test-all: install ## Run the slow tests too; ends with the table of promises
