@@ -362,7 +362,7 @@ def _quantization_of(checkpoint: Checkpoint, device: torch.device, kernels: Kern
     if can_quantize(device, checkpoint.quantization):
         return checkpoint.quantization
     logger.warning(
-        "%s holds %s weights, which run on x86 CPUs: here they are made full ones, which take more memory",
+        "%s holds %s weights, which do not run here as they are: they are made full ones, which take more memory",
         model_name(checkpoint.folder),
         checkpoint.quantization,
     )

@@ -16,9 +16,9 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from ..errors import UsageError
 from .cache import Cache
 from .llama import Batch, Llama, Row
-from .weight_only import WeightOnlyInt8Linear
+from .weight_only import WeightOnlyInt4Linear, WeightOnlyInt8Linear
 
-SEEN_THROUGH = (nn.Linear, WeightOnlyInt8Linear)
+SEEN_THROUGH = (nn.Linear, WeightOnlyInt8Linear, WeightOnlyInt4Linear)
 PARTS = ("before", "after")  # of a block
 FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..native.library import Kind, Library, Matrix, address
 from .quantize import ZERO_POINT, multiply_rounded
-from .rounding import Int4Weight, Weight, as_int8, fits_int4, in_full, round_int4
+from .rounding import Int4Weight, Weight, as_int4, as_int8, fits_int4, in_full
 from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, multiply_parts, rows_of_a_part
 
 # Up to so many rows our kernels are fastest: on any processor while a product waits for weights, and further where
@@ -118,7 +118,7 @@ class NativeInt4Linear(nn.Module):
     def __init__(self, weight: Weight, layers: NativeLayers) -> None:
         super().__init__()
         self.layers = layers
-        rounded = weight if isinstance(weight, Int4Weight) else round_int4(in_full(weight))
+        rounded = as_int4(weight)
         self.register_buffer("values", rounded.values.contiguous(), persistent=False)
         self.register_buffer("scales", rounded.scales.contiguous(), persistent=False)
         self.matrix = Matrix(address(self.values), address(self.scales), None, *weight.shape, Kind.INT4)

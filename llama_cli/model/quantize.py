@@ -27,11 +27,13 @@ from .rounding import (
 ACTIVATION_LIMIT = 127 if torch.cpu._is_vnni_supported() else 63
 ZERO_POINT = 128
 
+INT4_CAPABILITY = (8, 0)  # of GPUs that multiply bfloat16
+
 
 def can_quantize(device: torch.device, quantize: Quantization = "int8") -> bool:
-    """Whether this torch and this processor have the kernels: an x86 CPU, or a GPU for int8."""
+    """Whether this torch and this processor have the kernels: an x86 CPU, or a GPU, for int4 not the oldest."""
     if device.type == "cuda":
-        return quantize == "int8"
+        return quantize == "int8" or torch.cuda.get_device_capability(device) >= INT4_CAPABILITY
     return (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from .fuse import MakeLinear, plain_linear
 from .native_linear import KINDS, NativeLayers
 from .packed import can_pack, packed_linear
 from .quantize import Int8Linear, can_quantize, fine_int8_linear, int4_linear
-from .weight_only import WeightOnlyInt8Linear
+from .weight_only import WeightOnlyInt8Linear, weight_only_int4
 from .widening import many_rows, widening_linear
 
 Kernels = Literal["auto", "torch", "plain"]
@@ -83,12 +83,16 @@ def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear |
 
 def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization, kernels: Kernels) -> Recipe:
     if not can_quantize(device, quantize):
-        where = "an x86 CPU with oneDNN" + (" or a GPU" if quantize == "int8" else "")
-        raise UsageError(f"--quantize {quantize} needs {where}, not {device}", "leave --quantize out")
-    if device.type == "cuda":
-        make = WeightOnlyInt8Linear
-        return Recipe("int8", dtype, dtype, INT8_BYTES, "int8", make, make, make)
+        gpu = "an NVIDIA GPU" + (" of compute capability 8.0" if quantize == "int4" else "")
+        raise UsageError(
+            f"--quantize {quantize} needs an x86 CPU with oneDNN or {gpu}, not {device}", "leave --quantize out"
+        )
     f32, bf16 = torch.float32, torch.bfloat16
+    if device.type == "cuda":
+        output = WeightOnlyInt8Linear
+        if quantize == "int8":
+            return Recipe("int8", dtype, dtype, INT8_BYTES, "int8", output, output, output)
+        return Recipe("int4", bf16, bf16, INT4_BYTES, "int4", weight_only_int4, weight_only_int4, output)
     native = _native_layers(bf16, device, kernels)
     if native is not None and native.library.has_int8:
         fine, library = native.fine_int8, native.library

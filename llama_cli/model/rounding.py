@@ -58,7 +58,7 @@ class Int4Weight(NamedTuple):
     def levels(self, rows: slice = slice(None), dtype: torch.dtype = torch.int32) -> Tensor:
         """Rows of whole numbers from 0 to 15, (N, in)."""
         packed = self.values[rows].view(-1, self.scales.shape[1], HALF)
-        levels = torch.empty((*packed.shape[:2], GROUP), dtype=dtype)
+        levels = torch.empty((*packed.shape[:2], GROUP), dtype=dtype, device=packed.device)
         levels[..., :HALF] = packed & 15
         levels[..., HALF:] = packed >> 4
         return levels.flatten(1)
@@ -99,11 +99,16 @@ def as_int8(weight: Weight) -> Int8Weight:
     return weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
 
 
+def as_int4(weight: Weight) -> Int4Weight:
+    """A weight of 4 bits as it is, any other rounded."""
+    return weight if isinstance(weight, Int4Weight) else round_int4(in_full(weight))
+
+
 def round_int4(weight: Tensor) -> Int4Weight:
     """The nearest of 16 levels between the smallest and the largest value of each group."""
     n_out, n_in = weight.shape
-    values = torch.empty((n_out, n_in // 2), dtype=torch.uint8)
-    scales = torch.empty((n_out, n_in // GROUP, 2), dtype=torch.bfloat16)
+    values = torch.empty((n_out, n_in // 2), dtype=torch.uint8, device=weight.device)
+    scales = torch.empty((n_out, n_in // GROUP, 2), dtype=torch.bfloat16, device=weight.device)
     for rows in blocks(n_out, n_in):
         levels, scales[rows] = int4_levels(weight[rows])
         low, high = levels.to(torch.uint8).view(-1, n_in // GROUP, 2, HALF).unbind(2)

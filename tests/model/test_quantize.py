@@ -94,5 +94,5 @@ def test_a_quantized_model_stays_near_its_full_weights(name, most):
 
 
 def test_only_where_there_are_kernels():
-    with pytest.raises(UsageError, match="needs an x86 CPU with oneDNN or a GPU, not mps"):
+    with pytest.raises(UsageError, match="needs an x86 CPU with oneDNN or an NVIDIA GPU, not mps"):
         choose_recipe(torch.bfloat16, torch.device("mps"), quantize="int8")
