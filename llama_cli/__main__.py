@@ -1,5 +1,6 @@
 """Starts the program: `llama-cli`, or `python -m llama_cli`."""
 
+import atexit
 import os
 import signal
 import sys
@@ -12,8 +13,23 @@ def _forget_current_folder() -> None:
         del sys.path[0]
 
 
+def _leave(codes: list[int]) -> None:
+    """End here: Python would take torch's modules apart one by one, 0.4 s in which a pipe's reader waits."""
+    if not codes:
+        return  # an error that Python reports itself
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except (OSError, ValueError):
+        return  # for Python to report
+    os._exit(codes[0])
+
+
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
+    codes: list[int] = []
+    atexit.register(_leave, codes)  # the first to be registered is the last to be called
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until there is somebody to catch it, Ctrl-C is no exception in the middle of an import.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -22,7 +38,8 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     else:
         from .cli.app import main as run
-    return run()
+    codes.append(run())
+    return codes[0]
 
 
 if __name__ == "__main__":
