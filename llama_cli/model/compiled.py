@@ -22,8 +22,9 @@ SEEN_THROUGH = (nn.Linear, WeightOnlyInt8Linear, WeightOnlyInt4Linear)
 PARTS = ("before", "after")  # of a block
 FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
-# Sizes to compile with that nothing else has: what is equal then is taken to be so always.
-SEVERAL = 47  # tokens
+# Sizes to compile with that nothing else has: what is equal then is taken to be so always. The last number of tokens is
+# for layers that treat a few in another way (WeightOnlyInt8Linear); the others have been compiled for it by then.
+TOKENS = (1, 47, 7)
 CACHED = 53  # positions
 
 # On a GPU the product of one row is made part of a kernel too, which reads weights faster than cuBLAS does.
@@ -31,7 +32,7 @@ GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"coordinate_des
 
 
 def compile_blocks(model: Llama, n_slots: int, folder: Path) -> None:
-    """Have every block run compiled: once for steps of one token, and once for those of more.
+    """Have every block run compiled: for steps of one token, and for those of more.
 
     All blocks share what is made of the first, and other processes find it in `folder`. UsageError if it fails.
     """
@@ -47,7 +48,7 @@ def compile_blocks(model: Llama, n_slots: int, folder: Path) -> None:
         for block in model.layers:
             setattr(block, name, MethodType(compiled, block))
     try:
-        for n_tokens in (1, SEVERAL):
+        for n_tokens in TOKENS:
             _run(model, n_slots, n_tokens)
     except TorchDynamoException as error:
         why = str(error).strip().splitlines()[0]

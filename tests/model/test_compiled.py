@@ -140,3 +140,14 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_c
     assert [int(number) for number in said[0]] == [0, 4]
     assert [int(number) for number in said[1]] == [4, 0]
     assert {path.name for path in (tmp_path / "llama-cli").iterdir()} == {"compiled"}
+
+
+@pytest.mark.slow
+def test_few_rows_of_int8_are_compiled_beforehand(folder):
+    """They run another kernel than many: nothing is left to compile in the middle of a run."""
+    model = compiled_model(folder, 4, with_layers(WeightOnlyInt8Linear))
+    n_graphs = counters["stats"]["unique_graphs"]
+    assert n_graphs == 6, "for one token, for a few, for many"
+    engine = make_engine(4, model=model)
+    run(engine, requests_of({"temperature": 0}))
+    assert counters["stats"]["unique_graphs"] == n_graphs
