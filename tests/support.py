@@ -13,6 +13,7 @@ from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.loader import build_model
 from llama_cli.model.args import ModelArgs, Quantization, read_params
 from llama_cli.model.cache import Cache
+from llama_cli.model.fuse import MakeLinear, fuse
 from llama_cli.model.llama import Batch, Llama, Row
 from llama_cli.model.recipe import Kernels, choose_recipe
 
@@ -59,6 +60,14 @@ def load_model(
     cpu = torch.device("cpu")
     model = build_model(checkpoint, args, choose_recipe(dtype, cpu, quantize=quantize, kernels=kernels), cpu)
     model.prepare_rope(positions)
+    return model
+
+
+def fused_model(folder: Path, make: MakeLinear) -> Llama:
+    """The same of joined layers of one kind."""
+    model = load_model(folder)
+    for block in model.layers:
+        fuse(block, {name: weight for name, weight in block.named_parameters() if "norm" not in name}, make, make)
     return model
 
 

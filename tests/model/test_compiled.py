@@ -3,21 +3,16 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
 from engine.test_engine import make_engine, requests_of, run
-from engine.test_graphs import Recorder
-from support import DATA, SMALL, forward, golden, golden_tensors, load_model, new_cache, random_model
+from engine.test_graphs import Recorder, recording_engine
+from support import DATA, SMALL, forward, fused_model, golden, golden_tensors, load_model, new_cache, random_model
 from torch._dynamo.utils import counters
 
 from llama_cli.engine import graphs
-from llama_cli.engine.engine import Engine
-from llama_cli.engine.graphs import DecodeGraphs
-from llama_cli.engine.runner import Runner
 from llama_cli.model.compiled import FOLDER_VARIABLE, compile_blocks
-from llama_cli.model.fuse import fuse
 from llama_cli.model.packed import PackedLinear
 from llama_cli.model.weight_only import WeightOnlyInt8Linear
 from llama_cli.native.build import find_compiler
@@ -74,19 +69,10 @@ def test_recorded_steps_are_compiled_ones(folder, monkeypatch):
     monkeypatch.setattr(graphs, "MOST_WASTE", float("inf"))  # the model weighs less than its cache
     plain, _ = run(make_engine(5), requests_of({"temperature": 0}))
     model, recorder = compiled_model(folder, 5), Recorder()
-    make_steps = partial(DecodeGraphs, record=recorder)
-    runner = Runner(model, n_slots=5, max_seq_len=256, make_steps=make_steps)
-    answers, _ = run(Engine(runner, n_words=96, stop_tokens=frozenset()), requests_of({"temperature": 0}))
+    answers, _ = run(recording_engine(model, 5, recorder), requests_of({"temperature": 0}))
     assert recorder.replayed > 0
     assert {key: ids for key, (ids, _, _) in answers.items()} == {key: ids for key, (ids, _, _) in plain.items()}
     assert counters["stats"]["unique_graphs"] == 4
-
-
-def with_layers(make):
-    model = load_model(TINY)
-    for layer in model.layers:
-        fuse(layer, {name: weight for name, weight in layer.named_parameters() if "norm" not in name}, make, make)
-    return model
 
 
 @pytest.mark.slow
@@ -94,7 +80,7 @@ def with_layers(make):
 def test_layers_of_any_kind_compute_the_same(folder, make):
     """Those that inductor cannot look into run as they are; bytes of weights it reads itself where it is one row."""
     ids = golden(TINY)["prompts"]["random40"]["ids"]
-    plain, model = with_layers(make), compiled_model(folder, 1, with_layers(make))
+    plain, model = fused_model(TINY, make), compiled_model(folder, 1, fused_model(TINY, make))
     caches = new_cache(plain, 1, 40), new_cache(model, 1, 40)
     for start, end in ((0, 39), (39, 40)):
         expected, got = (
@@ -145,7 +131,7 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_c
 @pytest.mark.slow
 def test_few_rows_of_int8_are_compiled_beforehand(folder):
     """They run another kernel than many: nothing is left to compile in the middle of a run."""
-    model = compiled_model(folder, 4, with_layers(WeightOnlyInt8Linear))
+    model = compiled_model(folder, 4, fused_model(TINY, WeightOnlyInt8Linear))
     n_graphs = counters["stats"]["unique_graphs"]
     assert n_graphs == 6, "for one token, for a few, for many"
     engine = make_engine(4, model=model)

@@ -3,11 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import DATA, forward, golden, golden_tensors, load_model, new_cache
+from support import DATA, forward, fused_model, golden, golden_tensors, new_cache
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama_cli.errors import UsageError
-from llama_cli.model.fuse import fuse
 from llama_cli.model.recipe import choose_recipe
 from llama_cli.model.rounding import round_int4, round_int8
 from llama_cli.model.weight_only import WeightOnlyInt4Linear, WeightOnlyInt8Linear
@@ -37,10 +36,7 @@ def test_full_weights_are_rounded_first():
 
 def test_a_model_stays_near_metas():
     folder = DATA / "tiny/gqa"
-    model, expected = load_model(folder), golden_tensors(folder)
-    for layer in model.layers:
-        weights = {name: weight for name, weight in layer.named_parameters() if "norm" not in name}
-        fuse(layer, weights, WeightOnlyInt8Linear, WeightOnlyInt8Linear)
+    model, expected = fused_model(folder, WeightOnlyInt8Linear), golden_tensors(folder)
     for prompt, case in golden(folder)["prompts"].items():
         if "logit_positions" in case:
             continue
