@@ -118,7 +118,8 @@ def load(
     chosen_dtype = _choose_dtype(dtype, checkpoint, where)
     quantize = quantize or _quantization_of(checkpoint, where, kernels)
     recipe = choose_recipe(chosen_dtype, where, quantize=quantize, kernels=kernels)
-    if compile and recipe.library is not None:
+    is_compiled = compile and recipe.library is None
+    if compile and not is_compiled:
         logger.warning("--compile changes nothing: llama-cli's own kernels, compiled for this processor, are faster")
     plan = plan_model(checkpoint, args, recipe, where, n_slots=batch_size or MOST_SLOTS, n_ranks=tp)
     if batch_size is None:
@@ -146,7 +147,7 @@ def load(
         threads=torch.get_num_threads(),
         quantize=quantize,
         kernels=kernels,
-        compiled=compile and recipe.library is None,
+        compiled=is_compiled,
         n_words=min(words.n_words, args.vocab_size),
         stop_tokens=stop_tokens,
     )
@@ -158,7 +159,7 @@ def load(
         name=name,
         folder=str(checkpoint.folder),
         dtype=recipe.name,
-        kernels="own" if recipe.library is not None else "compiled" if compile else "torch",
+        kernels="own" if recipe.library is not None else "compiled" if is_compiled else "torch",
         device=str(where),
         weight_bytes=int(args.n_params(tied=True) * recipe.linear_bytes),
         load_seconds=time.perf_counter() - began,

@@ -68,15 +68,13 @@ class _Recorded:
         self._cache = cache
         self._n_rows = n_rows
         n_slots = cache.n_slots
-        sizes = [n_rows] * 4 + [n_slots] * 2
-        self._numbers = torch.zeros(sum(map(_padded, sizes)), dtype=torch.int64, device=cache.device)
-        parts = torch.split(self._numbers, list(map(_padded, sizes)))
-        tokens, positions, slots, slot_of_row, row_of_slot, self._lengths = (
-            part[:size] for part, size in zip(parts, sizes, strict=True)
-        )
+        # Each line has an even length, which aligns the next one to 16 bytes, as compiled code wants it.
+        self._numbers = torch.zeros(5, n_slots + n_slots % 2, dtype=torch.int64, device=cache.device)
+        tokens, positions, slots = self._numbers[:3, :n_rows]
+        row_of_slot, self._lengths = self._numbers[3:, :n_slots]
         self._places = torch.arange(span, device=cache.device)
         mask = torch.zeros(n_slots, 1, 1, span, dtype=cache.dtype, device=cache.device)
-        together = Together(0, n_slots, span, row_of_slot, slot_of_row, mask)
+        together = Together(0, n_slots, span, row_of_slot, slots, mask)
         outputs = torch.arange(n_rows, device=cache.device)
         self._batch = Batch(tokens, positions, slots, together, (), outputs)
         self.replay: Compute = self.compute
@@ -89,9 +87,9 @@ class _Recorded:
         row_of_slot, lengths = [0] * self._cache.n_slots, [1] * self._cache.n_slots
         for number, row in enumerate(rows):
             row_of_slot[row.slot], lengths[row.slot] = number, row.start + 1
-        parts = ids, positions, slots, slots, row_of_slot, lengths
-        padded = [number for part in parts for number in (*part, *[0] * (_padded(len(part)) - len(part)))]
-        self._numbers.copy_(torch.tensor(padded))
+        lines = ids, positions, slots, row_of_slot, lengths
+        width = self._numbers.shape[1]
+        self._numbers.copy_(torch.tensor([line + [0] * (width - len(line)) for line in lines]))
 
     def compute(self) -> Tensor:
         """The logits of the step that is in place."""
@@ -100,11 +98,6 @@ class _Recorded:
         self._batch.together.mask.zero_().masked_fill_(unseen[:, None, None], float("-inf"))
         logits: Tensor = self._model(self._batch, self._cache)
         return logits
-
-
-def _padded(n: int) -> int:
-    """So many numbers of 8 bytes that what follows them is aligned to 16, as compiled code wants it."""
-    return n + n % 2
 
 
 def cuda_graphs() -> Record:

@@ -89,10 +89,10 @@ def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization,
         )
     f32, bf16 = torch.float32, torch.bfloat16
     if device.type == "cuda":
-        output = WeightOnlyInt8Linear
+        int8, int4 = WeightOnlyInt8Linear, weight_only_int4
         if quantize == "int8":
-            return Recipe("int8", dtype, dtype, INT8_BYTES, "int8", output, output, output)
-        return Recipe("int4", bf16, bf16, INT4_BYTES, "int4", weight_only_int4, weight_only_int4, output)
+            return Recipe("int8", dtype, dtype, INT8_BYTES, "int8", int8, int8, int8)
+        return Recipe("int4", bf16, bf16, INT4_BYTES, "int4", int4, int4, int8)
     native = _native_layers(bf16, device, kernels)
     if native is not None and native.library.has_int8:
         fine, library = native.fine_int8, native.library

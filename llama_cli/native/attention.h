@@ -105,7 +105,7 @@ inline void attend(const Value* keys, const Value* values, int64_t length, int64
         }
         mix<Weights, N>(Weights(values + first * head_dim, nullptr, head_dim), n, shares, corrections, sums);
     }
-    const int64_t whole = Weights::even_and_odd ? head_dim / BLOCK * BLOCK : 0;
+    const int64_t whole = Weights::kind == BFLOAT16 ? head_dim / BLOCK * BLOCK : 0;
     for (int q = 0; q < N; q++)
         for (int64_t i = 0; i < head_dim; i++) {
             int64_t from = i < whole ? i / BLOCK * BLOCK + i % 2 * LANES + i % BLOCK / 2 : i;
@@ -130,7 +130,7 @@ inline void attend_head(const Model& m, const Layer& layer, int64_t head, int64_
         const int64_t n = group - done < QUERIES ? group - done : QUERIES, first = head * group + done;
         for (int64_t q = 0; q < n; q++) {
             turn(side_by_side + (first + q) * head_dim, turns, head_dim, m.rounds || m.narrows, turned);
-            prepare(Weights::even_and_odd ? BFLOAT16 : FLOAT32, turned, head_dim, q, n, queries);
+            prepare(Weights::kind, turned, head_dim, q, n, queries);
         }
         float* into = mixed + first * head_dim;
         switch (n) {

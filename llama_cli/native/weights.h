@@ -19,7 +19,6 @@ enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
 
 struct Float32 {
     static constexpr Kind kind = FLOAT32;
-    static constexpr bool even_and_odd = false;
     static constexpr int64_t ahead = AHEAD / 4;
     const float* weights;
     int64_t n_in;
@@ -44,7 +43,6 @@ struct NearFloat32 : Float32 {
 
 struct BFloat16 {
     static constexpr Kind kind = BFLOAT16;
-    static constexpr bool even_and_odd = true;
     static constexpr int64_t ahead = AHEAD / 2;
     const uint16_t* weights;
     int64_t n_in;
@@ -60,7 +58,6 @@ struct BFloat16 {
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
 struct Int4 {
     static constexpr Kind kind = INT4;
-    static constexpr bool even_and_odd = false;
     static constexpr int64_t ahead = 2 * AHEAD;
     const uint8_t* weights;
     const uint16_t* scales;  // of each group the size of a step, and what level 8 means
