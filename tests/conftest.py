@@ -13,8 +13,10 @@ pytest_plugins = ["promises"]
 torch.set_num_threads(1)
 
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and the programs that they start too.
+# A shell that runs the tests in the background has them ignore Ctrl-C, nohup a hang-up, and the programs that they
+# start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The settings of whoever runs the tests are none of theirs.
 os.environ["LLAMA_CLI_CONFIG"] = os.devnull
