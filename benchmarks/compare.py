@@ -1,14 +1,17 @@
 """Measures this program and its peers on one random checkpoint, taking turns, and prints ratios.
 
-    python benchmarks/compare.py [--shape 1b|8b] [--rounds 3] [--peers ours,ours-int8,transformers] [--work FOLDER]
+    python benchmarks/compare.py [--shape 1b|8b] [--rows 1] [--rounds 3] [--peers ours,ours-int8,transformers]
 
-Each turn is a process of its own, which loads the model, warms up and measures a prompt and an answer of one row.
-A peer that is not installed is left out and named. The last line is JSON with every figure.
+Each turn is a process of its own, which loads the model, warms up and measures a prompt and an answer of --rows rows,
+on the NVIDIA GPU if there is one. A peer that is not installed is left out and named. The last line is JSON with every
+figure.
 
-    ours, ours-int8, ours-int4, ours-plain   llama-cli bench; plain is torch's F.linear
+    ours, ours-int8, ours-int4               llama-cli bench
+    ours-plain, ours-compile                 with torch's F.linear; with --compile
     transformers                             pip install transformers
     meta                                     Meta's own model.py: pip install --no-deps llama-models==0.3.0
-    llama.cpp, llama.cpp-q8, llama.cpp-q4    llama-bench and llama-quantize on the PATH
+    gpt-fast, gpt-fast-int8, gpt-fast-int4   a clone of meta-pytorch/gpt-fast that GPT_FAST names; int4 on a GPU only
+    llama.cpp, llama.cpp-q8, llama.cpp-q4    llama-bench, llama-batched-bench and llama-quantize on the PATH
 """
 
 from __future__ import annotations
@@ -26,24 +29,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from random_checkpoint import SHAPES, llama3_tokenizer, write_random_checkpoint
 
 PEERS = Path(__file__).parent / "peers"
 
 
 class Speed(NamedTuple):
-    """Tokens a second."""
+    """Tokens of all rows a second."""
 
     prefill: float
     decode: float
 
 
 class Sizes(NamedTuple):
-    """Tokens of prompt and answer, and CPU threads."""
+    """Tokens of prompt and answer, CPU threads, and rows at a time."""
 
     prompt: int
     new: int
     threads: int
+    rows: int
 
 
 class Peer(NamedTuple):
@@ -62,22 +67,44 @@ def run(command: list[str]) -> str:
 
 
 def ours(*flags: str) -> Peer:
+    def missing() -> str | None:
+        useless = "--compile" in flags and not torch.cuda.is_available()
+        return "it changes nothing on a CPU with kernels of our own" if useless else None
+
     def measure(folder: Path, sizes: Sizes) -> Speed:
-        lengths = ["--lengths", str(sizes.prompt), "--new-tokens", str(sizes.new), "--rows", "1", "--rounds", "1"]
+        lengths = ["--lengths", str(sizes.prompt), "--new-tokens", str(sizes.new), "--rounds", "1"]
         command = [sys.executable, "-m", "llama_cli", "bench", "-m", str(folder), "--threads", str(sizes.threads)]
-        figures = json.loads(run([*command, "-c", "4096", *lengths, "--json", *flags]))["measured"][0]
+        rows = ["--rows", str(sizes.rows), "-c", str(sizes.prompt + sizes.new)]
+        figures = json.loads(run([*command, *rows, *lengths, "--json", *flags]))["measured"][-1]
         return Speed(figures["prefill_tokens_per_second"], figures["decode_tokens_per_second"])
 
-    return Peer(lambda: None, lambda folder, work: folder, measure)
+    return Peer(missing, as_it_lies, measure)
 
 
-def script(name: str, package: str, prepare: Callable[[Path, Path], Path]) -> Peer:
+def script(name: str, missing: Callable[[], str | None], prepare: Callable[[Path, Path], Path], *flags: str) -> Peer:
     def measure(folder: Path, sizes: Sizes) -> Speed:
-        return Speed(
-            **json.loads(run([sys.executable, str(PEERS / name), str(folder), *map(str, sizes)]).splitlines()[-1])
-        )
+        command = [sys.executable, str(PEERS / name), *flags, str(folder), *map(str, sizes)]
+        return Speed(**json.loads(run(command).splitlines()[-1]))
 
-    return Peer(lambda: None if find_spec(package) else f"pip install {package}", prepare, measure)
+    return Peer(missing, prepare, measure)
+
+
+def installed(package: str) -> Callable[[], str | None]:
+    return lambda: None if find_spec(package) else f"pip install {package}"
+
+
+def as_it_lies(folder: Path, work: Path) -> Path:
+    return folder
+
+
+def gpt_fast(*flags: str) -> Peer:
+    def missing() -> str | None:
+        if "int4" in flags and not torch.cuda.is_available():
+            return "its int4 needs a GPU"
+        folder = os.environ.get("GPT_FAST")
+        return None if folder and (Path(folder) / "generate.py").is_file() else "GPT_FAST names no clone of it"
+
+    return script("gpt_fast_peer.py", missing, as_it_lies, *flags)
 
 
 def huggingface_folder(folder: Path, work: Path) -> Path:
@@ -89,7 +116,8 @@ def huggingface_folder(folder: Path, work: Path) -> Path:
 
 def llama_cpp(quantization: str | None) -> Peer:
     def missing() -> str | None:
-        absent = [name for name in ("llama-bench", "llama-quantize") if shutil.which(name) is None]
+        wanted = ("llama-bench", "llama-batched-bench", "llama-quantize")
+        absent = [name for name in wanted if shutil.which(name) is None]
         return f"{absent[0]} is not on the PATH" if absent else None
 
     def prepare(folder: Path, work: Path) -> Path:
@@ -103,13 +131,19 @@ def llama_cpp(quantization: str | None) -> Peer:
             run(["llama-quantize", "--pure", str(plain), str(target), quantization])
         return target
 
-    def measure(path: Path, sizes: Sizes) -> Speed:
-        command = ["llama-bench", "-m", str(path), "-p", str(sizes.prompt), "-n", str(sizes.new)]
-        tests = json.loads(run([*command, "-t", str(sizes.threads), "-r", "1", "-o", "json"]))
-        speeds = {("prefill" if test["n_prompt"] else "decode"): test["avg_ts"] for test in tests}
-        return Speed(**speeds)
+    return Peer(missing, prepare, llama_bench)
 
-    return Peer(missing, prepare, measure)
+
+def llama_bench(path: Path, sizes: Sizes) -> Speed:
+    if sizes.rows > 1:
+        lengths = ["-npp", str(sizes.prompt), "-ntg", str(sizes.new), "-npl", str(sizes.rows)]
+        context = ["-c", str(sizes.rows * (sizes.prompt + sizes.new)), "-t", str(sizes.threads)]
+        out = run(["llama-batched-bench", "-m", str(path), *lengths, *context, "--output-format", "jsonl"])
+        figures = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+        return Speed(figures["speed_pp"], figures["speed_tg"])
+    command = ["llama-bench", "-m", str(path), "-p", str(sizes.prompt), "-n", str(sizes.new)]
+    tests = json.loads(run([*command, "-t", str(sizes.threads), "-r", "1", "-o", "json"]))
+    return Speed(**{("prefill" if test["n_prompt"] else "decode"): test["avg_ts"] for test in tests})
 
 
 ALL = {
@@ -117,8 +151,12 @@ ALL = {
     "ours-int8": ours("--quantize", "int8"),
     "ours-int4": ours("--quantize", "int4"),
     "ours-plain": ours("--kernels", "plain"),
-    "transformers": script("transformers_peer.py", "transformers", huggingface_folder),
-    "meta": script("meta_peer.py", "llama_models", lambda folder, work: folder),
+    "ours-compile": ours("--compile"),
+    "transformers": script("transformers_peer.py", installed("transformers"), huggingface_folder),
+    "meta": script("meta_peer.py", installed("llama_models"), as_it_lies),
+    "gpt-fast": gpt_fast(),
+    "gpt-fast-int8": gpt_fast("--quantize", "int8"),
+    "gpt-fast-int4": gpt_fast("--quantize", "int4"),
     "llama.cpp": llama_cpp(None),
     "llama.cpp-q8": llama_cpp("Q8_0"),
     "llama.cpp-q4": llama_cpp("Q4_0"),
@@ -165,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128, help="tokens of prompt")
     parser.add_argument("--new", type=int, default=32, help="tokens of answer")
+    parser.add_argument("--rows", type=int, default=1, help="rows at a time")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--peers", default=",".join(ALL))
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "llama-cli-compare")
@@ -174,7 +213,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no peer {unknown[0]!r}; there are {', '.join(ALL)}")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    sizes = Sizes(arguments.prompt, arguments.new, arguments.threads)
+    sizes = Sizes(arguments.prompt, arguments.new, arguments.threads, arguments.rows)
     speeds = compare(names, arguments.shape, arguments.work, sizes, arguments.rounds)
     show(speeds)
     figures = {name: [turn._asdict() for turn in turns] for name, turns in speeds.items()}

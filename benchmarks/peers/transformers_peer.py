@@ -1,28 +1,28 @@
-"""transformers, eager, in bfloat16: FOLDER PROMPT NEW THREADS to one line of JSON."""
+"""transformers, eager, in bfloat16."""
 
-import json
-import sys
-import time
+import argparse
 
 import torch
-from transformers import AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+from turn import read_turn, report
 
 
 @torch.inference_mode()
-def main(folder: str, n_prompt: int, n_new: int, threads: int) -> None:
-    torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    prompt = torch.randint(0, 128000, (1, n_prompt))
-    model(prompt[:, :8])  # warm up
-    began = time.perf_counter()
-    out = model(prompt, use_cache=True, logits_to_keep=1)
-    token = out.logits[:, -1:].argmax(-1)
-    filled = time.perf_counter()
-    for _ in range(n_new):
-        out = model(token, past_key_values=out.past_key_values, use_cache=True)
-        token = out.logits[:, -1:].argmax(-1)
-    ended = time.perf_counter()
-    print(json.dumps({"prefill": n_prompt / (filled - began), "decode": n_new / (ended - filled)}))
+def main() -> None:
+    turn, _ = read_turn(argparse.ArgumentParser(description=__doc__))
+    model = AutoModelForCausalLM.from_pretrained(turn.folder, dtype=torch.bfloat16).to(turn.device)
+    cache = DynamicCache()
+
+    def fill(prompt: Tensor) -> Tensor:
+        cache.crop(0)
+        return step(prompt, 0)
+
+    def step(token: Tensor, position: int) -> Tensor:
+        out = model(token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1:].argmax(-1)
+
+    report(turn, fill, step)
 
 
-main(sys.argv[1], *map(int, sys.argv[2:]))
+main()
