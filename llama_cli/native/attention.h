@@ -83,7 +83,7 @@ inline void attend(const Value* keys, const Value* values, int64_t length, int64
     for (int64_t first = 0; first < length; first += POSITIONS) {
         const int64_t n = length - first < POSITIONS ? length - first : POSITIONS;
         const Weights some_keys(keys + first * head_dim, nullptr, head_dim);
-        column_of_tiles<Weights, OUTS, N>(some_keys, {0, n}, queries.floats, head_dim, shares, POSITIONS);
+        multiply(some_keys, {0, n}, N, queries.floats, shares, POSITIONS);
         for (int q = 0; q < N; q++) {
             float* of_query = shares + q * POSITIONS;
             float most = largest[q];

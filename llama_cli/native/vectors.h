@@ -42,37 +42,29 @@ inline auto total(Vector v) {
     return v[0] + v[1];
 }
 
-// Sixteen totals in one vector, each added up in the order of `total`: halves meet halves of their neighbours.
-template <class Vector>
-inline Vector totals(Vector* v) {
-    for (int i = 0; i < 8; i++)
-        v[i] = pick(v[2 * i], v[2 * i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-               pick(v[2 * i], v[2 * i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30,
-                                       31);
-    for (int i = 0; i < 4; i++)
-        v[i] =
-            pick(v[2 * i], v[2 * i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-            pick(v[2 * i], v[2 * i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    for (int i = 0; i < 2; i++)
-        v[i] =
-            pick(v[2 * i], v[2 * i + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-            pick(v[2 * i], v[2 * i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
-    return pick(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-           pick(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-}
-
-// The totals of a tile, those of a row side by side.
-template <int N_OUT, int N_ROWS, class Vector, class Value>
-inline void total_tile(Vector (&sums)[N_ROWS][N_OUT], Value (&into)[N_ROWS][N_OUT]) {
-    if constexpr (N_OUT * N_ROWS > 4 && N_OUT * N_ROWS <= LANES) {
-        Vector all[LANES] = {};
-        memcpy(all, sums, sizeof sums);
-        Vector found = totals(all);
-        memcpy(into, &found, sizeof into);
-    } else {
-        for (int row = 0; row < N_ROWS; row++)
-            for (int o = 0; o < N_OUT; o++) into[row][o] = total(sums[row][o]);
+// Up to sixteen totals in one vector, each added up in the order of `total`: halves meet halves of their neighbours.
+template <int N, class Vector>
+inline Vector totals(Vector (&v)[N]) {
+    constexpr int PAIRS = (N + 1) / 2, FOURS = (N + 3) / 4, EIGHTS = (N + 7) / 8;
+    const auto beside = [](int i, int n) { return i + 1 < n ? i + 1 : i; };
+    for (int i = 0; i < PAIRS; i++) {
+        const Vector a = v[2 * i], b = v[beside(2 * i, N)];
+        v[i] = pick(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               pick(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
     }
+    for (int i = 0; i < FOURS; i++) {
+        const Vector a = v[2 * i], b = v[beside(2 * i, PAIRS)];
+        v[i] = pick(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+               pick(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    }
+    for (int i = 0; i < EIGHTS; i++) {
+        const Vector a = v[2 * i], b = v[beside(2 * i, FOURS)];
+        v[i] = pick(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+               pick(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    }
+    const Vector a = v[0], b = v[beside(0, EIGHTS)];
+    return pick(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           pick(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 inline float widen(uint16_t bfloat16) {

@@ -6,9 +6,12 @@
 #include "vectors.h"
 
 constexpr int64_t BLOCK = 2 * LANES;  // columns that are read together, as two vectors
-constexpr int64_t AHEAD = 1024;       // bytes that are fetched ahead where every weight is read once
 constexpr int64_t GROUP = 32;         // int4 weights that share a scale
-constexpr int64_t PANEL = 8;          // rows whose inputs lie together
+#ifdef __AVX512F__
+constexpr int64_t ROWS = 16;  // whose inputs lie together: a block of columns of each, then the next block
+#else
+constexpr int64_t ROWS = 2;
+#endif
 constexpr float ZERO_POINT = 128.0f;
 constexpr float BYTE_LIMIT = 127.0f;
 constexpr float SMALLEST = 1e-12f;  // keeps the step of an all-zero row from dividing by zero
@@ -19,7 +22,6 @@ enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
 
 struct Float32 {
     static constexpr Kind kind = FLOAT32;
-    static constexpr int64_t ahead = AHEAD / 4;
     const float* weights;
     int64_t n_in;
     Float32(const void* weights, const void*, int64_t n_in) : weights((const float*)weights), n_in(n_in) {}
@@ -28,27 +30,20 @@ struct Float32 {
         __builtin_prefetch(from, 0, 2);
         __builtin_prefetch(from + 64, 0, 2);
     }
-    Pair at(int64_t out, int64_t column) const {
+    [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
         const float* from = weights + out * n_in + column;
         return {load<Floats>(from), load<Floats>(from + LANES)};
     }
     float one(int64_t out, int64_t column) const { return weights[out * n_in + column]; }
 };
 
-// In the cache already: what lies behind would be fetched in vain, or is not even memory.
-struct NearFloat32 : Float32 {
-    using Float32::Float32;
-    void prefetch(int64_t, int64_t) const {}
-};
-
 struct BFloat16 {
     static constexpr Kind kind = BFLOAT16;
-    static constexpr int64_t ahead = AHEAD / 2;
     const uint16_t* weights;
     int64_t n_in;
     BFloat16(const void* weights, const void*, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
     void prefetch(int64_t out, int64_t column) const { __builtin_prefetch(weights + out * n_in + column, 0, 2); }
-    Pair at(int64_t out, int64_t column) const {
+    [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
         Words two = load<Words>(weights + out * n_in + column);
         return {(Floats)(two << 16), (Floats)(two & 0xffff0000u)};
     }
@@ -58,7 +53,6 @@ struct BFloat16 {
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
 struct Int4 {
     static constexpr Kind kind = INT4;
-    static constexpr int64_t ahead = 2 * AHEAD;
     const uint8_t* weights;
     const uint16_t* scales;  // of each group the size of a step, and what level 8 means
     int64_t n_in;
@@ -68,7 +62,7 @@ struct Int4 {
         if (column % (4 * GROUP)) return;
         __builtin_prefetch(weights + (out * n_in + column) / 2, 0, 2);
     }
-    Pair at(int64_t out, int64_t column) const {
+    [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
         int64_t group = (out * n_in + column) / GROUP;
         Words both = widen(load<Nibbles>(weights + group * LANES));
         Words scale = Words{} + load<uint32_t>(scales + 2 * group);
@@ -86,21 +80,14 @@ struct Matrix {
     int32_t kind;
 };
 
-// How many of the first rows lie in panels: a block of columns of each row, then the next block, and the columns behind
-// the last one by rows. As rows of their own they would all fall on the same places of a cache. From eight rows on that
-// is fastest, and for so few that further ones do not keep the weights waiting.
-inline int64_t rows_in_panels(int32_t kind, int64_t n_rows) {
-#ifdef __AVX512F__
-    const int64_t most = kind == INT4 ? 16 : 11;
-    return n_rows <= most ? n_rows / PANEL * PANEL : 0;
-#else
-    return 0;  // too few registers for a tile of eight rows
-#endif
-}
+// Rows are in as few groups as may be, all of about the same height.
+inline int64_t groups_of(int64_t n_rows) { return (n_rows + ROWS - 1) / ROWS; }
+inline int64_t first_row(int64_t group, int64_t n_rows) { return n_rows * group / groups_of(n_rows); }
+inline int64_t group_of(int64_t row, int64_t n_rows) { return ((row + 1) * groups_of(n_rows) - 1) / n_rows; }
 
 // Rows as a product wants them: floats in the order of the weights, or bytes with the size of their steps.
 struct Inputs {
-    float* floats;   // (rows, n_in): panels, then the other rows
+    float* floats;   // of each group (n_in / BLOCK, rows, BLOCK), then what lies behind the last block, by rows
     uint8_t* bytes;  // (digits · rows, n_in)
     float* steps;    // (digits · rows,)
 };
@@ -140,16 +127,16 @@ inline void prepare(int32_t kind, const float* x, int64_t n_in, int64_t row, int
         }
         return;
     }
-    const bool in_panel = row < rows_in_panels(kind, n_rows);
-    const int64_t rows = in_panel ? PANEL : 1, place = row % rows, whole = n_in / BLOCK * BLOCK;
-    float* const panel = in.floats + (row - place) * n_in;
+    const int64_t group = group_of(row, n_rows), first = first_row(group, n_rows), place = row - first;
+    const int64_t rows = first_row(group + 1, n_rows) - first, whole = n_in / BLOCK * BLOCK;
+    float* const of_group = in.floats + first * n_in;
     for (int64_t i = 0; i < whole; i += BLOCK) {
         Pair both = {load<Floats>(x + i), load<Floats>(x + i + LANES)};
         if (kind == BFLOAT16)
             both = {pick(both.first, both.second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
                     pick(both.first, both.second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
-        memcpy(panel + i * rows + place * BLOCK, &both, sizeof both);
+        memcpy(of_group + i * rows + place * BLOCK, &both, sizeof both);
     }
-    float* const behind = panel + whole * rows + place * (n_in - whole);
+    float* const behind = of_group + whole * rows + place * (n_in - whole);
     memcpy(behind, x + whole, (n_in - whole) * sizeof *x);
 }
