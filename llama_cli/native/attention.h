@@ -55,8 +55,8 @@ inline void mix(const Weights& values, int64_t n, const float* shares, const flo
         for (int64_t position = 0; position < n; position++) {
             Pair pair = values.at(position, column);
             for (int q = 0; q < N; q++) {
-                first[q] += pair.first * shares[q * POSITIONS + position];
-                second[q] += pair.second * shares[q * POSITIONS + position];
+                first[q] += pair.of[0] * shares[q * POSITIONS + position];
+                second[q] += pair.of[1] * shares[q * POSITIONS + position];
             }
         }
         for (int q = 0; q < N; q++) {
@@ -83,7 +83,7 @@ inline void attend(const Value* keys, const Value* values, int64_t length, int64
     for (int64_t first = 0; first < length; first += POSITIONS) {
         const int64_t n = length - first < POSITIONS ? length - first : POSITIONS;
         const Weights some_keys(keys + first * head_dim, nullptr, head_dim);
-        multiply(some_keys, {0, n}, N, queries.floats, shares, POSITIONS);
+        multiply(some_keys, {0, n}, N, queries.floats, {shares, POSITIONS, N, nullptr});
         for (int q = 0; q < N; q++) {
             float* of_query = shares + q * POSITIONS;
             float most = largest[q];

@@ -19,6 +19,7 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint8_t Nibbles __attribute__((vector_size(LANES)));
+typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
 
 // Elements of two vectors, counted from the first of `a` on.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -66,6 +67,23 @@ inline Vector totals(Vector (&v)[N]) {
     return pick(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
            pick(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
+
+inline Floats add_products(Floats sums, Floats w, Floats x) { return sums + w * x; }
+
+#if HAS_BYTE_PRODUCTS
+// Adds, in each of 16 sums, four products of a signed and an unsigned byte.
+inline Ints add_products(Ints sums, Bytes w, Bytes x) {
+#ifdef __AVX512VNNI__
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+#else
+    __m256i halves[3][2];
+    memcpy(halves[0], &sums, sizeof sums), memcpy(halves[1], &x, sizeof x), memcpy(halves[2], &w, sizeof w);
+    for (int half = 0; half < 2; half++)
+        halves[0][half] = _mm256_dpbusd_avx_epi32(halves[0][half], halves[1][half], halves[2][half]);
+    return load<Ints>(halves[0]);
+#endif
+}
+#endif
 
 inline float widen(uint16_t bfloat16) {
     uint32_t word = uint32_t(bfloat16) << 16;
@@ -127,8 +145,11 @@ inline Floats exponential(Floats x) {
     return series * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
-struct Pair {
-    Floats first, second;
+// Vectors that are made together.
+template <class Vector, int N>
+struct Several {
+    Vector of[N];
 };
+typedef Several<Floats, 2> Pair;
 
 inline float maybe_rounded(float value, bool rounds) { return rounds ? rounded(value) : value; }

@@ -6,6 +6,7 @@
 #include "vectors.h"
 
 constexpr int64_t BLOCK = 2 * LANES;  // columns that are read together, as two vectors
+constexpr int64_t BYTES = 4 * LANES;  // columns of bytes that are read together, as one
 constexpr int64_t GROUP = 32;         // int4 weights that share a scale
 #ifdef __AVX512F__
 constexpr int64_t ROWS = 16;  // whose inputs lie together: a block of columns of each, then the next block
@@ -18,9 +19,15 @@ constexpr float SMALLEST = 1e-12f;  // keeps the step of an all-zero row from di
 
 enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
 
-// How weights lie, and what makes two vectors of them. Inputs lie so that they meet: see `prepare`.
+// How weights lie, and what makes vectors of a block of their columns. Inputs lie so that they meet: see `prepare`.
 
-struct Float32 {
+struct OfFloats {
+    typedef float Input;
+    typedef Floats Sum;
+    static constexpr int64_t block = BLOCK;
+};
+
+struct Float32 : OfFloats {
     static constexpr Kind kind = FLOAT32;
     const float* weights;
     int64_t n_in;
@@ -37,7 +44,7 @@ struct Float32 {
     float one(int64_t out, int64_t column) const { return weights[out * n_in + column]; }
 };
 
-struct BFloat16 {
+struct BFloat16 : OfFloats {
     static constexpr Kind kind = BFLOAT16;
     const uint16_t* weights;
     int64_t n_in;
@@ -51,7 +58,7 @@ struct BFloat16 {
 };
 
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
-struct Int4 {
+struct Int4 : OfFloats {
     static constexpr Kind kind = INT4;
     const uint8_t* weights;
     const uint16_t* scales;  // of each group the size of a step, and what level 8 means
@@ -72,6 +79,22 @@ struct Int4 {
     float one(int64_t, int64_t) const { return 0; }  // rows are whole groups
 };
 
+// A row's sums over weights w and inputs x of 0 to 255, whose 128 means 0.
+struct Int8 {
+    typedef uint8_t Input;
+    typedef Ints Sum;
+    static constexpr int64_t block = BYTES;
+    const int8_t* weights;
+    const float* scales;  // of each output the size of a step
+    const int32_t* sums;  // of each output its weights
+    int64_t n_in;
+    void prefetch(int64_t out, int64_t column) const { __builtin_prefetch(weights + out * n_in + column, 0, 2); }
+    [[gnu::always_inline]] Several<Bytes, 1> at(int64_t out, int64_t column) const {
+        return {load<Bytes>(weights + out * n_in + column)};
+    }
+    int32_t one(int64_t out, int64_t column) const { return weights[out * n_in + column]; }
+};
+
 struct Matrix {
     const void* weights;  // (n_out, n_in)
     const void* scales;   // of int8: float32 (n_out,); of int4: bfloat16 (n_out, n_in / GROUP, 2)
@@ -85,9 +108,22 @@ inline int64_t groups_of(int64_t n_rows) { return (n_rows + ROWS - 1) / ROWS; }
 inline int64_t first_row(int64_t group, int64_t n_rows) { return n_rows * group / groups_of(n_rows); }
 inline int64_t group_of(int64_t row, int64_t n_rows) { return ((row + 1) * groups_of(n_rows) - 1) / n_rows; }
 
-// Rows as a product wants them: floats in the order of the weights, or bytes with the size of their steps.
+// Where a row lies among those of its group: a block of columns of each, then the next block, and what lies behind the
+// last whole block by rows.
+struct Place {
+    int64_t first, rows, place, n_in, whole, block;
+    Place(int64_t row, int64_t n_rows, int64_t n_in, int64_t block)
+        : n_in(n_in), whole(n_in / block * block), block(block) {
+        const int64_t group = group_of(row, n_rows);
+        first = first_row(group, n_rows), rows = first_row(group + 1, n_rows) - first, place = row - first;
+    }
+    int64_t of_block(int64_t column) const { return first * n_in + column * rows + place * block; }
+    int64_t behind() const { return first * n_in + whole * rows + place * (n_in - whole); }
+};
+
+// Rows as a product wants them, in groups: floats in the order of the weights, or bytes with the size of their steps.
 struct Inputs {
-    float* floats;   // of each group (n_in / BLOCK, rows, BLOCK), then what lies behind the last block, by rows
+    float* floats;   // (rows, n_in)
     uint8_t* bytes;  // (digits · rows, n_in)
     float* steps;    // (digits · rows,)
 };
@@ -112,31 +148,47 @@ inline float largest_of(const float* x, int64_t n) {
     return load<float>(&largest);
 }
 
+// A row in bytes of a step that the largest needs, in whole steps around ZERO_POINT.
+inline void round_row(const float* x, const Place& to, float step, uint8_t* bytes) {
+    const auto round = [&](int64_t from, int64_t n, uint8_t* into) {
+        for (int64_t i = 0; i < n; i++) into[i] = uint8_t(int32_t(x[from + i] / step + (ZERO_POINT + 0.5f)));
+    };
+    for (int64_t i = 0; i < to.whole; i += BYTES) round(i, BYTES, bytes + to.of_block(i));
+    round(to.whole, to.n_in - to.whole, bytes + to.behind());
+}
+
+// What rounding left of a row.
+inline void subtract_rounded(const float* x, const Place& at, float step, const uint8_t* bytes, float* rest) {
+    const auto subtract = [&](int64_t from, int64_t n, const uint8_t* rounded) {
+        for (int64_t i = 0; i < n; i++) rest[from + i] = x[from + i] - step * (float(rounded[i]) - ZERO_POINT);
+    };
+    for (int64_t i = 0; i < at.whole; i += BYTES) subtract(i, BYTES, bytes + at.of_block(i));
+    subtract(at.whole, at.n_in - at.whole, bytes + at.behind());
+}
+
 // Puts a row of inputs where a product with weights of that kind looks for it.
 inline void prepare(int32_t kind, const float* x, int64_t n_in, int64_t row, int64_t n_rows, const Inputs& in) {
+    const int64_t n_digits = digits_of(kind);
     if (is_bytes(kind)) {
-        float* rest = in.floats + row * n_in;
-        for (int64_t digit = 0; digit < digits_of(kind); digit++, x = rest) {
-            float largest = largest_of(x, n_in);
-            float step = (largest < SMALLEST ? SMALLEST : largest) / BYTE_LIMIT;
-            uint8_t* into = in.bytes + (digit * n_rows + row) * n_in;
-            for (int64_t i = 0; i < n_in; i++) into[i] = uint8_t(int32_t(x[i] / step + (ZERO_POINT + 0.5f)));
+        float* const rest = in.floats + row * n_in;
+        for (int64_t digit = 0; digit < n_digits; digit++) {
+            const Place place(digit * n_rows + row, n_digits * n_rows, n_in, BYTES);
+            const float largest = largest_of(x, n_in), step = (largest < SMALLEST ? SMALLEST : largest) / BYTE_LIMIT;
+            round_row(x, place, step, in.bytes);
             in.steps[digit * n_rows + row] = step;
-            if (digit + 1 == digits_of(kind)) break;
-            for (int64_t i = 0; i < n_in; i++) rest[i] = x[i] - step * (float(into[i]) - ZERO_POINT);
+            if (digit + 1 < n_digits) subtract_rounded(x, place, step, in.bytes, rest);
+            x = rest;
         }
         return;
     }
-    const int64_t group = group_of(row, n_rows), first = first_row(group, n_rows), place = row - first;
-    const int64_t rows = first_row(group + 1, n_rows) - first, whole = n_in / BLOCK * BLOCK;
-    float* const of_group = in.floats + first * n_in;
-    for (int64_t i = 0; i < whole; i += BLOCK) {
-        Pair both = {load<Floats>(x + i), load<Floats>(x + i + LANES)};
+    const Place place(row, n_rows, n_in, BLOCK);
+    for (int64_t i = 0; i < place.whole; i += BLOCK) {
+        const Floats a = load<Floats>(x + i), b = load<Floats>(x + i + LANES);
+        Pair both = {a, b};
         if (kind == BFLOAT16)
-            both = {pick(both.first, both.second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
-                    pick(both.first, both.second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
-        memcpy(of_group + i * rows + place * BLOCK, &both, sizeof both);
+            both = {pick(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+                    pick(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
+        memcpy(in.floats + place.of_block(i), &both, sizeof both);
     }
-    float* const behind = of_group + whole * rows + place * (n_in - whole);
-    memcpy(behind, x + whole, (n_in - whole) * sizeof *x);
+    memcpy(in.floats + place.behind(), x + place.whole, (n_in - place.whole) * sizeof *x);
 }
