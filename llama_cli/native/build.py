@@ -22,6 +22,7 @@ OPTIMIZATIONS = (
     "-march=native",
     "-ffp-contract=fast",
     "-fno-tree-loop-distribute-patterns",  # else GCC clears a tile's registers as memory, by a call
+    "-fno-ipa-cp-clone",  # compiles in half the time
 )
 FLAGS = ("-std=c++17", *OPTIMIZATIONS, "-fopenmp", "-shared", "-fPIC", "-w")
 CPUINFO = Path("/proc/cpuinfo")

@@ -34,9 +34,9 @@ inline Range share(int64_t n, int64_t stride, int thread, int n_threads) {
 }
 
 // Outputs of a tile of so many rows.
-constexpr int outs_of(int n_rows) {
+constexpr int64_t outs_of(int64_t n_rows) {
     if (n_rows == 1) return OUTS_OF_ONE;
-    int outs = 1;
+    int64_t outs = 1;
     while (2 * outs * n_rows <= LARGEST_TILE) outs *= 2;
     return outs;
 }
@@ -118,15 +118,16 @@ inline void add_columns(const Weights& w, Range outs, Range columns, const typen
         return AHEAD_OUTS * w.n_in - columns.first;
     };
     int64_t out = outs.first;
-    for (; out + N_OUT <= outs.end; out += N_OUT)
+    for (; N_OUT > 1 && out + N_OUT <= outs.end; out += N_OUT)
         found[out - outs.first] += tile<N_OUT, N_ROWS>(w, out, columns, x, next_of(out));
     for (; out < outs.end; out++) found[out - outs.first] += tile<1, N_ROWS>(w, out, columns, x, next_of(out));
 }
 
-// The numbers of one of N_ROWS rows, from those of tiles.
-template <int N_ROWS, class Sum, class Number>
-inline void take_row(const Sum* found, int64_t row, int64_t n, Number* into) {
-    constexpr int64_t N_OUT = outs_of(N_ROWS);
+// The numbers of one of some rows, from those of tiles of N_OUT outputs or fewer.
+template <int64_t N_OUT = OUTS_OF_ONE, class Sum, class Number>
+inline void take_row(const Sum* found, int64_t row, int64_t n_rows, int64_t n, Number* into) {
+    if constexpr (N_OUT > 1)
+        if (outs_of(n_rows) < N_OUT) return take_row<N_OUT / 2>(found, row, n_rows, n, into);
     const int64_t in_tiles = n / N_OUT * N_OUT;
     for (int64_t out = 0; out < in_tiles; out += N_OUT)
         for (int64_t o = 0; o < N_OUT; o++) into[out + o] = found[out][row * N_OUT + o];
@@ -141,31 +142,31 @@ struct Results {
 };
 
 // Puts what was found where it belongs, with the columns behind the last block.
-template <int N_ROWS, class Weights>
-inline void finish(const Weights& w, Range outs, int64_t first, const float* behind, const Floats* found,
+template <class Weights>
+inline void finish(const Weights& w, Range outs, Range rows, const float* behind, const Floats* found,
                    const Results& to) {
     const int64_t whole = w.n_in / BLOCK * BLOCK, left = w.n_in - whole, n = outs.end - outs.first;
-    for (int64_t row = 0; row < N_ROWS; row++) {
-        float* const into = to.y + (first + row) * to.stride + outs.first;
-        take_row<N_ROWS>(found, row, n, into);
+    for (int64_t row = rows.first; row < rows.end; row++) {
+        const int64_t place = row - rows.first;
+        float* const into = to.y + row * to.stride + outs.first;
+        take_row(found, place, rows.end - rows.first, n, into);
         for (int64_t i = 0; i < left; i++)
             for (int64_t o = 0; o < n; o++)
-                into[o] = fmaf(w.one(outs.first + o, whole + i), behind[row * left + i], into[o]);
+                into[o] = fmaf(w.one(outs.first + o, whole + i), behind[place * left + i], into[o]);
     }
 }
 
-template <int N_ROWS>
-inline void finish(const Int8& w, Range outs, int64_t first, const uint8_t* behind, const Ints* found,
-                   const Results& to) {
+inline void finish(const Int8& w, Range outs, Range rows, const uint8_t* behind, const Ints* found, const Results& to) {
     const int64_t whole = w.n_in / BYTES * BYTES, left = w.n_in - whole, n = outs.end - outs.first;
-    for (int64_t row = 0; row < N_ROWS; row++) {
+    for (int64_t row = rows.first; row < rows.end; row++) {
+        const int64_t place = row - rows.first;
         int32_t sums[NEAR_OUTS];
-        take_row<N_ROWS>(found, row, n, sums);
+        take_row(found, place, rows.end - rows.first, n, sums);
         for (int64_t i = 0; i < left; i++)
-            for (int64_t o = 0; o < n; o++) sums[o] += w.one(outs.first + o, whole + i) * behind[row * left + i];
-        const bool adds = first + row >= to.n_rows;
-        const float step = to.steps[first + row];
-        float* const into = to.y + (first + row - adds * to.n_rows) * to.stride + outs.first;
+            for (int64_t o = 0; o < n; o++) sums[o] += w.one(outs.first + o, whole + i) * behind[place * left + i];
+        const bool adds = row >= to.n_rows;
+        const float step = to.steps[row];
+        float* const into = to.y + (row - adds * to.n_rows) * to.stride + outs.first;
         for (int64_t o = 0; o < n; o++) {
             const float value =
                 float(sums[o] - int32_t(ZERO_POINT) * w.sums[outs.first + o]) * w.scales[outs.first + o];
@@ -208,7 +209,7 @@ inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typenam
                 add(w);
             }
             each_group([&](auto height, int64_t row, const Sum* from) {
-                finish<height()>(w, near, row, x + row * w.n_in + whole * height(), from, to);
+                finish(w, near, {row, row + height()}, x + row * w.n_in + whole * height(), from, to);
             });
         }
     }
