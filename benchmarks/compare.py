@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from peers.turn import Sizes
 from random_checkpoint import SHAPES, llama3_tokenizer, write_random_checkpoint
 
 PEERS = Path(__file__).parent / "peers"
@@ -40,15 +41,6 @@ class Speed(NamedTuple):
 
     prefill: float
     decode: float
-
-
-class Sizes(NamedTuple):
-    """Tokens of prompt and answer, CPU threads, and rows at a time."""
-
-    prompt: int
-    new: int
-    threads: int
-    rows: int
 
 
 class Peer(NamedTuple):

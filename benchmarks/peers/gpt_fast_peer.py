@@ -45,10 +45,12 @@ def load(turn: Turn, rounded_to: str | None) -> gpt_fast.Transformer:
         )
     model.load_state_dict({name: tensor.to(torch.bfloat16) for name, tensor in checkpoint.tensors(args)}, assign=True)
     if rounded_to:
-        handler = {"int8": quantize.WeightOnlyInt8QuantHandler, "int4": quantize.WeightOnlyInt4QuantHandler}[rounded_to]
-        own = handler(model, groupsize=32) if rounded_to == "int4" else handler(model)
-        weights = own.create_quantized_state_dict()
-        model = own.convert_for_runtime()
+        if rounded_to == "int4":
+            handler = quantize.WeightOnlyInt4QuantHandler(model, groupsize=32)
+        else:
+            handler = quantize.WeightOnlyInt8QuantHandler(model)
+        weights = handler.create_quantized_state_dict()
+        model = handler.convert_for_runtime()
         model.load_state_dict(weights, assign=True)
     return model.to(turn.device).eval()
 
@@ -60,14 +62,14 @@ def main() -> None:
     turn, arguments = read_turn(parser)
     model = load(turn, arguments.quantize)
     with torch.device(turn.device):
-        model.setup_caches(max_batch_size=turn.rows, max_seq_length=turn.max_seq_len)
+        model.setup_caches(max_batch_size=turn.sizes.rows, max_seq_length=turn.max_seq_len)
     prefill = torch.compile(generate.prefill, fullgraph=True, dynamic=True)
     decode = torch.compile(generate.decode_one_token, mode="reduce-overhead", fullgraph=True)
     size = model.max_seq_length
     mask = generate.create_block_mask(generate.causal_mask, 1, 1, size, size, device=turn.device)
 
     def fill(prompt: Tensor) -> Tensor:
-        return prefill(model, prompt, torch.arange(turn.prompt, device=turn.device), **GREEDY).clone()
+        return prefill(model, prompt, torch.arange(turn.sizes.prompt, device=turn.device), **GREEDY).clone()
 
     def step(token: Tensor, position: int) -> Tensor:
         at = torch.tensor([position], device=turn.device, dtype=torch.int)

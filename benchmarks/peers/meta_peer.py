@@ -22,7 +22,7 @@ def main() -> None:
     initialize_model_parallel(1)
     torch.set_default_dtype(torch.bfloat16)
     params = json.loads((turn.folder / "params.json").read_text())
-    model = Transformer(ModelArgs(max_batch_size=turn.rows, max_seq_len=turn.max_seq_len, **params))
+    model = Transformer(ModelArgs(max_batch_size=turn.sizes.rows, max_seq_len=turn.max_seq_len, **params))
     weights = torch.load(turn.folder / "consolidated.00.pth", mmap=True, weights_only=True)
     model.load_state_dict(weights, strict=False)
     model.to(turn.device)

@@ -13,14 +13,20 @@ from torch import Tensor
 N_IDS = 1024  # every vocabulary has so many
 
 
-class Turn(NamedTuple):
-    """What is to be measured; lengths in tokens, and CPU threads."""
+class Sizes(NamedTuple):
+    """Tokens of prompt and answer, CPU threads, and rows at a time."""
 
-    folder: Path
     prompt: int
     new: int
     threads: int
     rows: int
+
+
+class Turn(NamedTuple):
+    """What is to be measured."""
+
+    folder: Path
+    sizes: Sizes
 
     @property
     def device(self) -> str:
@@ -28,18 +34,18 @@ class Turn(NamedTuple):
 
     @property
     def max_seq_len(self) -> int:
-        return self.prompt + self.new + 1
+        return self.sizes.prompt + self.sizes.new + 1
 
 
 def read_turn(parser: argparse.ArgumentParser) -> tuple[Turn, argparse.Namespace]:
     """FOLDER PROMPT NEW THREADS ROWS, after what the peer adds of its own."""
     parser.add_argument("folder", type=Path)
-    for name in Turn._fields[1:]:
+    for name in Sizes._fields:
         parser.add_argument(name, type=int)
     arguments = parser.parse_args()
-    turn = Turn(*(getattr(arguments, name) for name in Turn._fields))
-    torch.set_num_threads(turn.threads)
-    return turn, arguments
+    sizes = Sizes(*(getattr(arguments, name) for name in Sizes._fields))
+    torch.set_num_threads(sizes.threads)
+    return Turn(arguments.folder, sizes), arguments
 
 
 def report(turn: Turn, fill: Callable[[Tensor], Tensor], step: Callable[[Tensor, int], Tensor]) -> None:
@@ -47,16 +53,17 @@ def report(turn: Turn, fill: Callable[[Tensor], Tensor], step: Callable[[Tensor,
 
     Everything runs once before, which compiles what is compiled.
     """
-    prompt = torch.randint(0, N_IDS, (turn.rows, turn.prompt), device=turn.device)
-    step(step(fill(prompt), turn.prompt), turn.prompt + 1)
+    n_prompt, n_new, _, n_rows = turn.sizes
+    prompt = torch.randint(0, N_IDS, (n_rows, n_prompt), device=turn.device)
+    step(step(fill(prompt), n_prompt), n_prompt + 1)
     began = _now()
     token = fill(prompt)
     filled = _now()
-    for position in range(turn.prompt, turn.prompt + turn.new):
+    for position in range(n_prompt, n_prompt + n_new):
         token = step(token, position)
     ended = _now()
-    speeds = turn.prompt / (filled - began), turn.new / (ended - filled)
-    print(json.dumps(dict(zip(("prefill", "decode"), (turn.rows * speed for speed in speeds), strict=True))))
+    speeds = {"prefill": n_rows * n_prompt / (filled - began), "decode": n_rows * n_new / (ended - filled)}
+    print(json.dumps(speeds))
 
 
 def _now() -> float:

@@ -82,7 +82,7 @@ inline void attend(const Value* keys, const Value* values, int64_t length, int64
     const float scale = 1.0f / sqrtf(float(head_dim));
     for (int64_t first = 0; first < length; first += POSITIONS) {
         const int64_t n = length - first < POSITIONS ? length - first : POSITIONS;
-        const Weights some_keys(keys + first * head_dim, nullptr, head_dim);
+        const Weights some_keys(keys + first * head_dim, head_dim);
         multiply(some_keys, {0, n}, N, queries.floats, {shares, POSITIONS, N, nullptr});
         for (int q = 0; q < N; q++) {
             float* of_query = shares + q * POSITIONS;
@@ -103,7 +103,7 @@ inline void attend(const Value* keys, const Value* values, int64_t length, int64
             totals[q] = totals[q] * corrections[q] + total(sum);
             largest[q] = most;
         }
-        mix<Weights, N>(Weights(values + first * head_dim, nullptr, head_dim), n, shares, corrections, sums);
+        mix<Weights, N>(Weights(values + first * head_dim, head_dim), n, shares, corrections, sums);
     }
     const int64_t whole = Weights::kind == BFLOAT16 ? head_dim / BLOCK * BLOCK : 0;
     for (int q = 0; q < N; q++)

@@ -63,8 +63,7 @@ template <int N_OUT, int N_ROWS, class Weights>
 inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, const typename Weights::Input* x,
                                   int64_t next) {
     typedef decltype(w.at(0, 0)) Some;
-    typedef std::remove_reference_t<decltype(Some::of[0])> Vector;
-    constexpr int64_t block = Weights::block, n_vectors = sizeof(Some) / sizeof(Vector);
+    constexpr int64_t block = Weights::block, n_vectors = Some::n;
     typename Weights::Sum sums[N_ROWS * N_OUT];
     for (int i = 0; i < N_ROWS * N_OUT; i++) sums[i] = typename Weights::Sum{};
     for (int64_t column = columns.first; column < columns.end; column += block) {
@@ -78,7 +77,7 @@ inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, 
                 for (int o = 0; o < N_OUT; o++) {
                     const auto* from = x + column * N_ROWS + row * block + v * (block / n_vectors);
                     auto& sum = sums[row * N_OUT + o];
-                    sum = add_products(sum, some[o].of[v], load<Vector>(from));
+                    sum = add_products(sum, some[o].of[v], load<typename Some::One>(from));
                 }
     }
     return totals(sums);
@@ -220,9 +219,9 @@ inline void product(const Matrix& m, const Inputs& in, Range outs, int64_t n_row
     const Results to = {y, y_stride, n_rows, in.steps};
     switch (m.kind) {
         case FLOAT32:
-            return multiply(Float32(m.weights, m.scales, n_in), outs, n_rows, in.floats, to);
+            return multiply(Float32(m.weights, n_in), outs, n_rows, in.floats, to);
         case BFLOAT16:
-            return multiply(BFloat16(m.weights, m.scales, n_in), outs, n_rows, in.floats, to);
+            return multiply(BFloat16(m.weights, n_in), outs, n_rows, in.floats, to);
         case INT4:
             return multiply(Int4(m.weights, m.scales, n_in), outs, n_rows, in.floats, to);
 #if HAS_BYTE_PRODUCTS

@@ -148,6 +148,8 @@ inline Floats exponential(Floats x) {
 // Vectors that are made together.
 template <class Vector, int N>
 struct Several {
+    typedef Vector One;
+    static constexpr int n = N;
     Vector of[N];
 };
 typedef Several<Floats, 2> Pair;

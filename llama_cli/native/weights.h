@@ -31,7 +31,7 @@ struct Float32 : OfFloats {
     static constexpr Kind kind = FLOAT32;
     const float* weights;
     int64_t n_in;
-    Float32(const void* weights, const void*, int64_t n_in) : weights((const float*)weights), n_in(n_in) {}
+    Float32(const void* weights, int64_t n_in) : weights((const float*)weights), n_in(n_in) {}
     void prefetch(int64_t out, int64_t column) const {
         const char* from = (const char*)(weights + out * n_in + column);
         __builtin_prefetch(from, 0, 2);
@@ -48,7 +48,7 @@ struct BFloat16 : OfFloats {
     static constexpr Kind kind = BFLOAT16;
     const uint16_t* weights;
     int64_t n_in;
-    BFloat16(const void* weights, const void*, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
+    BFloat16(const void* weights, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
     void prefetch(int64_t out, int64_t column) const { __builtin_prefetch(weights + out * n_in + column, 0, 2); }
     [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
         Words two = load<Words>(weights + out * n_in + column);
@@ -59,7 +59,6 @@ struct BFloat16 : OfFloats {
 
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
 struct Int4 : OfFloats {
-    static constexpr Kind kind = INT4;
     const uint8_t* weights;
     const uint16_t* scales;  // of each group the size of a step, and what level 8 means
     int64_t n_in;
