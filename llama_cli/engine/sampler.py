@@ -64,10 +64,10 @@ def candidates(logits: Tensor, sampling: Sampling) -> Candidates:
     Top-p is Meta's rule: with probabilities sorted, a token stays while the sum before it is at most
     top_p, so the one that crosses the line stays.
     """
-    scaled = logits / sampling.temperature
+    scaled = (logits - logits.max()) / sampling.temperature  # the largest is 0: no finite logit overflows
     normaliser = scaled.logsumexp(-1)
     n_vocab = len(scaled)
-    looked_at = min(FIRST_LOOK, n_vocab)
+    looked_at = min(max(FIRST_LOOK, sampling.top_k), n_vocab)  # top-k's sum needs all of its candidates
     while True:
         values, ids = scaled.topk(looked_at)
         probabilities = (values - normaliser).exp()
@@ -81,7 +81,6 @@ def _filter(probabilities: Tensor, sampling: Sampling) -> Tensor:
     """The leading probabilities that survive top-k, top-p and min-p."""
     if sampling.top_k:
         probabilities = probabilities[: sampling.top_k]
-    if 0 < sampling.top_k <= len(probabilities):
         probabilities = probabilities / probabilities.sum()
     if sampling.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
@@ -91,14 +90,16 @@ def _filter(probabilities: Tensor, sampling: Sampling) -> Tensor:
     return probabilities
 
 
-def choose(logits: Tensor, draw: Draw) -> int:
+def choose(logits: Tensor, draw: Draw) -> int | None:
     """The next token of one row (V,): the likeliest, or one draw at a single uniform number.
 
     One number a token keeps the stream of random numbers in step with the text, whatever rounding does
-    to the number of candidates.
+    to the number of candidates. None where a penalty makes a logit overflow.
     """
     if draw.sampling.changes_logits:
         logits = bias_and_penalise(logits, draw)
+        if not logits.max().isfinite():
+            return None
     if draw.sampling.is_greedy:
         return int(logits.argmax())
     ids, probabilities = candidates(logits, draw.sampling)
@@ -107,7 +108,7 @@ def choose(logits: Tensor, draw: Draw) -> int:
 
 
 def pick(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
-    """Choose a token for each row of logits (M, V); None where the model produced NaN or infinity."""
+    """Choose a token for each row of logits (M, V); None where the model or a penalty made NaN or infinity."""
     likeliest = logits.max(-1)
     healthy = likeliest.values.isfinite().tolist()  # the maximum shows NaN and +inf, and lets -inf masks pass
     greedy = likeliest.indices.tolist()

@@ -76,6 +76,60 @@ def test_filters_are_the_slow_twins(settings, n_vocab):
         assert math.isclose(got[token], expected[token], rel_tol=2e-3)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_filters_over_a_real_vocabulary(seed):
+    """Random settings against float64: the result hung on how many candidates were looked at first."""
+    random = Random(seed)
+    logits = torch.randn(random.choice([3000, 128_256]), generator=torch.Generator().manual_seed(seed))
+    logits *= random.choice([0.5, 2.5, 8.0])
+    sampling = Sampling(
+        temperature=random.choice([0.01, 0.7, 1.0, 4.0]),
+        top_k=random.choice([0, 1, 255, 256, 257, 300, 2000, 5000, 200_000]),
+        top_p=random.choice([0.0, 0.1, 0.5, 0.99, 1.0]),
+        min_p=random.choice([0.0, 0.0, 0.05]),
+    )
+    kept = candidates(logits, sampling)
+    expected = _reference(logits, sampling)
+    assert abs(len(kept.ids) - len(expected)) <= max(1, len(expected) // 1000)  # rounding moves the very last ones
+    n = min(len(kept.ids), len(expected))
+    assert torch.allclose(kept.probabilities[:n].double(), expected[:n], rtol=5e-3, atol=1e-9)
+
+
+def _reference(logits, sampling):
+    """The probabilities that may be drawn, likeliest first, by the rules over the whole vocabulary in float64."""
+    probabilities = (logits.double() / sampling.temperature).softmax(-1).sort(descending=True).values
+    if sampling.top_k:
+        probabilities = probabilities[: sampling.top_k]
+        probabilities = probabilities / probabilities.sum()
+    if sampling.top_p < 1:
+        probabilities = probabilities[probabilities.cumsum(-1) - probabilities <= sampling.top_p]
+    probabilities = probabilities[probabilities >= sampling.min_p * probabilities[0]]
+    return probabilities / probabilities.sum()
+
+
+def test_the_candidates_of_top_k_share_their_sum():
+    """With top_k 300 and top_p 0.1 seventeen of 128,256 tokens were kept; four are right."""
+    logits = torch.randn(128_256, generator=torch.Generator().manual_seed(0)) * 2.5
+    sampling = Sampling(temperature=1.0, top_k=300, top_p=0.1)
+    assert len(candidates(logits, sampling).ids) == len(_reference(logits, sampling)) < 10
+
+
+@pytest.mark.parametrize("largest", [3e36, -3e36, 3.4e38])
+@pytest.mark.parametrize("settings", [{"temperature": 0.01}, {"temperature": 0.01, "top_k": 3}, {"temperature": 10.0}])
+def test_finite_logits_never_overflow(largest, settings):
+    logits = torch.linspace(-3.0, 3.0, 300)
+    logits[7] = largest
+    assert choose(logits, draw(**settings)) is not None
+    assert (choose(logits, draw(**settings)) == 7) == (largest > 0)
+
+
+def test_a_penalty_that_overflows_fails_its_row_alone():
+    logits = torch.linspace(-3.0, 3.0, 300).repeat(2, 1)
+    logits[0, 7] = 3e38
+    rows = [draw(prompt=[7], repetition_penalty=0.01), draw(temperature=0)]
+    assert pick(logits, rows) == [None, 299]
+
+
 def test_draws_follow_the_probabilities():
     """20,000 draws; a false alarm (five standard deviations in one of four) is less likely than 1 in 400,000."""
     logits = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
