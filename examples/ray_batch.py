@@ -1,6 +1,6 @@
 """The Python API of llama-cli under Ray Data: many machines, one input, one output.
 
-    pip install 'llama-cli[ray]'
+    pip install 'llama-native[ray]'
     python examples/ray_batch.py prompts.jsonl answers/ --model MODEL --actors 2
 
 Every actor loads the model once and runs blocks of rows with continuous batching. Seeds follow from the run's

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .base import EncodeError, TokenizerError
+from .distribution import install_line
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
@@ -29,7 +30,7 @@ class SentencePieceTokenizer:
         except ImportError:
             raise TokenizerError(
                 f"{path.name} is a SentencePiece model (Llama 2), and the package that reads it is not installed",
-                "pip install 'llama-cli[llama2]'",
+                install_line("llama2"),
             ) from None
         self._model = sentencepiece.SentencePieceProcessor()
         try:

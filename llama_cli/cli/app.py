@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from tokenizer.distribution import DISTRIBUTION
+
 from .. import __version__
 from ..errors import DoesNotFit, LlamaError, OutputFailed, UsageError
 from ..ranks import Place
@@ -175,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_deleted_folder()
         commands = typer.main.get_command(app)
         defaults = _defaults(commands, arguments)
-        code = commands(arguments, prog_name="llama-cli", standalone_mode=False, default_map=defaults)
+        code = commands(arguments, prog_name=_program(), standalone_mode=False, default_map=defaults)
         _flush_stdout()
     except (ReaderGone, BrokenPipeError):
         drop_stdout()
@@ -194,6 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _report(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else 0
+
+
+def _program() -> str:
+    """The name that it was called by: the shell's completion is made for that one."""
+    return DISTRIBUTION if os.path.basename(sys.argv[0]) == DISTRIBUTION else "llama-cli"
 
 
 def _runs_on_ranks(arguments: Sequence[str]) -> bool:

@@ -17,6 +17,8 @@ import numpy
 import torch
 from torch import Tensor
 
+from tokenizer.distribution import install_line
+
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.pages import drop_pages
 from ..checkpoint.quoting import plain, quote
@@ -150,7 +152,7 @@ def _read(path: Path) -> GGUFReader:
     except ImportError:
         raise ModelRejected(
             f"{plain(path.name)} is a GGUF file, and the package that reads it is not installed",
-            "pip install 'llama-cli[gguf]'",
+            install_line("gguf"),
         ) from None
 
     class BoundedReader(GGUFReader):
