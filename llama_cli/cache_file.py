@@ -11,7 +11,7 @@ from safetensors.torch import save
 from .engine.leader import Leader
 from .engine.runner import Runner
 from .errors import InputRejected
-from .jobs.ledger import replace_file
+from .files.write import replace_file
 from .session import Session
 
 

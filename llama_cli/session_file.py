@@ -13,7 +13,7 @@ from tokenizer.chat import Message
 
 from .conversation import FIRST_BRANCH, Branch, Conversation
 from .errors import InputRejected, OutputRefused
-from .jobs.ledger import replace_file
+from .files.write import replace_file
 
 MAX_BYTES = 256 << 20
 

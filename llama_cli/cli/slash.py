@@ -15,7 +15,7 @@ from tokenizer.chat import Message
 
 from ..engine.request import Sampling
 from ..errors import OutputRefused, UsageError
-from ..jobs.ledger import replace_file
+from ..files.write import replace_file
 from ..session_file import read_conversation, write_conversation
 from .chat_run import ChatRun
 from .options import describe_invalid

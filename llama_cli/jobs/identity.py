@@ -12,7 +12,7 @@ from typing import Any
 
 from ..engine.request import Sampling
 from ..errors import OutputRefused
-from .ledger import replace_file
+from ..files.write import replace_file
 
 logger = logging.getLogger(__name__)
 

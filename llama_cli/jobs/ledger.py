@@ -6,27 +6,30 @@ aside. So resuming is running the same command again.
 
 from __future__ import annotations
 
-import errno
-import fcntl
+import hashlib
 import json
 import os
 import re
+import stat
 import time
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy
 
 from ..errors import OutputFailed, OutputRefused
+from ..files.own import lock, open_own
+from ..files.write import replace_file, write_failed
 from .rows import hash_of
 
 READ_BYTES = 1 << 20
 
 # How every row of ours begins; anything else is read as JSON.
 OWN_BEGINNING = b'{"id": '
-OWN_ROW = re.compile(rb'\{"id": "(?:[^"\\]*", "custom_id": ")?([^"\\]*)", "index": ')
+OWN_ROW = re.compile(rb'\{"id": "(?:[^"\\]*", "custom_id": ")?([^"\\]*)", "index": (\d+)[,}]')
 ERROR_MARK = re.compile(rb'"error": \{"code": "[a-z_]+", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
 
 
@@ -34,6 +37,7 @@ class WrittenRow(NamedTuple):
     """A row found in the file."""
 
     custom_id: str
+    place: int  # its index: which row of the input, counted from 0
     is_error: bool
     offset: int
     size: int
@@ -70,42 +74,89 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.torn: Path | None = None  # where a torn last row was moved
-        if path.exists() and not path.is_file():  # opening a pipe waits for its reader, for ever
-            raise OutputRefused(f"{path} is no regular file", "give a file with -o, or -o - for standard output")
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise _failed(path, error) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        self._fd = _open(path)
+        if not lock(self._fd):
             os.close(self._fd)
             raise OutputRefused(
                 f"{path} is being written by another run", "wait for it, or give another output with -o"
-            ) from None
-        self._size = self._repair()
+            )
+        self._repair()
+        self._begin()
+
+    def _begin(self) -> None:
+        """What follows is written by this run, and looked at once more at the end."""
+        self._size = self._began = os.fstat(self._fd).st_size
+        self._digest = hashlib.blake2b()
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._fd)
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """OutputFailed if the file is not what this run has written."""
+        try:
+            if kind is None:
+                self._ensure_ours()
+                self._ensure_unchanged()
+        finally:
+            os.close(self._fd)
 
-    def _repair(self) -> int:
-        """Move what follows the last newline into a file of its own; returns the size of what stays."""
+    def _ensure_ours(self) -> None:
+        """OutputFailed unless the path leads to the file that this run writes, as large as this run left it."""
+        hint = "let nothing touch it while a batch runs; run the same command again for what is missing"
+        try:
+            is_here = os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except OSError:
+            raise OutputFailed(f"{self.path} was removed or renamed while this run wrote to it", hint) from None
+        if not is_here:
+            raise OutputFailed(f"{self.path} was replaced by another file while this run wrote to it", hint)
+        size = os.fstat(self._fd).st_size
+        if size != self._size:
+            raise OutputFailed(
+                f"{self.path} was changed by another program: it has {size:,} bytes, this run left {self._size:,}", hint
+            )
+
+    def _ensure_unchanged(self) -> None:
+        """OutputFailed if what this run wrote does not stand there any more."""
+        digest = hashlib.blake2b()
+        for start in range(self._began, self._size, READ_BYTES):
+            digest.update(os.pread(self._fd, min(READ_BYTES, self._size - start), start))
+        if digest.digest() != self._digest.digest():
+            raise OutputFailed(
+                f"{self.path} was changed by another program while this run wrote to it",
+                "its rows cannot be trusted: give another output with -o, and begin anew",
+            )
+
+    def _repair(self) -> None:
+        """Move what follows the last newline into a file of its own."""
         size = os.fstat(self._fd).st_size
         keep = self._end_of_last_row(size)
         if keep < size:
             self._refuse_foreign(has_rows=keep > 0)
             self.torn = self.path.with_name(f"{self.path.name}.torn-{time.time_ns()}")
-            self.torn.write_bytes(os.pread(self._fd, size - keep, keep))
-            os.ftruncate(self._fd, keep)
-            os.fsync(self._fd)
-        return keep
+            try:
+                self._move_to(self.torn, keep, size)
+            except OSError as error:
+                raise write_failed(self.torn, error) from None
+
+    def _move_to(self, path: Path, begin: int, end: int) -> None:
+        """Cut the bytes from `begin` on off, once they are on the disk in a file of their own."""
+        mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
+        with open(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            for start in range(begin, end, READ_BYTES):
+                file.write(os.pread(self._fd, min(READ_BYTES, end - start), start))
+            file.flush()
+            os.fsync(file.fileno())
+        os.ftruncate(self._fd, begin)
+        os.fsync(self._fd)
+
+    def _file(self) -> BinaryIO:
+        """The file from its beginning, whatever its name means by now."""
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        return open(os.dup(self._fd), "rb", buffering=READ_BYTES)
 
     def _refuse_foreign(self, *, has_rows: bool) -> None:
         """OutputRefused if the file was not begun by a batch: its last line is none of ours to move."""
-        with open(self.path, "rb") as file:
+        with self._file() as file:
             first = file.readline() if has_rows else file.read(len(OWN_BEGINNING))
         if has_rows:
             _read_row(self.path, first, 0)
@@ -125,7 +176,7 @@ class Ledger:
     def rows(self) -> Iterator[WrittenRow]:
         """Every row in the file, with its place."""
         offset = 0
-        with open(self.path, "rb", buffering=READ_BYTES) as file:
+        with self._file() as file:
             for line in file:
                 if offset + len(line) > self._size:
                     return
@@ -144,68 +195,73 @@ class Ledger:
         return Done(hashes), n_errors
 
     def append(self, row: bytes) -> None:
-        """Write one row and wait for the disk. OutputFailed leaves the file ending in a whole row."""
+        """Write one row and wait for the disk. OutputFailed leaves the file ending in a whole row.
+
+        It says so, too, if another program has removed, replaced or changed the file.
+        """
         assert row.endswith(b"\n"), "a row ends in its newline"
+        self._ensure_ours()
         written = 0
         try:
             while written < len(row):
                 written += os.write(self._fd, row[written:])
             os.fsync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, self._size)
-            raise _failed(self.path, error) from None
+            raise self._take_back(error) from None
         self._size += len(row)
+        self._digest.update(row)
+
+    def _take_back(self, error: OSError) -> OutputFailed:
+        """Cut off what was written of a row; what to raise."""
+        whole = ""
+        with suppress(OSError):
+            if os.fstat(self._fd).st_size >= self._size:  # to make it longer would fill it with zeros
+                os.ftruncate(self._fd, self._size)
+                whole = "; what is in it is whole"
+        return write_failed(self.path, error, more=whole)
 
     def compact(self) -> None:
-        """Keep one row for each id, the latest that is no error, in the order of their indexes."""
-        best: dict[int, tuple[int, WrittenRow]] = {}
+        """Keep one row for each index, the latest that is no error, in their order."""
+        self._ensure_ours()
+        best: dict[int, WrittenRow] = {}
         for row in self.rows():
-            index = int(json.loads(os.pread(self._fd, row.size, row.offset))["index"])
-            if index not in best or not row.is_error or best[index][1].is_error:
-                best[index] = (index, row)
-        replace_file(self.path, (os.pread(self._fd, row.size, row.offset) for _, row in sorted(best.values())))
+            if row.place not in best or not row.is_error or best[row.place].is_error:
+                best[row.place] = row
+        kept = (best[index] for index in sorted(best))
+        replace_file(self.path, (os.pread(self._fd, row.size, row.offset) for row in kept))
+        os.close(self._fd)
+        self._fd = _open(self.path)
+        lock(self._fd)
+        self._begin()
+
+
+def _open(path: Path) -> int:
+    """A descriptor of an output, made if need be. OutputRefused if it is no file, OutputFailed if it cannot be."""
+    hint = "give a file with -o, or -o - for standard output"
+    try:
+        if path.exists() and not path.is_file():
+            raise OutputRefused(f"{path} is no regular file", hint)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise write_failed(path, error) from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # it became one meanwhile: a pipe would wait for its reader
+        os.close(handle)
+        raise OutputRefused(f"{path} is no regular file", hint)
+    return handle
 
 
 def _read_row(path: Path, line: bytes, offset: int) -> WrittenRow:
     match = OWN_ROW.match(line)
     is_error = ERROR_MARK.search(line.rstrip(b"\n")) is not None
     if match:
-        return WrittenRow(match[1].decode(), is_error, offset, len(line))
+        return WrittenRow(match[1].decode(), int(match[2]), is_error, offset, len(line))
     try:
         fields: dict[str, Any] = json.loads(line)
         custom_id = fields["custom_id"] if "custom_id" in fields else fields["id"]
-        return WrittenRow(str(custom_id), bool(fields.get("error")), offset, len(line))
+        return WrittenRow(str(custom_id), int(fields["index"]), bool(fields.get("error")), offset, len(line))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _foreign(path, offset) from None
 
 
 def _foreign(path: Path, offset: int) -> OutputRefused:
     return OutputRefused(f"{path} holds a line at byte {offset} that no batch wrote", "give another output with -o")
-
-
-def _failed(path: Path, error: OSError) -> OutputFailed:
-    reason = (error.strerror or str(error)).lower()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputFailed(f"cannot write {path}: {reason}; what is in it is whole", "free some space, run it again")
-    return OutputFailed(f"cannot write {path}: {reason}", "look at where it goes, and run it again")
-
-
-def replace_file(path: Path, parts: Iterator[bytes], *, private: bool = False) -> None:
-    """Write a file whole: beside it, onto the disk, then over it by renaming. A private one is its owner's alone."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("wb") as file:
-            if private:
-                os.fchmod(file.fileno(), 0o600)
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise _failed(path, error) from None

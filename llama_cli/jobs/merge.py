@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InputRejected
-from .ledger import ERROR_MARK, replace_file
+from ..files.write import replace_file
+from .ledger import ERROR_MARK
 
 # A row of ours says its index early; text in it could not hold these bytes unescaped.
 INDEX = re.compile(rb'"index": (\d+)[,}]')
