@@ -43,7 +43,7 @@ def convert(source: Source, folder: Path, target: Target, progress: Progress, *,
     check_split(source.args, target.n_shards, source.embedding_dim)
     n_bytes, n_small = values.n_bytes, sum(map(len, source.small_files.values()))
     with new_folder(folder, replace=replace) as partial:
-        check_space(partial, n_bytes + n_small + ROOM_FOR_REST)
+        check_space(folder.resolve().parent, n_bytes + n_small + ROOM_FOR_REST)
         write_small_files(partial, source, target.form, values.dtype, target.quantization)
         output = open_output(partial, values.shapes, target, values.dtype, source, values.roundings)
         progress.begin("writing", n_bytes)

@@ -326,7 +326,7 @@ def test_a_disk_that_forgets_is_noticed(record, tmp_path, monkeypatch):
 
     def forgetful(*arguments):
         checksums = real(*arguments)
-        (path,) = tmp_path.glob(".there.partial/*.pth")
+        (path,) = tmp_path.glob(".there.partial/new/*.pth")
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(f"consolidated.00/data/{record}")
         data = bytearray(path.read_bytes())

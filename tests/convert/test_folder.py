@@ -27,6 +27,15 @@ def make(target, text="new", *, replace=False, raising=None, meanwhile=lambda: N
             raise raising
 
 
+def killed(target):
+    """What a run leaves behind that was killed while it wrote."""
+    child = os.fork()
+    if not child:
+        make(target, meanwhile=lambda: os._exit(9))
+    os.waitpid(child, 0)
+    assert (target.with_name(f".{target.name}.partial") / "new/params.json").exists()
+
+
 def model(target, text="old"):
     target.mkdir()
     fill(target, text)
@@ -54,11 +63,86 @@ def test_it_does_not_appear_after_an_error(error, tmp_path):
 
 
 def test_what_a_kill_left_is_cleared_away(tmp_path):
-    left = tmp_path / ".model.partial"
-    left.mkdir()
-    (left / "consolidated.00.pth").write_bytes(b"half")
+    killed(tmp_path / "model")
     make(tmp_path / "model")
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "params.json"]
+
+
+def test_a_kill_before_anything_was_written(tmp_path):
+    (tmp_path / ".model.partial").mkdir()
+    make(tmp_path / "model")
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "params.json"]
+
+
+PLANTED = [
+    "a folder of files",
+    "an empty link",
+    "a link",
+    "a file",
+    "a pipe",
+    "a folder in it",
+    "a note in what a kill left",
+]
+PLANTED += ["a link in what a kill left", "a folder of another user"]
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_place_of_somebody_elses_is_refused(what, tmp_path):
+    """A folder or a link of that name lost its files, with exit code 0."""
+    place, precious = tmp_path / ".model.partial", tmp_path / "precious"
+    precious.mkdir()
+    (precious / "weights.pth").write_text("precious")
+    if "kill left" in what:
+        killed(tmp_path / "model")
+    match what:
+        case "a folder of files":
+            precious.rename(place)
+            precious = place
+        case "an empty link":
+            place.symlink_to(tmp_path / "absent")
+        case "a link":
+            place.symlink_to(precious)
+        case "a file":
+            place.write_text("precious")
+        case "a pipe":
+            os.mkfifo(place)
+        case "a folder in it":
+            place.mkdir()
+            (place / "new").mkdir()
+        case "a note in what a kill left":
+            (place / "new/notes.txt").write_text("precious")
+        case "a link in what a kill left":
+            (place / "new/consolidated.01.pth").symlink_to(precious / "weights.pth")
+        case "a folder of another user":
+            if os.geteuid():
+                pytest.skip("needs root")
+            place.mkdir()
+            os.chown(place, 12345, 12345)
+    with pytest.raises(OutputRefused, match="none of this program's"):
+        make(tmp_path / "model")
+    assert (precious / "weights.pth").read_text() == "precious"
+    assert os.path.lexists(place)
+    assert what != "a note in what a kill left" or (place / "new/notes.txt").exists()
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_others_put_into_the_place_meanwhile_stays(tmp_path):
+    def meanwhile():
+        (tmp_path / ".model.partial/new/notes.txt").write_text("precious")
+
+    with pytest.raises(Killed):
+        make(tmp_path / "model", raising=Killed, meanwhile=meanwhile)
+    assert (tmp_path / ".model.partial/new/notes.txt").read_text() == "precious"
+
+
+def test_nobody_else_may_look_into_the_place(tmp_path):
+    modes = []
+    before = os.umask(0)
+    try:
+        make(tmp_path / "model", meanwhile=lambda: modes.append((tmp_path / ".model.partial").stat().st_mode & 0o777))
+    finally:
+        os.umask(before)
+    assert modes == [0o700]
 
 
 def test_what_is_there_stays(tmp_path):

@@ -350,7 +350,7 @@ def test_a_byte_that_changes_on_the_way_is_found(kind, part, tmp_path, monkeypat
 
     def forgetful(*arguments):
         checksums = real(*arguments)
-        (path,) = tmp_path.glob(f".saved.partial/{FILE}")
+        (path,) = tmp_path.glob(f".saved.partial/new/{FILE}")
         length = int.from_bytes(path.read_bytes()[:8], "little")
         header = json.loads(path.read_bytes()[8 : 8 + length])
         data = bytearray(path.read_bytes())
