@@ -154,7 +154,9 @@ def load(
     team = Team(job, tp * dp) if tp * dp > 1 else None
     runner = build_runner(checkpoint, job, where, team.share if team else WHOLE)
     checkpoint.ensure_unchanged()
-    engine = Engine(team.lead(runner) if team else runner, n_words=job.n_words, stop_tokens=stop_tokens)
+    engine = Engine(
+        team.lead(runner) if team else runner, n_words=job.n_words, n_ids=args.vocab_size, stop_tokens=stop_tokens
+    )
     info = ModelInfo(
         name=name,
         folder=str(checkpoint.folder),

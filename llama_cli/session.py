@@ -14,7 +14,7 @@ from tokenizer.infill import infill_format
 from .engine.engine import Engine, Stats
 from .engine.groups import Groups
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
-from .errors import ContextTooLong, InputRejected, LlamaError
+from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
 from .model.args import ModelArgs
 
 
@@ -179,12 +179,15 @@ class Session:
 
     def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
         """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
-        ids = tuple(self._encode_text(content) if isinstance(content, str) else self.check_ids(content))
-        if not ids:
-            raise InputRejected(
-                "the prompt is empty, and this model has no begin token to start from",
-                "give it a first character",
-            )
+        if isinstance(content, str):
+            ids = tuple(self._encode_text(content))
+            if not ids:
+                raise InputRejected(
+                    "the prompt is empty, and this model has no begin token to start from",
+                    "give it a first character",
+                )
+        else:
+            ids = self.engine.limits.check_prompt(content)
         if len(ids) + min(max_tokens, 1) > self.max_seq_len:
             self._refuse_length(f"{len(ids):,} tokens")
         return ids
@@ -206,12 +209,12 @@ class Session:
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 
-    def check_ids(self, ids: Sequence[int]) -> Sequence[int]:
-        """The ids themselves; InputRejected if one is none of the model's."""
-        for token_id in ids:
-            if not 0 <= token_id < self.args.vocab_size:
-                raise InputRejected(f"prompt id {token_id} is not in 0 ... {self.args.vocab_size - 1}")
-        return ids
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; InputRejected if the tokenizer has none for one of them."""
+        try:
+            return self.tokenizer.decode(ids)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
 
     def encode_dialog(
         self, dialog: Sequence[Message], max_tokens: int = 1, form: ChatFormat | None = None
@@ -251,6 +254,7 @@ class Session:
         default = sampling or Sampling()
         for key, prompt in enumerate(prompts):
             content, own = prompt if isinstance(prompt, Prompt) else (prompt, default)
+            _check_kinds(content, own)
             seed = secrets.randbits(63) if own.seed is None else own.seed
             yield Request(key, self.encode(content, own.max_tokens), own, seed)
 
@@ -264,6 +268,7 @@ class Session:
 
         def noted() -> Iterator[Request]:
             for request in requests:
+                _check_kinds(request.prompt, request.sampling)
                 for sample in range(request.sampling.n):
                     answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
                 yield request
@@ -303,6 +308,17 @@ class Session:
                 raise chunk.error
             completions[chunk.prompt, chunk.sample].add(chunk)
         return list(completions.values())
+
+
+def _check_kinds(content: object, sampling: object) -> None:
+    """UsageError if a caller from Python gave something else than a prompt and its settings."""
+    if isinstance(content, bytes) or not isinstance(content, str | Sequence):
+        raise UsageError(
+            f"a prompt is a text or a list of ids, not {type(content).__name__}",
+            'session.complete(["a text", [1, 2, 3]])',
+        )
+    if not isinstance(sampling, Sampling):
+        raise UsageError(f"the settings are a Sampling, not {type(sampling).__name__}", "llama_cli.Sampling(n=2)")
 
 
 def _n_bytes(text: str) -> int:

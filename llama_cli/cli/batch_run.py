@@ -17,11 +17,11 @@ import numpy
 from .. import __version__
 from ..chat_template import TemplateChoice
 from ..engine.request import Request, Sampling
-from ..errors import SOME_ROWS_FAILED, ContextTooLong, DoesNotFit, InputRejected
+from ..errors import SOME_ROWS_FAILED, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
 from ..jobs.ledger import Ledger
 from ..jobs.order import InOrder
-from ..jobs.results import Answer, OutputFormat, RowWriter
+from ..jobs.results import Answer, OutputFormat, RowWriter, error_code
 from ..jobs.rows import BadRow, ErrorCode, Format, Job, Lines, Row, hash_of, seed_of
 from ..jobs.starts import Starts
 from ..session import Chunk, Completion
@@ -235,12 +235,7 @@ class BatchRun:
         try:
             ids = self._encode(job)
         except InputRejected as error:
-            code: ErrorCode = "invalid_request"
-            if isinstance(error, ContextTooLong):
-                code = "context_length_exceeded"
-            elif "surrogate" in error.message:
-                code = "invalid_unicode"
-            return BadRow(job.index, job.custom_id, code, error.message)
+            return BadRow(job.index, job.custom_id, error_code(error), error.message)
         own_seed = sampling.seed if sampling.seed != self.sampling.seed else None
         seed = seed_of(self.run_seed, job.custom_id) if own_seed is None else own_seed
         request = Request(key, ids, sampling, seed)
@@ -285,8 +280,7 @@ class BatchRun:
             running.completions[chunk.sample].add(chunk)
             self.counts.tokens += len(chunk.token_ids)
             if chunk.error is not None:
-                code: ErrorCode = "out_of_memory" if isinstance(chunk.error, DoesNotFit) else "numerical_error"
-                self._give_up(chunk.prompt, code, str(chunk.error), order)
+                self._give_up(chunk.prompt, error_code(chunk.error), str(chunk.error), order)
             if chunk.finish_reason is not None:
                 running.n_finished += 1
                 if running.n_finished == len(running.completions):

@@ -59,7 +59,7 @@ def bench(
         from .run import load_model
 
         session = load_model(model, batch_size=batch_size)
-        requests = mixed_requests(prompts, session.engine.n_words, *wanted)
+        requests = mixed_requests(prompts, session.engine.limits.n_words, *wanted)
         _check_length(session, max(len(request.prompt) + request.sampling.max_tokens for request in requests))
         figures = _measure_batch(session, requests, alone)
     else:

@@ -159,7 +159,7 @@ class ChatRun:
     def _show_prompt(self, turn: Turn) -> None:
         if self.view.show_prompt:
             ids = " ".join(map(str, turn.prompt))
-            text = self.session.tokenizer.decode(turn.prompt)
+            text = self.session.decode(turn.prompt)
             write_stderr_text(f"llama-cli: the prompt, {len(turn.prompt)} tokens:\n{text}\nllama-cli: its ids: {ids}")
 
     def save(self) -> None:

@@ -87,4 +87,4 @@ def complete(
 
 
 def _text_of(session: Session, content: str | list[int], request: Request) -> str:
-    return content if isinstance(content, str) else session.tokenizer.decode(request.prompt)
+    return content if isinstance(content, str) else session.decode(request.prompt)

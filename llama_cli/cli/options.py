@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from ..engine.request import Sampling
+from ..engine.request import Sampling, SettingRejected
 from ..errors import UsageError
 from .terminal import show_log, write_stderr
 
@@ -250,17 +249,9 @@ def _build(group: type, values: dict[str, Any]) -> Any:
     chosen["stop_token_ids"] = chosen["stop_token_ids"] or ()
     try:
         return Sampling(**chosen)
-    except ValidationError as error:
-        name, reason = describe_invalid(error)
-        flag = SAMPLING_FLAGS.get(name, (f"--{name.replace('_', '-')}",))[0]
-        raise UsageError(f"{flag}: {reason}", "llama-cli complete --help") from None
-
-
-def describe_invalid(error: ValidationError) -> tuple[str, str]:
-    """The first field of Sampling that is wrong, and what is wrong with it."""
-    first = error.errors(include_url=False)[0]
-    message = first["msg"].removeprefix("Value error, ")
-    return str(first["loc"][0]), f"{message}, is {str(first['input'])[:60]}"
+    except SettingRejected as error:
+        flag = SAMPLING_FLAGS.get(error.name, (f"--{error.name.replace('_', '-')}",))[0]
+        raise UsageError(f"{flag}: {error.reason}", "llama-cli complete --help") from None
 
 
 def _parse_biases(texts: list[str]) -> dict[int, float]:

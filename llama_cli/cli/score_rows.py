@@ -10,6 +10,7 @@ from typing import BinaryIO
 from ..engine.request import TokenLogprob
 from ..errors import InputRejected, LlamaError
 from ..jobs.order import InOrder
+from ..jobs.results import error_code
 from ..jobs.rows import BadRow
 from ..jobs.texts import TextRow, read_text_rows
 from ..scoring import Text
@@ -84,7 +85,7 @@ class _Rows:
         for number in sorted(running.scores):
             one = running.scores[number]
             if isinstance(one, LlamaError):
-                self._fail(running.ticket, BadRow(row.index, row.custom_id, "numerical_error", one.message))
+                self._fail(running.ticket, BadRow(row.index, row.custom_id, error_code(one), one.message))
                 return
             scores.append(one)
         self.n_done += 1

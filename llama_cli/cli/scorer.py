@@ -22,7 +22,11 @@ class Scorer:
 
     def texts(self, content: str | Sequence[int], max_tokens: int | None, choices: Sequence[str]) -> list[Text]:
         """What to score for one text, or for each of its continuations; InputRejected if there is nothing."""
-        ids = self.session.tokenize(content) if isinstance(content, str) else self.session.check_ids(content)
+        ids = (
+            self.session.tokenize(content)
+            if isinstance(content, str)
+            else self.session.engine.limits.check_prompt(content)
+        )
         ids = list(ids)[:max_tokens]
         if not choices:
             if len(ids) < 2:

@@ -9,16 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from tokenizer.chat import Message
 
-from ..engine.request import Sampling
+from ..engine.request import Sampling, SettingRejected
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
 from ..session_file import read_conversation, write_conversation
 from .chat_run import ChatRun
-from .options import describe_invalid
 from .prompts import read_text_file
 from .run import describe_timings
 from .terminal import format_stats
@@ -262,8 +259,8 @@ def _changed(sampling: Sampling, name: str, text: str) -> Sampling:
         value = float(value)
     try:
         return dataclasses.replace(sampling, **{name: value})
-    except ValidationError as error:
-        raise UsageError(f"{name}: {describe_invalid(error)[1]}", "/set shows the settings") from None
+    except SettingRejected as error:
+        raise UsageError(f"{name}: {error.reason}", "/set shows the settings") from None
 
 
 def _as_bool(name: str, text: str) -> bool:

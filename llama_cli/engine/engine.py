@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import DoesNotFit, NumericalError
 from . import sampler
 from .leader import Leader
+from .limits import Limits
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
 from .runner import Runner
 from .scheduler import Plan, Scheduler, Sequence, Work
@@ -39,9 +40,18 @@ class Stats:
 class Engine:
     """Continuous batching: requests join and leave the running batch at every step."""
 
-    def __init__(self, runner: Runner | Leader, *, n_words: int, stop_tokens: frozenset[int], chunk: int = 512) -> None:
+    def __init__(
+        self,
+        runner: Runner | Leader,
+        *,
+        n_words: int,
+        stop_tokens: frozenset[int],
+        n_ids: int | None = None,
+        chunk: int = 512,
+    ) -> None:
+        """`n_words` ids have a token; the model knows `n_ids`, by default no more than those."""
         self.runner = runner
-        self.n_words = n_words  # ids from here on have no text and are never chosen
+        self.limits = Limits(n_ids or n_words, n_words, runner.max_seq_len)
         self.stop_tokens = stop_tokens
         self.scheduler = Scheduler(runner.n_slots, chunk)
         self.stats = Stats()
@@ -51,7 +61,8 @@ class Engine:
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Event]:
         """Run requests to their ends, as many at once as there are slots; `requests` is read as needed.
 
-        None among them means that there is none at the moment. Abandoning the iterator abandons the requests.
+        None among them means that there is none at the moment. One that the model cannot run ends with the reason,
+        and the others go on. Abandoning the iterator abandons the requests.
         """
         coming = iter(requests)
         exhausted = False
@@ -79,7 +90,16 @@ class Engine:
         """Stop one sample before the next step: the caller has seen a stop string."""
         self._cancelled.add((key, sample))
 
+    def refuse(self, request: Request) -> list[Finish]:
+        """How the samples of a request end that the model cannot run; none if it can."""
+        fault = self.limits.fault_of(request)
+        n_samples = getattr(request.sampling, "n", 1)
+        return [] if fault is None else [Finish(request.key, each, "error", fault) for each in range(n_samples)]
+
     def _start(self, request: Request) -> Iterator[Event]:
+        if refused := self.refuse(request):
+            yield from refused
+            return
         limit = min(len(request.prompt) + request.sampling.max_tokens, self.runner.max_seq_len)
         for sample in range(request.sampling.n):
             sequence = Sequence(request, sample, limit)
@@ -115,7 +135,7 @@ class Engine:
         began = time.perf_counter()
         plan = self.scheduler.plan()
         try:
-            logits = self.runner.run(plan)[:, : self.n_words]
+            logits = self.runner.run(plan)[:, : self.limits.n_words]
         except torch.OutOfMemoryError:
             yield from self._make_room()
             return

@@ -11,16 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple, Protocol
 
-from pydantic import TypeAdapter
-
-from ..errors import DoesNotFit, LlamaError, NumericalError
+from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError
 from .engine import Engine
-from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
+from .request import Event, Finish, PromptScored, Request, Sampling, Token, TokenLogprob
 
 
 class Cancel(NamedTuple):
@@ -125,6 +123,7 @@ class Groups:
     def __init__(self, engine: Engine, links: Sequence[TextLink], explain: Callable[[Exception], Exception]) -> None:
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._explain = explain
+        self._refuse = engine.refuse
         n_slots = engine.runner.n_slots
         orders: Orders = SimpleQueue()
         self._groups = [Group(orders.put, n_slots), *(Group(_giver(link, explain), n_slots) for link in links)]
@@ -166,6 +165,8 @@ class Groups:
                     request = next(coming, None)
                     if request is None:
                         exhausted = True
+                    elif refused := self._refuse(request):
+                        yield from refused
                     else:
                         self._hand(request, group)
                 if exhausted and all(handed.is_abandoned for handed in self._handed.values()):
@@ -235,26 +236,29 @@ def _giver(link: TextLink, explain: Callable[[Exception], Exception]) -> Callabl
     return give
 
 
-REQUESTS = TypeAdapter(Request)
 KINDS = {"token": Token, "scored": PromptScored, "finish": Finish}
-ERRORS = {"does not fit": DoesNotFit, "numerical": NumericalError}
+ERRORS = {"does not fit": DoesNotFit, "numerical": NumericalError, "input": InputRejected}
 
 
 def write_order(order: Order) -> str:
     """An order as text."""
     if order is None:
         return "end"
-    return REQUESTS.dump_json(order).decode() if isinstance(order, Request) else json.dumps(["cancel", *order])
+    if isinstance(order, Cancel):
+        return json.dumps(["cancel", *order])
+    return json.dumps(["request", *order._replace(sampling=asdict(order.sampling))])  # type: ignore[arg-type]
 
 
 def read_order(text: str) -> Order:
     """What `write_order` wrote."""
     if text == "end":
         return None
-    if text.startswith('["cancel"'):
-        _, key, sample = json.loads(text)
-        return Cancel(key, sample)
-    return REQUESTS.validate_json(text)
+    kind, *values = json.loads(text)
+    if kind == "cancel":
+        return Cancel(*values)
+    key, prompt, settings, *rest = values
+    biases = {int(token_id): bias for token_id, bias in settings["logit_bias"].items()}  # JSON's keys are texts
+    return Request(key, tuple(prompt), Sampling(**settings | {"logit_bias": biases}), *rest)
 
 
 def write_report(report: Report) -> str:

@@ -47,7 +47,8 @@ def bias_and_penalise(logits: Tensor, draw: Draw) -> Tensor:
         bias = torch.tensor(list(sampling.logit_bias.values()), dtype=logits.dtype, device=logits.device)
         logits[torch.tensor(list(sampling.logit_bias), device=logits.device)] += bias
     if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(list({*draw.prompt, *draw.generated}), device=logits.device)
+        tokens = [each for each in {*draw.prompt, *draw.generated} if each < len(logits)]  # others are never chosen
+        seen = torch.tensor(tokens, dtype=torch.int64, device=logits.device)
         values = logits[seen]
         penalty = sampling.repetition_penalty
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)

@@ -6,9 +6,19 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from .rows import BadRow, Job, hash_of
+from ..errors import ContextTooLong, DoesNotFit, InputRejected, LlamaError
+from .rows import BadRow, ErrorCode, Job, hash_of
 
 OutputFormat = Literal["openai", "simple"]
+
+
+def error_code(error: LlamaError) -> ErrorCode:
+    """What an error of the engine or the tokenizer is called in a row."""
+    if isinstance(error, ContextTooLong):
+        return "context_length_exceeded"
+    if isinstance(error, InputRejected):
+        return "invalid_unicode" if "surrogate" in error.message else "invalid_request"
+    return "out_of_memory" if isinstance(error, DoesNotFit) else "numerical_error"
 
 
 class Answer(NamedTuple):

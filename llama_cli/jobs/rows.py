@@ -8,11 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Literal
 
-from pydantic import ValidationError
-
 from tokenizer.chat import Message
 
-from ..engine.request import Sampling
+from ..engine.request import Sampling, SettingRejected
 
 MAX_LINE_BYTES = 16 << 20
 SKIP_BYTES = 1 << 20
@@ -252,11 +250,8 @@ def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
         chosen["logit_bias"] = {_as_id(key): value for key, value in chosen["logit_bias"].items()}
     try:
         return dataclasses.replace(defaults, **chosen)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise RowError("invalid_request", f"{where}: {reason}, is {shorten(first['input'])}") from None
+    except SettingRejected as error:
+        raise RowError("invalid_request", f"{error.place}: {error.reason}") from None
 
 
 def _as_id(key: str) -> int:

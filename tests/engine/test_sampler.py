@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import DATA
 
-from llama_cli.engine.request import Sampling
+from llama_cli.engine.request import Sampling, SettingRejected
 from llama_cli.engine.sampler import Draw, candidates, choose, logprobs, pick
 
 CASES = json.loads((DATA / "sampling/top_p.json").read_text())["cases"]
@@ -230,7 +230,7 @@ def test_logprobs_are_of_the_raw_logits():
     ],
 )
 def test_every_setting_has_bounds(settings):
-    with pytest.raises(ValueError):  # noqa: PT011 - pydantic's own error, which is one
+    with pytest.raises(SettingRejected):
         Sampling(**settings)
 
 
