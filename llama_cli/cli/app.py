@@ -27,9 +27,9 @@ from .convert import convert
 from .info import info
 from .merge import merge
 from .models import models
-from .options import ALIASES
 from .score import score
 from .settings import config_file, defaults_of, read_settings, source_of
+from .spellings import hint_for, refuse_foreign_line, spelled
 from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
 from .tokenize import tokenize
 from .verify import verify
@@ -39,6 +39,8 @@ INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 # Commands that load a model: torchrun's other ranks help with these.
 ON_RANKS = ("batch", "bench", "chat", "complete", "score")
 MORE_MEMORY = "use less: a smaller --max-seq-len or --batch-size, or a smaller model"
+
+COMPLETES = "_LLAMA_CLI_COMPLETE"  # set by the shell that wants a word completed
 
 SPINS = "10000"  # of libgomp's loop: half a millisecond
 
@@ -53,7 +55,7 @@ app = typer.Typer(
     name="llama-cli",
     help="Run Meta's native Llama checkpoints as they lie on disk.",
     epilog=EXAMPLES,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelled},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -69,7 +71,7 @@ def _show_version(asked: bool) -> None:
 def _main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -148,19 +150,9 @@ def _refuse_deleted_folder() -> None:
         raise UsageError("the current folder is not there any more", "cd to another one") from None
 
 
-def rewrite_aliases(arguments: Sequence[str]) -> list[str]:
-    """Meta's flags, in either spelling, as ours."""
-    rewritten = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        name = ALIASES.get(name.replace("_", "-"), name) if name.startswith("--") else name
-        rewritten.append(name + equals + value)
-    return rewritten
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
-    arguments = rewrite_aliases(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     _yield_to_neighbours()
     _fill_closed_descriptors()
     try:
@@ -175,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
         _refuse_deleted_folder()
-        commands = typer.main.get_command(app)
+        commands: Any = typer.main.get_command(app)
+        if COMPLETES not in os.environ:
+            refuse_foreign_line(arguments, commands.commands)
         defaults = _defaults(commands, arguments)
         code = commands(arguments, prog_name=_program(), standalone_mode=False, default_map=defaults)
         _flush_stdout()
@@ -194,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        return _report(error, as_json="--json" in arguments)
+        return _report(error, arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -210,12 +204,12 @@ def _runs_on_ranks(arguments: Sequence[str]) -> bool:
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return not {"-h", "--help", "--version"}.isdisjoint(arguments)
+    return not {"-h", "--help", "-V", "--version"}.isdisjoint(arguments)
 
 
 def _defaults(commands: Any, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What config.toml sets for each command. Help must come even where that file is broken."""
-    if _asks_for_help(arguments) or "_LLAMA_CLI_COMPLETE" in os.environ:
+    if _asks_for_help(arguments) or COMPLETES in os.environ:
         return {}
     return defaults_of(commands.commands, read_settings(config_file()))
 
@@ -226,7 +220,8 @@ def _flush_stdout() -> None:
         sys.stdout.flush()
 
 
-def _report(error: Exception, *, as_json: bool) -> int:
+def _report(error: Exception, arguments: Sequence[str]) -> int:
+    as_json = "--json" in arguments
     if isinstance(error, LlamaError):
         show_error(error.message, error.hint, error.exit_code, as_json=as_json)
         return error.exit_code
@@ -236,7 +231,8 @@ def _report(error: Exception, *, as_json: bool) -> int:
         if context is not None and parameter is not None:
             source = source_of(context, parameter.name)
             message += "" if source in ("flag", "default") else f" (from {source})"
-        show_error(message, "llama-cli --help", USAGE_ERROR, as_json=as_json)
+        hint = hint_for(getattr(error, "option_name", ""), arguments)
+        show_error(message, hint, USAGE_ERROR, as_json=as_json)
         return USAGE_ERROR
     if isinstance(error, MemoryError):
         show_error("memory ran out", MORE_MEMORY, DoesNotFit.exit_code, as_json=as_json)

@@ -12,7 +12,7 @@ from tokenizer.tool_calls import ToolFormat
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, Raw, TemplateOption, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, TemplateOption, with_options
 from .prompts import is_piped, read_prompt
 
 CHAT_PANEL = "Conversation"
@@ -92,6 +92,7 @@ def chat(
         bool,
         typer.Option("--stats", help="Report speed and memory after each answer.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
+    batch_size: OneRow = None,
     model: ModelOptions,
     sampling: Sampling = CHAT_SAMPLING,
     messages: MessageOptions,

@@ -10,7 +10,7 @@ import typer
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, Raw, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, with_options
 from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
 
@@ -30,6 +30,7 @@ def complete(
     suffix: Annotated[
         str | None, typer.Option("--suffix", help="Fill in what stands between the prompt and this text (Code Llama).")
     ] = None,
+    batch_size: OneRow = None,
     model: ModelOptions,
     sampling: Sampling,
     echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.", rich_help_panel=OUTPUT_PANEL)] = False,

@@ -25,14 +25,6 @@ SAMPLING_FLAGS = {
     "n": ("--num-samples",),
 }
 
-# Meta's own spellings, for scripts that have them; not shown in the help.
-ALIASES = {
-    "--ckpt-dir": "--model",
-    "--tokenizer-path": "--tokenizer",
-    "--max-gen-len": "--max-tokens",
-    "--max-batch-size": "--batch-size",
-}
-
 # Fields that belong to one request: no setting of everyday.
 REQUEST_ONLY = ("logit_bias", "stop", "stop_token_ids", "n", "logprobs", "top_logprobs", "prompt_logprobs")
 
@@ -100,6 +92,10 @@ BatchSize = Annotated[
         show_envvar=False,
         help="Rows at a time. Default: by memory.",
     ),
+]
+OneRow = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, max=4096, hidden=True, help="Taken from Meta's scripts: one prompt runs."),
 ]
 
 

@@ -10,8 +10,7 @@ import sys
 import pytest
 from support import DATA, kit_folder, needs_kit
 
-from llama_cli.cli.app import main, rewrite_aliases
-from llama_cli.cli.options import ALIASES
+from llama_cli.cli.app import main
 
 TINY = str(DATA / "tiny/bpe1024")
 GREEDY = ["-t", "0", "-n", "12"]
@@ -211,16 +210,6 @@ def test_names_of_folders_cannot_act_on_the_terminal(run, tmp_path):
     _, _, err = run("-m", folder, "x")
     assert "\x1b" not in err
     assert len(err.splitlines()) == 2
-
-
-def test_metas_own_flags_work(run):
-    expected = run("-m", TINY, "Hello", *GREEDY)
-    assert (
-        run("--ckpt_dir", TINY, "--tokenizer_path", f"{TINY}/tokenizer.model", "Hello", "-t", 0, "--max_gen_len=12")
-        == expected
-    )
-    assert rewrite_aliases(["--ckpt-dir=x", "--max_seq_len", "5"]) == ["--model=x", "--max_seq_len", "5"]
-    assert all(name.startswith("--") for name in ALIASES)
 
 
 def test_the_model_from_the_environment(run, monkeypatch):
