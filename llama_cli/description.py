@@ -33,6 +33,7 @@ def configure(headers: Headers, *, rope_scale_factor: float | None = None) -> Co
         vocab_size=headers.vocab_size,
         llama2=_is_sentencepiece(headers),
         rope_scale_factor=rope_scale_factor,
+        name=model_name(headers.folder),
     )
 
 

@@ -96,20 +96,20 @@ def load(
     began = time.perf_counter()
     checkpoint = open_checkpoint(TOY if model is None else model, tokenizer=tokenizer, mmap=mmap)
     words = open_tokenizer(checkpoint.tokenizer, checkpoint.folder)
-    params = {key: value for key, value in checkpoint.params.items() if key != "chat_template"}
+    name = model_name(checkpoint.folder)
     args = read_params(
-        params,
+        checkpoint.params,
         source=checkpoint.params_name,
         vocab_size=checkpoint.vocab_size,
         llama2=words.kind == "sentencepiece",
         rope_scale_factor=rope_scale_factor,
+        name=name,
     )
-    if doubt := doubt_about(args):
+    if doubt := doubt_about(args, name):
         logger.warning(doubt)
     checkpoint.check(args)
     check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
     tp = tp or 1
-    name = model_name(checkpoint.folder)
     _check_split(args, tp, name)
     place = place_of_leader(tp * dp)
     where = _choose_device(device, place)

@@ -22,7 +22,7 @@ from .checkpoint.checklist import (
 )
 from .checkpoint.contents import Contents, Survey, read_contents, survey
 from .checkpoint.headers import UnmappedShard, read_headers
-from .checkpoint.installed import find_model
+from .checkpoint.installed import find_model, model_name
 from .checkpoint.quoting import plain
 from .checkpoint.regular_file import ensure_unchanged
 from .errors import DoesNotFit, LlamaError, ModelRejected
@@ -103,6 +103,7 @@ class Verification:
                 source=checkpoint.params_name,
                 vocab_size=checkpoint.vocab_size,
                 llama2=self._is_sentencepiece(),
+                name=model_name(self.folder),
             )
             count = args.n_params(tied=checkpoint.is_tied)
             self._add("settings", checkpoint.params_name, "ok", f"{count:,} parameters")
@@ -112,7 +113,7 @@ class Verification:
         else:
             expected = f"{len(args.weight_shapes()):,} names, shapes and dtypes"
             self._add("weights", self.folder, "ok", f"{expected} as expected in {len(checkpoint.shards)} shards")
-        if self._args is not None and (doubt := doubt_about(self._args)):
+        if self._args is not None and (doubt := doubt_about(self._args, model_name(self.folder))):
             self._add("settings", "params.json", "warning", doubt)
 
     def _open(self) -> Checkpoint:

@@ -16,7 +16,7 @@ from llama_cli.checkpoint.headers import read_headers
 from llama_cli.cli.app import main
 from llama_cli.description import configure
 from llama_cli.errors import InputRejected, ModelRejected
-from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.args import ModelArgs, read_configuration, read_params
 from llama_cli.model.family import doubt_about, family_of
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
@@ -246,6 +246,43 @@ def test_the_wrong_epsilon_of_early_downloads(caplog, tmp_path):
     with caplog.at_level(logging.WARNING), pytest.raises(ModelRejected):
         llama_cli.load(tmp_path)
     assert "norm_eps is 1e-06" in caplog.text
+
+
+FIRST = {  # LLaMA 1, as its files are
+    "7B": {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-6, "vocab_size": -1},
+    "13B": {"dim": 5120, "multiple_of": 256, "n_heads": 40, "n_layers": 40, "norm_eps": 1e-6, "vocab_size": -1},
+    "30B": {"dim": 6656, "multiple_of": 256, "n_heads": 52, "n_layers": 60, "norm_eps": 1e-6, "vocab_size": -1},
+    "65B": {"dim": 8192, "multiple_of": 256, "n_heads": 64, "n_layers": 80, "norm_eps": 1e-5, "vocab_size": -1},
+}
+SECOND = {
+    "llama-2-7b": FIRST["7B"] | {"norm_eps": 1e-5},
+    "7B": FIRST["7B"] | {"norm_eps": 1e-5},
+    "llama-2-13b-chat": FIRST["13B"] | {"norm_eps": 1e-5},
+    "llama-2-70b": FIRST["65B"] | {"n_kv_heads": 8, "ffn_dim_multiplier": 1.3, "multiple_of": 4096},
+    "llama-2-7b-chat": FIRST["7B"],
+    "Llama-2-7b-chat-hf": FIRST["7B"],
+}
+
+
+@pytest.mark.parametrize("called", ["{}", "llama-{}", "LLaMA-{}-hf", "my-old-model"])
+@pytest.mark.parametrize("size", FIRST)
+def test_llama_1_is_told_from_llama_2(size, called):
+    """It was called Llama 2, with twice the context it was trained for."""
+    name = called.format(size)
+    configuration = read_configuration(FIRST[size], vocab_size=32000, llama2=True, name=name)
+    args = configuration.args
+    assert (args.max_seq_len, args.rope_theta) == (2048, 10000.0)
+    assert family_of(args, name) == "LLaMA 1"
+    assert "LLaMA 1" in configuration.sources["max_seq_len"]
+    doubt = doubt_about(args, name)
+    assert ("taken for LLaMA 1" in doubt) if name == "my-old-model" and size == "7B" else doubt is None
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_llama_2_stays_llama_2(name):
+    args = read_params(SECOND[name], vocab_size=32000, llama2=True, name=name)
+    assert (args.max_seq_len, family_of(args, name)) == (4096, "Llama 2")
+    assert bool(doubt_about(args, name)) == (args.norm_eps == 1e-6)
 
 
 @pytest.mark.parametrize(

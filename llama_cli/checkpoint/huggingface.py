@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
+from ..model.keys import refused
+from ..model.rope_scaling import read_rope_scaling
 from .pickle_headers import TensorHeader
 from .quoting import plain, quote
 from .safetensors_file import SafetensorsFiles
@@ -55,11 +57,18 @@ ALLOWED_VALUES: dict[str, tuple[object, ...]] = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "partial_rotary_factor": (1, None),
+    "layer_types": (None,),
 }
 ARCHITECTURE = "LlamaForCausalLM"
 REQUIRED_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 DEFAULT_THETA = 10000.0  # transformers' own
-SCALING_KEYS = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+
+# Keys whose values are looked at here, and those that only say how something was trained or is stored.
+READ = (
+    *CONFIG_KEYS, *ALLOWED_VALUES, "quantization_config", "rope_theta", "rope_scaling", "rope_parameters",
+    "layer_types", "tie_word_embeddings", "original_max_position_embeddings", "attn_implementation",
+)  # fmt: skip
+RELATIVES = {"Llama4": "Llama 4", "Mllama": "Llama 3.2 Vision", "SequenceClassification": "classifying"}
 USE_BF16 = "use the bf16 checkpoint of the same model"
 
 
@@ -69,8 +78,10 @@ def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelRejected("config.json: the weights are quantised (quantization_config); not supported", USE_BF16)
     architectures = config.get("architectures") or [ARCHITECTURE]
     if architectures != [ARCHITECTURE]:
+        kind = next((name for word, name in RELATIVES.items() if word in str(architectures)), None)
         raise ModelRejected(
-            f"config.json: the architecture is {quote(architectures)}; only {ARCHITECTURE} is supported",
+            f"config.json: the architecture is {quote(architectures)}{f', a {kind} model' if kind else ''};"
+            f" only {ARCHITECTURE} is supported",
             "give a Llama text model",
         )
     for key, allowed in ALLOWED_VALUES.items():
@@ -79,6 +90,15 @@ def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"config.json: {key} is {quote(config.get(key))}; only {allowed[0]!r} is supported",
                 "give a Llama text model",
             )
+    window, context = config.get("sliding_window"), config.get("max_position_embeddings")
+    if isinstance(window, int) and isinstance(context, int) and window >= context:
+        config = {**config, "sliding_window": None}  # every token sees all others
+    found = refused(config, READ)
+    if found:
+        raise ModelRejected(
+            f"config.json: {', '.join(found)}: llama-cli does not compute what this asks for",
+            "give a Llama text model; a key that changes nothing can be taken out of the file",
+        )
     missing = [key for key in REQUIRED_KEYS if config.get(key) is None]
     if missing:
         raise ModelRejected(f"config.json: {', '.join(missing)} must be given", "download config.json again")
@@ -88,28 +108,28 @@ def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rope_params(config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling`; transformers 5 writes both into rope_parameters."""
-    key = "rope_scaling" if config.get("rope_parameters") is None else "rope_parameters"
-    rope = {} if config.get(key) is None else config[key]
-    if not isinstance(rope, Mapping):
-        raise ModelRejected(f"config.json: {key} must be an object, is {quote(rope)}", "download config.json again")
-    settings = dict(rope)
-    kinds = [kind for kind in (settings.pop("rope_type", None), settings.pop("type", None)) if kind is not None]
-    kind = kinds[0] if kinds else "default"
-    thetas = [settings.pop("rope_theta", None), config.get("rope_theta"), DEFAULT_THETA]
-    params: dict[str, Any] = {"rope_theta": next(theta for theta in thetas if theta is not None)}
-    known = {"llama3": SCALING_KEYS, "default": set()}.get(kind if isinstance(kind, str) else "")
-    if known is None:
-        raise ModelRejected(
-            f"config.json: {key} is of type {quote(kind)}; only 'default' and 'llama3' are supported",
-            "give a checkpoint with Llama's own RoPE",
-        )
-    unknown = sorted(name for name, value in settings.items() if name not in known and value is not None)
-    if unknown:
-        raise ModelRejected(
-            f"config.json: {key} of type {quote(kind)} has {quote(unknown[0])}, which is not supported",
-            "give a checkpoint with Llama's own RoPE",
-        )
-    return params | {"rope_scaling": settings} if kind == "llama3" else params
+    objects = {key: config[key] for key in ("rope_parameters", "rope_scaling") if config.get(key) is not None}
+    thetas, scalings = [config.get("rope_theta")], []
+    for key, settings in objects.items():
+        if not isinstance(settings, Mapping):
+            raise ModelRejected(
+                f"config.json: {key} must be an object, is {quote(settings)}", "download config.json again"
+            )
+        thetas.append(settings.get("rope_theta"))
+        if settings.get("partial_rotary_factor") not in (None, 1):
+            raise ModelRejected(
+                f"config.json: {key}: partial_rotary_factor is {quote(settings['partial_rotary_factor'])}; RoPE turns"
+                " whole heads here",
+                "give a Llama text model",
+            )
+        rest = {name: value for name, value in settings.items() if name not in ("rope_theta", "partial_rotary_factor")}
+        scalings.append((read_rope_scaling(rest, f"config.json: {key}", untyped="default"), rest))
+    given = [theta for theta in thetas if theta is not None]
+    if any(theta != given[0] for theta in given) or any(scaling != scalings[0][0] for scaling, _ in scalings):
+        names = " and ".join(["rope_theta", *objects][-2:])
+        raise ModelRejected(f"config.json: {names} contradict each other", "take the wrong one out of config.json")
+    params: dict[str, Any] = {"rope_theta": given[0] if given else DEFAULT_THETA}
+    return params | ({"rope_scaling": scalings[0][1]} if scalings and scalings[0][0] is not None else {})
 
 
 def speaks_hugging_face(files: SafetensorsFiles) -> bool:

@@ -20,7 +20,7 @@ from ..errors import ModelRejected
 from ..model.args import INT4_SCHEME
 from .foreign import DOWNLOAD_AGAIN
 from .pickle_headers import is_extra
-from .quoting import quote
+from .quoting import plain, quote
 from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def int4_format(params: Mapping[str, Any]) -> Int4Format | None:
     if not isinstance(settings, Mapping) or settings.get("scheme") != INT4_SCHEME:
         return None
     group_size, lora = settings.get("group_size"), params.get("lora_args")
+    unread = [f"quantization_args: {key}" for key in settings if key not in ("scheme", "group_size", "spinquant")]
+    unread += [f"lora_args: {key}" for key in lora or () if key not in ("rank", "scale")]
+    if unread:
+        raise ModelRejected(f"params.json: {plain(unread[0])} is not known of such files", DOWNLOAD_AGAIN)
     lora_scale = lora.get("scale") if isinstance(lora, Mapping) else None
     if type(group_size) is not int or not 1 <= group_size <= 2**16:
         raise ModelRejected(f"params.json: quantization_args: group_size is {quote(group_size, 40)}", DOWNLOAD_AGAIN)

@@ -135,6 +135,10 @@ def _configuration(configuration: dict[str, dict[str, Any]]) -> list[tuple[str, 
 
 def _format_value(value: Any) -> str:
     if isinstance(value, dict):
+        from ..model.rope_scaling import NO_CONTEXT
+
+        if value["original_context"] == NO_CONTEXT:
+            return f"factor {value['factor']:g} for every frequency (linear)"
         return f"factor {value['factor']:g} beyond {value['original_context']} tokens"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.quoting import quote
 from ..errors import ModelRejected
-from ..model.args import RopeScaling
 from ..model.rope import scale_frequencies
+from ..model.rope_scaling import RopeScaling
 from .sentencepiece_file import sentencepiece_model
 from .tiktoken_file import Vocabulary, make_vocabulary
 

@@ -61,11 +61,5 @@ def config_of(args: ModelArgs, dtype: torch.dtype, *, tied: bool, special_ids: d
         "vocab_size": args.vocab_size,
     }
     if args.rope_scaling is not None:
-        config["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": args.rope_scaling.factor,
-            "low_freq_factor": args.rope_scaling.low_freq_factor,
-            "high_freq_factor": args.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": args.rope_scaling.original_context,
-        }
+        config["rope_scaling"] = args.rope_scaling.settings()
     return dict(sorted((config | special_ids).items()))

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ..model.args import OWN_SCHEMES, ModelArgs, Quantization, RopeScaling, read_params
+from ..model.args import OWN_SCHEMES, ModelArgs, Quantization, read_params
+from ..model.rope_scaling import RopeScaling
 
 # What Meta's files use for hidden sizes, 2/3 of 4 dim times the multiplier, rounded up.
 MULTIPLIERS = (None, 1.0, 1.2, 1.3, 1.5)
@@ -73,8 +74,7 @@ def _rope_rule(args: ModelArgs) -> dict[str, Any]:
         implied = read_params({**_sizes(args), "use_scaled_rope": True}).rope_scaling
         factor = {} if implied == scaling else {"rope_scaling_factor": scaling.factor}
         return {"use_scaled_rope": True} | factor
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return {"rope_scaling": dict(zip(names, dataclasses.astuple(scaling), strict=True))}
+    return {"rope_scaling": scaling.settings()}
 
 
 def _sizes(args: ModelArgs) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
+from ..checkpoint.installed import model_name
 from ..checkpoint.regular_file import read_small
 from ..checkpoint.reshard import split_dimension
 from ..model.args import ModelArgs, Quantization, read_params
@@ -118,6 +119,7 @@ def open_folder(path: str | Path, tokenizer: Path | None = None) -> FolderSource
         source=checkpoint.params_name,
         vocab_size=checkpoint.vocab_size,
         llama2=is_sentencepiece(found),
+        name=model_name(checkpoint.folder),
     )
     checkpoint.check(args)
     return FolderSource(checkpoint, args, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import llama1
 from .args import FACTOR_32_SHAPES, ModelArgs
 
 # (dim, n_layers) of the models that Meta published.
@@ -9,7 +10,8 @@ SHAPES = {
     (2048, 16), (3072, 28), (4096, 32), (5120, 40), (6656, 60), (8192, 48), (8192, 80), (16384, 126),
 }  # fmt: skip
 LLAMA_3_VOCAB = 128256
-LLAMA_2_VOCABS = (32000, 32016)
+LLAMA_2_VOCABS = range(32000, 32065)  # people add some tokens of their own
+CODE_LLAMA_VOCAB = 32016
 
 
 def family_of(args: ModelArgs, name: str = "") -> str | None:
@@ -26,18 +28,23 @@ def family_of(args: ModelArgs, name: str = "") -> str | None:
             return "Llama 3.2"
         return "Llama 3.3" if "3.3" in said else "Llama 3.1"
     if args.vocab_size in LLAMA_2_VOCABS:
-        is_code = args.vocab_size == 32016 or args.rope_theta == 1e6 or (args.dim == 8192 and args.n_layers == 48)
-        return "Code Llama" if is_code or "codellama" in said else "Llama 2"
+        is_code = (
+            args.vocab_size == CODE_LLAMA_VOCAB or args.rope_theta == 1e6 or (args.dim, args.n_layers) == (8192, 48)
+        )
+        if is_code or "codellama" in said:
+            return "Code Llama"
+        return "LLaMA 1" if _is_llama_1(args, name) else "Llama 2"
     return None
 
 
-def doubt_about(args: ModelArgs) -> str | None:
-    """What is known to be wrong with files of such a configuration, or None."""
-    if (args.dim, args.n_layers, args.vocab_size, args.norm_eps) == (4096, 32, 32000, 1e-6):
-        return (
-            "norm_eps is 1e-06: early downloads of Llama 2 7B-chat say so and are wrong, it is 1e-05;"
-            " mend params.json, unless this is Llama 1"
-        )
+def _is_llama_1(args: ModelArgs, name: str) -> bool:
+    return llama1.is_llama_1((args.dim, args.n_layers, args.n_heads), args.n_kv_heads, args.norm_eps, name)
+
+
+def doubt_about(args: ModelArgs, name: str = "") -> str | None:
+    """What is known to be wrong with files of such a configuration, or None. `name` is what the folder is called."""
+    if (args.dim, args.n_layers, args.vocab_size, args.norm_eps) == (4096, 32, 32000, llama1.EPS):
+        return llama1.doubt_about_7b(name)
     return None
 
 

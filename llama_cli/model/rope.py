@@ -7,12 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from .args import ModelArgs, RopeScaling
+from .args import ModelArgs
+from .rope_scaling import RopeScaling
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     """Llama 3.1's rule: long wavelengths are divided by `factor`, short ones kept, those between blended."""
     wavelengths = 2 * math.pi / frequencies
+    if scaling.low_freq_factor == scaling.high_freq_factor:  # nothing lies between
+        is_long = wavelengths > scaling.original_context / scaling.low_freq_factor
+        return torch.where(is_long, frequencies / scaling.factor, frequencies)
     # 0 where the wavelength is longer than original_context / low, 1 where shorter than original_context / high.
     smooth = (scaling.original_context / wavelengths - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor

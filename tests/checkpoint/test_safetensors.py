@@ -150,8 +150,10 @@ def test_without_mmap_later_changes_do_not_matter(names, tmp_path):
         ({"rope_theta": None}, 10000.0, None),
         ({"rope_scaling": {"type": "default"}}, 500000.0, None),
         ({"rope_scaling": LLAMA3}, 500000.0, 32.0),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 7e5}}, 7e5, None),
-        ({"rope_parameters": LLAMA3 | {"rope_theta": 7e5}}, 7e5, 32.0),
+        ({"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7e5}}, 7e5, None),
+        ({"rope_theta": None, "rope_parameters": LLAMA3 | {"rope_theta": 7e5}}, 7e5, 32.0),
+        ({"rope_parameters": LLAMA3 | {"rope_theta": 5e5}, "rope_scaling": LLAMA3}, 500000.0, 32.0),
+        ({"rope_scaling": {"type": "linear", "factor": 4}}, 500000.0, 4.0),
         ({"hidden_act": None, "architectures": None}, 500000.0, None),
     ],
 )

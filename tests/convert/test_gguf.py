@@ -22,8 +22,9 @@ from llama_cli.convert.params_json import resolved
 from llama_cli.convert.source import open_folder
 from llama_cli.convert.tiktoken_file import make_vocabulary
 from llama_cli.errors import LlamaError, ModelRejected
-from llama_cli.model.args import RopeScaling, read_params
+from llama_cli.model.args import read_params
 from llama_cli.model.rope import scale_frequencies
+from llama_cli.model.rope_scaling import RopeScaling
 from tokenizer import load_tokenizer
 from tokenizer.bpe import read_ranks, special_names
 

@@ -8,8 +8,9 @@ import torch
 from support import DATA, SMALL
 
 from llama_cli.errors import ModelRejected, UsageError
-from llama_cli.model.args import ModelArgs, RopeScaling, read_params
+from llama_cli.model.args import ModelArgs, read_params
 from llama_cli.model.llama import Llama
+from llama_cli.model.rope_scaling import RopeScaling
 
 LLAMA3_8B = {
     "dim": 4096,
@@ -147,6 +148,25 @@ def test_unknown_keys_are_named_once(caplog):
         ({"norm_eps": float("nan")}, "norm_eps"),
         ({"rope_theta": -1.0}, "rope_theta"),
         ({"rope_scaling": {"factor": 0.5}}, "rope_scaling.factor"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_scaling is of type 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, "rope_scaling is of type 'yarn'"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1]}}, "rope_scaling is of type 'longrope'"),
+        ({"rope_scaling": {"factor": 2, "beta_fast": 32}}, "'beta_fast'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2, "low_freq_factor": 1.0}}, "'low_freq_factor'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
+        ({"rope_scaling": {"factor": 8, "high_freq_factor": 0.5}}, "below low_freq_factor"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 4}, "use_scaled_rope": True},
+            "use_scaled_rope is True, but rope",
+        ),
+        ({"rope_scaling": {"factor": 4}, "use_scaled_rope": False}, "use_scaled_rope is False, but rope_scaling"),
+        ({"rope_scaling": {"factor": 4}, "rope_scaling_factor": 8.0}, "rope_scaling_factor is 8.0, but rope_scaling"),
+        ({"rope_scaling_factor": 8.0}, "rope_scaling_factor is 8.0, but use_scaled_rope is None"),
+        ({"rope_freq_base": 1e6}, "rope_theta is 500000.0, rope_freq_base is 1000000.0"),
+        ({"hidden_dim": 64, "intermediate_size": 128}, "hidden_dim is 64, intermediate_size is 128"),
+        ({"model": {**LLAMA3_8B}, "sliding_window": 4096}, "sliding_window"),
+        ({"attention": {"window": 4096}}, "attention"),
+        ({"settings": {"sliding_window": 4096}}, "settings.sliding_window"),
         ({"rope_scaling": []}, "rope_scaling"),
         ({"use_scaled_rope": "yes"}, "use_scaled_rope"),
         ({"quantization_args": {"group_size": 32}}, "quantization_args"),

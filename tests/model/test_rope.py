@@ -1,11 +1,13 @@
 """Rotation of queries and keys."""
 
+import dataclasses
 import math
 
 import torch
 
-from llama_cli.model.args import ModelArgs, RopeScaling
+from llama_cli.model.args import ModelArgs
 from llama_cli.model.rope import rope_table, rotate, scale_frequencies
+from llama_cli.model.rope_scaling import RopeScaling, read_rope_scaling
 
 ARGS = ModelArgs(dim=32, n_layers=1, n_heads=2, n_kv_heads=2, vocab_size=8, rope_theta=10000.0)
 
@@ -54,6 +56,21 @@ def test_scaling_keeps_short_waves_and_stretches_long_ones():
         kinds.add(kind)
         assert math.isclose(after, want, rel_tol=1e-5)
     assert kinds == {"kept", "blended", "stretched"}
+
+
+def test_linear_scaling_puts_positions_closer():
+    """Position 4 n of a model stretched by 4 is position n of the one it was made from."""
+    linear = read_rope_scaling({"type": "linear", "factor": 4}, "params.json", untyped="llama3")
+    stretched = rope_table(dataclasses.replace(ARGS, rope_scaling=linear), 400)
+    torch.testing.assert_close(stretched[::4], rope_table(ARGS, 100), atol=2e-5, rtol=0)
+
+
+def test_with_equal_bounds_nothing_is_blended():
+    """Llama 4's; the slope between the bounds was a division by zero."""
+    scaling = RopeScaling(factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0)
+    frequencies = torch.tensor([1.0, 2 * math.pi / 8192, 1e-5])
+    assert torch.equal(scale_frequencies(frequencies, scaling)[::2], torch.tensor([1.0, 1e-5 / 16]))
+    assert not scale_frequencies(frequencies, scaling).isnan().any()
 
 
 def test_half_precision_turns_in_float32():
