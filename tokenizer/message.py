@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,31 +14,55 @@ Role = Literal["system", "user", "assistant", "tool", "ipython"]
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 
 
+def plain_arguments(value: object) -> dict[str, Any] | None:
+    """Arguments as JSON gives them back, tuples as lists; None where JSON cannot write them: NaN, sets, bytes."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        read: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return read
+
+
+def read_arguments(value: object) -> dict[str, Any] | None:
+    """Arguments of a call: an object, the text of one, or nothing at all; None where it is something else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value.strip() or "{}")
+        except (ValueError, RecursionError):
+            return None
+    return plain_arguments({} if value is None else value)
+
+
+def new_call_id() -> str:
+    """An id that no other call has."""
+    return f"call_{secrets.token_hex(12)}"
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """What the model wants to have done. Nothing here ever does it."""
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    id: str = field(default_factory=new_call_id, compare=False)
 
     @classmethod
     def of(cls, fields: object) -> ToolCall:
         """A call from OpenAI's JSON: `function` with `name` and `arguments`, an object or the text of one."""
         function = fields.get("function") if isinstance(fields, dict) else None
         name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (0, 0)
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except (ValueError, RecursionError):
-                arguments = None
-        if not isinstance(name, str) or not isinstance(arguments, dict):
+        found = read_arguments(arguments)
+        if not isinstance(name, str) or found is None:
             raise EncodeError("a tool call has no function with a name and arguments")
-        return cls(name, arguments)
+        given = fields.get("id") if isinstance(fields, dict) else None
+        return cls(name, found, given if isinstance(given, str) and given else new_call_id())
 
-    def as_json(self, call_id: str) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """The call as OpenAI's API shows it."""
         function = {"name": self.name, "arguments": json.dumps(dict(self.arguments))}
-        return {"id": call_id, "type": "function", "function": function}
+        return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True)
@@ -69,7 +94,7 @@ class Message:
         """What `of` reads, and the ids."""
         shown: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
-            shown["tool_calls"] = [call.as_json(f"call_{place}") for place, call in enumerate(self.tool_calls)]
+            shown["tool_calls"] = [call.as_json() for call in self.tool_calls]
         if self.awaits_tool:
             shown["awaits_tool"] = True
         if self.token_ids is not None:

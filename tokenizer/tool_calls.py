@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from .base import EncodeError
-from .message import ToolCall
+from .message import ToolCall, plain_arguments, read_arguments
+from .python_calls import calls_in_list, lone_calls, read_literals
 
 ToolFormat = Literal["json", "function_tag", "python_list"]
 
@@ -17,7 +17,10 @@ CODE_INTERPRETER = "code_interpreter"
 BUILT_IN = ("brave_search", "wolfram_alpha", "photogen")
 BUILT_IN_CALL = re.compile(rf'({"|".join(BUILT_IN)})\.call\(query="(.*)"\)', re.DOTALL)
 FUNCTION_TAG = re.compile(r"<function=([^<>{}]+)>\s*(?=\{)")
+CLOSING_TAG = re.compile(r"\s*</function>")
+ANY_TAG = re.compile(r"</function>|<function=")
 SEPARATOR = re.compile(r"[\s;,]*")
+LENIENT_JSON = json.JSONDecoder(strict=False)  # takes line breaks within a text
 
 PYTHON_TAG = "<|python_tag|>"
 
@@ -38,97 +41,86 @@ def parse_answer(text: str, *, python_tag: bool) -> ToolAnswer:
     body = text.removeprefix(PYTHON_TAG).strip() if python_tag else text.strip()
     tags = list(_function_tags(body))
     if tags:
-        return ToolAnswer(body[: tags[0].start].rstrip(), tuple(tag.call for tag in tags))
-    calls = _json_calls(body) or _python_calls(body)
+        return ToolAnswer(_around(body, tags), tuple(tag.call for tag in tags))
+    calls = _json_calls(body) or calls_in_list(body)
     if not calls and python_tag:
-        built_in = BUILT_IN_CALL.fullmatch(body)
-        if built_in:
-            calls = (ToolCall(built_in[1], {"query": built_in[2]}),)
-        else:
-            calls = (ToolCall(CODE_INTERPRETER, {"code": text.removeprefix(PYTHON_TAG)}),)
+        code = ToolCall(CODE_INTERPRETER, {"code": text.removeprefix(PYTHON_TAG)})
+        calls = lone_calls(body) or _built_in_call(body) or (code,)
     return ToolAnswer("" if calls else text, calls)
+
+
+def _built_in_call(body: str) -> tuple[ToolCall, ...]:
+    """A built-in tool's, whose query may hold quotes that Python would not read."""
+    found = BUILT_IN_CALL.fullmatch(body)
+    return (ToolCall(found[1], {"query": found[2]}),) if found else ()
 
 
 class _Tag(NamedTuple):
     start: int
+    end: int
     call: ToolCall
 
 
 def _function_tags(body: str) -> Iterator[_Tag]:
-    """Every `<function=NAME>{...}`; single quotes for double ones are forgiven, as Meta's parser does."""
+    """Every `<function=NAME>{...}`; what Python alone reads, as single quotes, is forgiven as by Meta's parser."""
     for match in FUNCTION_TAG.finditer(body):
-        rest = body[match.end() :].split("</function>")[0]
-        for candidate in (rest, rest.replace("'", '"')):
-            try:
-                arguments, _ = json.JSONDecoder().raw_decode(candidate)
-            except (ValueError, RecursionError):
-                continue
-            if _is_plain(arguments):
-                yield _Tag(match.start(), ToolCall(match[1].strip(), arguments))
-                break
+        begin = match.end()
+        try:
+            value, end = LENIENT_JSON.raw_decode(body, begin)
+        except (ValueError, RecursionError):
+            rest = ANY_TAG.split(body[begin:], maxsplit=1)[0]
+            end = begin + rest.rfind("}") + 1
+            value = next(iter(read_literals(body[begin:end])), None)
+        arguments = plain_arguments(value)
+        if arguments is not None:
+            closing = CLOSING_TAG.match(body, end)
+            yield _Tag(match.start(), closing.end() if closing else end, ToolCall(match[1].strip(), arguments))
+
+
+def _around(body: str, tags: Sequence[_Tag]) -> str:
+    """What is said before, between and behind the calls."""
+    starts, ends = [tag.start for tag in tags], [tag.end for tag in tags]
+    said = [body[begin:end].strip() for begin, end in zip([0, *ends], [*starts, len(body)], strict=True)]
+    return "\n".join(filter(None, said))
 
 
 def _json_calls(body: str) -> tuple[ToolCall, ...]:
     """Objects with `name` and `parameters`: one, a list of them, or several with `;` between."""
     calls: list[ToolCall] = []
-    place = 0
-    while place < len(body):
-        try:
-            value, place = json.JSONDecoder().raw_decode(body, place)
-        except (ValueError, RecursionError):
-            return ()
+    for value in _json_values(body) or read_literals(body):
         for each in value if isinstance(value, list) else [value]:
             call = _json_call(each)
             if call is None:
                 return ()
             calls.append(call)
-        separator = SEPARATOR.match(body, place)
-        place = separator.end() if separator else place
     return tuple(calls)
 
 
+def _json_values(body: str) -> list[Any]:
+    """What the text holds, one value behind the other; nothing where a part of it is no JSON."""
+    values = []
+    place = 0
+    while place < len(body):
+        try:
+            value, place = LENIENT_JSON.raw_decode(body, place)
+        except (ValueError, RecursionError):
+            return []
+        values.append(value)
+        separator = SEPARATOR.match(body, place)
+        place = separator.end() if separator else place
+    return values
+
+
 def _json_call(value: object) -> ToolCall | None:
+    """`{"name": ..., "parameters": ...}`, bare or as OpenAI's `function`; one without arguments has nothing else."""
     if not isinstance(value, dict):
         return None
-    name, arguments = value.get("name"), value.get("parameters", value.get("arguments"))
-    if not isinstance(name, str) or not isinstance(arguments, dict) or not _is_plain(arguments):
-        return None
-    return ToolCall(name, arguments)
-
-
-def _python_calls(body: str) -> tuple[ToolCall, ...]:
-    """`[f(a=1), g(b="x")]`: read as data, never run."""
-    if not (body.startswith("[") and body.endswith("]")):
-        return ()
-    try:
-        tree = ast.parse(body, mode="eval").body
-        elements = tree.elts if isinstance(tree, ast.List) else []
-        return tuple(_python_call(element) for element in elements)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ()
-
-
-def _python_call(node: ast.expr) -> ToolCall:
-    """ValueError where it is no call with literal keyword arguments."""
-    if not isinstance(node, ast.Call) or node.args or not isinstance(node.func, ast.Name | ast.Attribute):
-        raise ValueError("no call with keywords")
-    arguments = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise ValueError("**")
-        arguments[keyword.arg] = ast.literal_eval(keyword.value)
-    if not _is_plain(arguments):
-        raise ValueError("a value that JSON has not")
-    return ToolCall(ast.unparse(node.func), arguments)
-
-
-def _is_plain(arguments: object) -> bool:
-    """Whether they can be written as JSON: no NaN, no sets, no bytes."""
-    try:
-        json.dumps(arguments, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return isinstance(arguments, dict)
+    if isinstance(value.get("function"), dict):
+        value = value["function"]
+    name, given = value.get("name"), [value[key] for key in ("parameters", "arguments") if key in value]
+    arguments = read_arguments(given[0] if given else None)
+    is_more = not given and not value.keys() <= {"name", "type"}
+    return None if not isinstance(name, str) or not name or arguments is None or is_more else ToolCall(name, arguments)
 
 
 def format_call(call: ToolCall) -> str:

@@ -196,7 +196,7 @@ class ChatRun:
             "dropped_messages": turn.n_dropped,
         }
         if turn.tool_calls:
-            described["tool_calls"] = [call.as_json(f"call_{place}") for place, call in enumerate(turn.tool_calls)]
+            described["tool_calls"] = [call.as_json() for call in turn.tool_calls]
         if turn.logprobs:
             described["logprobs"] = describe_scores(self.session, turn.logprobs)
         described["timings"] = describe_timings(self.session.info, turn.stats, turn.first_token_seconds)

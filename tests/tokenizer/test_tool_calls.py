@@ -1,6 +1,7 @@
 """Tool calls in every form that Meta's models write them, and text that is none."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,24 @@ SONGS = ToolCall("trending_songs", {"n": "10", "genre": "all"})
             ],
         ),
         ("[spotify.play(n=1)]", [ToolCall("spotify.play", {"n": 1})]),
+        ('[get-weather(city="Bern")]', [ToolCall("get-weather", {"city": "Bern"})]),
+        ("[f(a=true, b=null, c=[false])]", [ToolCall("f", {"a": True, "b": None, "c": [False]})]),
+        ('[f(a="true, g(b=null)")]', [ToolCall("f", {"a": "true, g(b=null)"})]),
+        ("[trip(from='Bern', in_=1, user-id='x')]", [ToolCall("trip", {"from": "Bern", "in_": 1, "user-id": "x"})]),
+        ('[f(a="x]) [, \\"y\\" \\d \\u00fc", b=\'it"s\')]', [ToolCall("f", {"a": 'x]) [, "y" \\d ü', "b": 'it"s'})]),
+        ('[f(a="two\nlines", b="""g(x=1)"\n""")]', [ToolCall("f", {"a": "two\nlines", "b": 'g(x=1)"\n'})]),
+        ("[für(größe=(1, 2))]", [ToolCall("für", {"größe": [1, 2]})]),
+        ('[f(a="\\ud83d\\ude00")]', [ToolCall("f", {"a": "\U0001f600"})]),
+        ("[f(), print(a=1)]", [ToolCall("f"), ToolCall("print", {"a": 1})]),
+        ('{"name": "f"}', [ToolCall("f")]),
+        ('{"type": "function", "name": "f", "parameters": null}', [ToolCall("f")]),
+        ('{"name": "f", "parameters": "{\\"city\\": \\"Bern\\"}"}', [ToolCall("f", {"city": "Bern"})]),
+        ('{"name": "f", "arguments": ""}', [ToolCall("f")]),
+        ("{'name': 'f', 'parameters': {'a': True, 'b': null}}", [ToolCall("f", {"a": True, "b": None})]),
+        ('{"type": "function", "function": {"name": "f", "arguments": "{}"}}', [ToolCall("f")]),
+        ('{"name": "f", "parameters": {"a": "two\nlines"}}', [ToolCall("f", {"a": "two\nlines"})]),
+        ("<function=f>{'a': \"it's\"} </function>", [ToolCall("f", {"a": "it's"})]),
+        ("<function=f>{'a': 1}<function=g>{'b': True}", [ToolCall("f", {"a": 1}), ToolCall("g", {"b": True})]),
     ],
 )
 def test_calls(text, calls):
@@ -46,9 +65,58 @@ def test_calls(text, calls):
     assert list(parse_answer(PYTHON_TAG + text, python_tag=True).calls) == calls
 
 
-def test_what_is_said_before_a_tagged_call_is_kept():
+def test_what_is_said_around_tagged_calls_is_kept():
     parsed = parse_answer('Let me look.\n<function=f>{"a": 1}</function>', python_tag=False)
     assert parsed == ("Let me look.", (ToolCall("f", {"a": 1}),))
+    parsed = parse_answer("One <function=f>{}</function> two <function=x>{ <function=g>{} three", python_tag=False)
+    assert parsed == ("One\ntwo <function=x>{\nthree", (ToolCall("f"), ToolCall("g")))
+
+
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('get_weather(location="Paris")', [ToolCall("get_weather", {"location": "Paris"})]),
+        ("get-time()", [ToolCall("get-time")]),
+        ("f(a=true)\ng(b='x')", [ToolCall("f", {"a": True}), ToolCall("g", {"b": "x"})]),
+        ("f(a=1), g()", [ToolCall("f", {"a": 1}), ToolCall("g")]),
+        ('brave_search.call(query="a \\"b\\"")', [ToolCall("brave_search", {"query": 'a "b"'})]),
+        ("wolfram_alpha.call(query='x')", [ToolCall("wolfram_alpha", {"query": "x"})]),
+        (
+            'brave_search.call(query="a"); brave_search.call(query="b")',
+            [ToolCall("brave_search", {"query": "a"}), ToolCall("brave_search", {"query": "b"})],
+        ),
+    ],
+)
+def test_a_lone_call_behind_the_python_tag_is_no_code(text, calls):
+    assert list(parse_answer(PYTHON_TAG + text, python_tag=True).calls) == calls
+    assert parse_answer(text, python_tag=False) == (text, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "print()",
+        "print(end='x')",
+        "plot.show()",
+        "math.sqrt(16)",
+        "f(1)",
+        "x = f(a=1)",
+        "f(a=b)",
+        "f(a=1)\nprint(2)",
+        "1",
+    ],
+)
+def test_other_code_behind_the_python_tag_is_code(text):
+    assert parse_answer(PYTHON_TAG + text, python_tag=True).calls == (ToolCall("code_interpreter", {"code": text}),)
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "a(" * 50_000, '"' * 99_999, "a =" * 50_000, "a" + " " * 200_000])
+def test_long_answers_take_no_time(text):
+    """Words, texts and spaces are each read once, so the work grows with the length and no faster."""
+    began = time.process_time()
+    assert parse_answer(text, python_tag=False).calls == ()
+    parse_answer(PYTHON_TAG + text, python_tag=True)
+    assert time.process_time() - began < 60  # once for each character it would be hours
 
 
 @pytest.mark.parametrize(
@@ -59,8 +127,15 @@ def test_what_is_said_before_a_tagged_call_is_kept():
         "[]",
         "[1, 2]",
         "{}",
-        '{"name": "x"}',
+        '{"name": "Bern", "inhabitants": 130000}',
+        '{"name": "Bern", "parameters": [1]}',
+        '{"name": "Bern", "parameters": "of a text"}',
+        '{"name": "", "parameters": {}}',
         '{"name": 1, "parameters": {}}',
+        "[f(a=1, a=2)]",
+        "[f(a=g(b=1))]",
+        "[a - b(c=1)]",
+        "[f(a=NaN)]",
         "[f(1)]",
         "[f(**a)]",
         "[f(a=b)]",
@@ -108,7 +183,7 @@ def test_behind_the_python_tag_all_is_a_call(text, call):
 def test_no_text_breaks_the_parser_and_what_it_finds_is_json(text):
     for tagged in (False, True):
         parsed = parse_answer(text, python_tag=tagged)
-        json.dumps([call.as_json("x") for call in parsed.calls], allow_nan=False)
+        json.dumps([call.as_json() for call in parsed.calls], allow_nan=False)
 
 
 @given(arguments=st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.none()))
