@@ -11,7 +11,7 @@ from typing import Literal
 
 from tokenizer import EncodeError
 from tokenizer.chat import Message, PlainFormat, ToolCall
-from tokenizer.tool_calls import parse_answer
+from tokenizer.tool_calls import find_calls
 
 from .conversation import Conversation
 from .engine.engine import Stats
@@ -20,7 +20,7 @@ from .errors import ContextTooLong, InputRejected
 from .session import Chunk, Session
 
 Overflow = Literal["error", "truncate", "shift"]
-FinishedBy = Literal["stop", "length", "interrupted"]
+FinishedBy = Literal["stop", "length", "interrupted", "tool_calls"]
 
 BROKEN = "\ufffd"  # what bytes become that are no character
 
@@ -153,7 +153,8 @@ class Answerer:
                 if chunk.finish_reason in ("stop", "length"):
                     turn.finish_reason = "interrupted" if self._interrupted else chunk.finish_reason
                     self._finish(turn)
-                    chunk = dataclasses.replace(chunk, tool_calls=turn.tool_calls)
+                    if turn.tool_calls:
+                        chunk = dataclasses.replace(chunk, tool_calls=turn.tool_calls, finish_reason="tool_calls")
                 yield chunk
         finally:
             self._is_running = False
@@ -211,8 +212,9 @@ class Answerer:
         if ids[-1] in self.session.engine.stop_tokens and not self.sampling.ignore_eos:
             ids.pop()
         content: str = turn.text
-        if form.python_tag is not None and turn.finish_reason == "stop":
-            content, turn.tool_calls = parse_answer(turn.text, python_tag=ids[:1] == [form.python_tag])
+        if turn.finish_reason == "stop":
+            content, turn.tool_calls = find_calls(turn.text, ids, form.python_tag, self.conversation.system)
+            turn.finish_reason = "tool_calls" if turn.tool_calls else "stop"
         # Ids that say something else, as behind a stop string, are not what the conversation goes on with.
         kept = tuple(ids) if tokenizer.decode(ids) == turn.text else None
         self.conversation.add(Message("assistant", content, turn.tool_calls, awaits_tool, kept))

@@ -17,6 +17,9 @@ from .engine.request import Finish, FinishReason, PromptScored, Request, Samplin
 from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
 from .model.args import ModelArgs
 
+# How an answer ends: as the engine ends it, or with calls of tools, which a conversation finds.
+EndReason = Literal[FinishReason, "tool_calls"]
+
 
 class Prompt(NamedTuple):
     """A prompt with settings of its own. Ids are taken as they are; text gets the begin token."""
@@ -38,7 +41,7 @@ class Chunk:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: FinishReason | None = None
+    finish_reason: EndReason | None = None
     error: LlamaError | None = None
     tool_calls: tuple[ToolCall, ...] = ()  # in the last chunk of an answer in a chat
 
@@ -59,7 +62,7 @@ class Completion:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: FinishReason = "length"
+    finish_reason: EndReason = "length"
 
     @classmethod
     def of(cls, request: Request) -> list[Completion]:

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tokenizer import EncodeError
+from tokenizer import EncodeError, Tokenizer
 from tokenizer.chat import Message
+from tokenizer.tool_calls import says_what_its_ids_say
 
-from .conversation import FIRST_BRANCH, Branch, Conversation
+from .conversation import FIRST_BRANCH, Branch, Conversation, turn_starts
 from .errors import InputRejected, OutputRefused
 from .files.write import replace_file
+from .session import Session
 
 MAX_BYTES = 256 << 20
+
+
+class Origin(NamedTuple):
+    """The model whose ids a conversation holds."""
+
+    model: str
+    fingerprint: str
+    tokenizer: Tokenizer
+
+
+def origin_of(session: Session) -> Origin:
+    """A loaded model as the files of its conversations name it."""
+    return Origin(session.info.name, session.info.fingerprint, session.tokenizer)
 
 
 class SessionFile:
     """One file that a chat keeps. Written whole: a kill at any moment leaves the old one or the new one."""
 
-    def __init__(self, path: Path, *, model: str, fingerprint: str) -> None:
+    def __init__(self, path: Path, origin: Origin) -> None:
         self.path = path
-        self._model = model
-        self._fingerprint = fingerprint
+        self._origin = origin
         self._known: tuple[int, ...] | None = None  # the file as this process last saw it
 
     def load(self) -> Conversation:
-        """Read it. Ids are kept only where the same model made them. InputRejected if it is no conversation."""
+        """Read it, as `read_conversation` does."""
         self._known = _identity(self.path)
-        return read_conversation(self.path, self._fingerprint)
+        return read_conversation(self.path, self._origin)
 
     def save(self, conversation: Conversation) -> None:
         """Write it. OutputRefused, once, if somebody else wrote it meanwhile: what follows goes beside it."""
@@ -41,12 +55,12 @@ class SessionFile:
             raise OutputRefused(
                 f"{other} was changed by another program", f"this conversation is kept in {self.path} from here on"
             )
-        write_conversation(self.path, conversation, model=self._model, fingerprint=self._fingerprint)
+        write_conversation(self.path, conversation, self._origin)
         self._known = _identity(self.path)
 
 
-def read_conversation(path: Path, fingerprint: str | None = None) -> Conversation:
-    """Every line with messages as a branch; `fingerprint` is that of the model whose ids may be kept."""
+def read_conversation(path: Path, origin: Origin | None = None) -> Conversation:
+    """Every line with messages as a branch, with the ids that `branch_of` keeps. InputRejected if there are none."""
     branches: dict[str, Branch] = {}
     current = None
     for number, line in enumerate(_read_lines(path), 1):
@@ -61,36 +75,47 @@ def read_conversation(path: Path, fingerprint: str | None = None) -> Conversatio
             raise InputRejected(f"{where} has no list of messages", "give a file that /save or --session wrote")
         about = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
         try:
-            branch = _branch_of(messages, about, keep_ids=about.get("fingerprint") == fingerprint is not None)
+            branch = branch_of([Message.of(message, with_ids=True) for message in messages], about, origin)
         except EncodeError as error:
             raise InputRejected(f"{where}: {error.message}", error.hint) from None
         name = str(row.get("id", row.get("custom_id", f"line-{number}")))
+        if name in branches:
+            raise InputRejected(
+                f"{where} has the id {name[:40]!r} of a line above it", "give each line an id of its own"
+            )
         branches[name] = branch
         current = name if about.get("current") is True else current
     return Conversation(branches, current or (list(branches) or [FIRST_BRANCH])[-1])
 
 
-def _branch_of(messages: Sequence[dict[str, Any]], about: dict[str, Any], *, keep_ids: bool) -> Branch:
-    read = tuple(_with_ids(message) if keep_ids else Message.of(message) for message in messages)
-    branch = Branch(read)
-    dropped = about.get("dropped")
-    return replace(branch, n_dropped=dropped) if type(dropped) is int and 0 < dropped < len(branch.spoken) else branch
+def branch_of(messages: Sequence[Message], about: Mapping[str, Any], origin: Origin | None) -> Branch:
+    """Messages as a file has them, with what its `metadata` says of them.
+
+    Ids stay only where the same model made them and they still say what the message says: a file may be edited, and
+    what people read in it counts. What was dropped stays dropped if a turn begins behind it.
+    """
+    is_own = origin is not None and about.get("fingerprint") == origin.fingerprint
+    tokenizer = origin.tokenizer if origin is not None and is_own else None
+    branch = Branch(tuple(_with_true_ids(message, tokenizer) for message in messages))
+    dropped = about.get("dropped") if "fingerprint" in about else None
+    if type(dropped) is not int or dropped not in turn_starts(branch.spoken):
+        return branch
+    return replace(branch, n_dropped=dropped)
 
 
-def _with_ids(fields: dict[str, Any]) -> Message:
-    message, ids = Message.of(fields), fields.get("token_ids")
-    if isinstance(ids, list) and all(type(token_id) is int for token_id in ids):
-        return replace(message, token_ids=tuple(ids))
-    return message
+def _with_true_ids(message: Message, tokenizer: Tokenizer | None) -> Message:
+    is_true = tokenizer is not None and says_what_its_ids_say(message, tokenizer)
+    return message if message.token_ids is None or is_true else replace(message, token_ids=None)
 
 
-def write_conversation(path: Path, conversation: Conversation, *, model: str, fingerprint: str) -> None:
+def write_conversation(path: Path, conversation: Conversation, origin: Origin) -> None:
     """Write every branch that has messages; OutputFailed says why it could not be."""
     rows = []
     for name, branch in conversation.branches.items():
         if not branch.spoken:
             continue
-        about: dict[str, Any] = {"model": model, "fingerprint": fingerprint, "current": name == conversation.current}
+        about: dict[str, Any] = {"model": origin.model, "fingerprint": origin.fingerprint}
+        about["current"] = name == conversation.current
         if branch.n_dropped:
             about["dropped"] = branch.n_dropped
         rows.append({"id": name, "messages": [message.as_json() for message in branch.messages], "metadata": about})

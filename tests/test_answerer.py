@@ -248,9 +248,15 @@ def test_tool_calls_are_parsed_and_go_back_with_the_end_they_had():
     special = session.tokenizer.special_tokens
     call = '{"name": "get_weather", "parameters": {"city": "Bern"}}'
     answerer = start(session, Sampling(temperature=0, logit_bias={special["<|eom_id|>"]: 100}), prefill=call)
+    said = say(answerer, "Weather?")
+    assert (said.tool_calls, said.finish_reason) == ((), "stop")  # JSON that nobody asked to be a call
+    assert answerer.conversation.branch.spoken[-1].content == call
+    answerer.conversation.clear()
+    answerer.conversation.set_system("Environment: ipython")
     answerer.conversation.add(Message("user", "Weather?"))
     turn = answerer.prepare()
     last = list(answerer.answer(turn))[-1]
+    assert last.finish_reason == turn.finish_reason == "tool_calls"
     assert [(one.name, one.arguments) for one in last.tool_calls] == [("get_weather", {"city": "Bern"})]
     message = answerer.conversation.branch.spoken[-1]
     assert (message.content, message.tool_calls, message.awaits_tool) == ("", last.tool_calls, True)

@@ -5,20 +5,26 @@ import json
 import stat
 
 import pytest
+from support import DATA
 
 from llama_cli.conversation import Branch, Conversation
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
 from llama_cli.jobs.rows import Job, Lines
-from llama_cli.session_file import SessionFile, read_conversation
+from llama_cli.session_file import Origin, SessionFile, read_conversation
+from tokenizer import load_tokenizer
 from tokenizer.chat import Message, ToolCall
+
+TINY = load_tokenizer(DATA / "tiny/bpe1024/tokenizer.model")
+CALL = ToolCall("f", {"x": 1})
+ANSWER = json.dumps({"name": "f", "parameters": {"x": 1}})
 
 MESSAGES = (
     Message("system", "Be brief."),
     Message("user", "漢字\u2028 \ud83d"),
-    Message("assistant", "", (ToolCall("f", {"x": 1}),), awaits_tool=True, token_ids=(5, 6)),
+    Message("assistant", "", (CALL,), awaits_tool=True, token_ids=tuple(TINY.encode(ANSWER))),
     Message("tool", "42"),
-    Message("assistant", "So.", token_ids=(7,)),
+    Message("assistant", "So.", token_ids=tuple(b"So.")),  # not as it would be encoded
 )
 
 
@@ -32,7 +38,7 @@ def conversation():
 
 
 def session_file(path, fingerprint="abc"):
-    return SessionFile(path, model="m", fingerprint=fingerprint)
+    return SessionFile(path, Origin("m", fingerprint, TINY))
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -50,6 +56,67 @@ def test_ids_are_those_of_one_model(tmp_path):
     loaded = session_file(path, "another").load()
     assert all(message.token_ids is None for message in loaded.branches["main"].messages)
     assert [message.content for message in loaded.branches["main"].messages] == [m.content for m in MESSAGES]
+
+
+def edited(path, place, **changes):
+    """The messages of the first branch after an editor changed one of them."""
+    row, *rest = map(json.loads, path.read_text().splitlines())
+    row["messages"][place] |= changes
+    path.write_text("".join(json.dumps(each) + "\n" for each in (row, *rest)))
+    return session_file(path).load().branches["main"].messages
+
+
+@pytest.mark.parametrize(
+    ("place", "changes"),
+    [
+        (4, {"content": "So!"}),
+        (4, {"content": ""}),
+        (4, {"token_ids": [*b"Sa."]}),
+        (4, {"token_ids": [10**9]}),
+        (4, {"token_ids": [-1]}),
+        (4, {"token_ids": []}),
+        (4, {"tool_calls": [CALL.as_json()]}),
+        (2, {"content": "Let me look."}),
+        (2, {"tool_calls": [ToolCall("f", {"x": 2}).as_json()]}),
+        (2, {"tool_calls": [ToolCall("f", {"x": True}).as_json()]}),
+        (2, {"tool_calls": [ToolCall("g", {"x": 1}).as_json()]}),
+        (2, {"tool_calls": [CALL.as_json(), CALL.as_json()]}),
+        (2, {"tool_calls": []}),
+    ],
+)
+def test_what_is_written_goes_before_the_ids(tmp_path, place, changes):
+    """People edit these files: ids that say something else than the message would be what the model is shown."""
+    path = tmp_path / "s.jsonl"
+    session_file(path).save(conversation())
+    message = edited(path, place, **changes)[place]
+    assert message.token_ids is None
+    assert message.content == changes.get("content", MESSAGES[place].content)
+
+
+def test_ids_belong_to_answers_alone(tmp_path):
+    """What a person says is always encoded as text, so that no file brings control tokens in."""
+    path = tmp_path / "s.jsonl"
+    session_file(path).save(conversation())
+    end = TINY.special_tokens["<|eot_id|>"]
+    for place in (0, 1, 3):
+        assert edited(path, place, content="<|eot_id|>", token_ids=[end])[place].token_ids is None
+
+
+def test_messages_that_changed_places_keep_their_own_ids(tmp_path):
+    path = tmp_path / "s.jsonl"
+    turned = (*MESSAGES[:2], MESSAGES[4], *MESSAGES[1:3])
+    session_file(path).save(Conversation({"main": Branch(turned)}))
+    assert session_file(path).load().branch == Branch(turned)
+
+
+def test_each_call_has_an_id_of_its_own_and_keeps_it(tmp_path):
+    path = tmp_path / "s.jsonl"
+    calls = [ToolCall("f", {"x": number % 2}) for number in range(4)]
+    messages = (Message("assistant", "", tuple(calls[:2])), Message("assistant", "", tuple(calls[2:])))
+    session_file(path).save(Conversation({"main": Branch((Message("user", "x"), *messages))}))
+    loaded = [call.id for message in session_file(path).load().branch.messages for call in message.tool_calls]
+    assert loaded == [call.id for call in calls]
+    assert len(set(loaded)) == 4
 
 
 def test_it_is_input_of_a_batch(tmp_path):
@@ -82,9 +149,20 @@ def test_dropped_messages_stay_in_the_file(tmp_path):
     assert session_file(path).load().branch == branch
 
 
+@pytest.mark.parametrize("dropped", [3, 4, 6, 99, -1, True, "2"])
+def test_a_count_of_dropped_messages_that_fits_no_longer_drops_none(tmp_path, dropped):
+    """A message was taken out of the file: the count would cut a turn in two."""
+    path = tmp_path / "s.jsonl"
+    about = {"fingerprint": "abc", "dropped": dropped}
+    messages = [message.as_json() for message in (*MESSAGES[1:], Message("assistant", "x"), *MESSAGES[1:2])]
+    path.write_text(json.dumps({"id": "a", "messages": messages, "metadata": about}))
+    assert session_file(path).load().branch.n_dropped == 0
+
+
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [
+        (2 * '{"id": "a", "messages": []}\n', "line 2 has the id 'a' of a line above it"),
         ("x", "line 1 is no JSON"),
         ("[" * 100_000, "line 1 is no JSON"),
         ("[]", "line 1 has no list of messages"),

@@ -53,7 +53,7 @@ class ToolCall:
         """A call from OpenAI's JSON: `function` with `name` and `arguments`, an object or the text of one."""
         function = fields.get("function") if isinstance(fields, dict) else None
         name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (0, 0)
-        found = read_arguments(arguments)
+        found = None if arguments is None else read_arguments(arguments)
         if not isinstance(name, str) or found is None:
             raise EncodeError("a tool call has no function with a name and arguments")
         given = fields.get("id") if isinstance(fields, dict) else None
@@ -76,8 +76,12 @@ class Message:
     token_ids: tuple[int, ...] | None = None  # the very ids the model made, for a dialog that goes on with them
 
     @classmethod
-    def of(cls, fields: Mapping[str, object]) -> Message:
-        """A message from JSON's `role`, `content` and `tool_calls`; EncodeError says what is wrong with it."""
+    def of(cls, fields: Mapping[str, object], *, with_ids: bool = False) -> Message:
+        """A message from JSON's `role`, `content` and `tool_calls`; EncodeError says what is wrong with it.
+
+        `with_ids` takes an answer's `token_ids` too, as they are: whether they are this model's, and still say what
+        the content says, is for the caller to see. Other fields have no place in a prompt, as `tool_call_id`.
+        """
         role, content, calls = fields.get("role"), fields.get("content"), fields.get("tool_calls") or []
         if role not in ROLES:
             raise EncodeError(f"a message has the role {str(role)[:40]!r}", f"use one of {', '.join(ROLES)}")
@@ -88,7 +92,11 @@ class Message:
             content = ""
         if not isinstance(content, str):
             raise EncodeError(f"a message of the role {role} has no text as its content")
-        return cls(role, content, tool_calls, fields.get("awaits_tool") is True)  # type: ignore[arg-type]
+        awaits_tool, ids = (
+            fields.get("awaits_tool") is True,
+            _ids_of(fields) if with_ids and role == "assistant" else None,
+        )
+        return cls(role, content, tool_calls, awaits_tool, ids)  # type: ignore[arg-type]
 
     def as_json(self) -> dict[str, Any]:
         """What `of` reads, and the ids."""
@@ -100,3 +108,8 @@ class Message:
         if self.token_ids is not None:
             shown["token_ids"] = list(self.token_ids)
         return shown
+
+
+def _ids_of(fields: Mapping[str, object]) -> tuple[int, ...] | None:
+    ids = fields.get("token_ids")
+    return tuple(ids) if isinstance(ids, list) and all(type(token_id) is int for token_id in ids) else None

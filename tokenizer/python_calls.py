@@ -113,7 +113,7 @@ def _call_of(node: ast.expr, names: Mapping[str, str]) -> ToolCall:
 
 def _keywords(node: ast.Call, names: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     for keyword in node.keywords:
-        if keyword.arg not in names:
+        if keyword.arg is None or keyword.arg not in names:
             raise NoCall("**")
         try:
             yield names[keyword.arg], ast.literal_eval(keyword.value)

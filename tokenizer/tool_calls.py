@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from .base import EncodeError
-from .message import ToolCall, plain_arguments, read_arguments
+from .base import EncodeError, Tokenizer
+from .message import Message, ToolCall, plain_arguments, read_arguments
 from .python_calls import calls_in_list, lone_calls, read_literals
 
 ToolFormat = Literal["json", "function_tag", "python_list"]
@@ -23,6 +23,10 @@ SEPARATOR = re.compile(r"[\s;,]*")
 LENIENT_JSON = json.JSONDecoder(strict=False)  # takes line breaks within a text
 
 PYTHON_TAG = "<|python_tag|>"
+
+# How Meta's system prompts begin where a model has tools.
+ENVIRONMENT = "Environment: ipython"
+LIST_BEGINNING = "You are an expert in composing functions."
 
 
 class ToolAnswer(NamedTuple):
@@ -115,12 +119,13 @@ def _json_call(value: object) -> ToolCall | None:
     """`{"name": ..., "parameters": ...}`, bare or as OpenAI's `function`; one without arguments has nothing else."""
     if not isinstance(value, dict):
         return None
-    if isinstance(value.get("function"), dict):
-        value = value["function"]
-    name, given = value.get("name"), [value[key] for key in ("parameters", "arguments") if key in value]
+    function = value.get("function")
+    fields: dict[str, Any] = function if isinstance(function, dict) else value
+    name, given = fields.get("name"), [fields[key] for key in ("parameters", "arguments") if key in fields]
+    if not isinstance(name, str) or not name or not (given or fields.keys() <= {"name", "type"}):
+        return None
     arguments = read_arguments(given[0] if given else None)
-    is_more = not given and not value.keys() <= {"name", "type"}
-    return None if not isinstance(name, str) or not name or arguments is None or is_more else ToolCall(name, arguments)
+    return None if arguments is None else ToolCall(name, arguments)
 
 
 def format_call(call: ToolCall) -> str:
@@ -157,9 +162,40 @@ def tools_prompt(tools: Sequence[Mapping[str, Any]], form: ToolFormat, system: s
     `json` and `function_tag` are Llama 3.1's, `python_list` Llama 3.2's. Meta's examples give 3.1's instructions
     in a message of their own; here they are part of the system prompt, which stays when old turns are dropped.
     """
-    parts = ["Environment: ipython"] if form != "python_list" else []
+    parts = [ENVIRONMENT] if form != "python_list" else []
     parts.append({"json": _json_prompt, "function_tag": _tag_prompt, "python_list": _list_prompt}[form](tools))
     return "\n\n".join(parts + ([system] if system else []))
+
+
+def offers_tools(system: str | None) -> bool:
+    """Whether a system prompt offers tools in Meta's words, so that an answer may be a call."""
+    return any(line.startswith((ENVIRONMENT, LIST_BEGINNING)) for line in (system or "").splitlines())
+
+
+def find_calls(text: str, ids: Sequence[int], python_tag: int | None, system: str | None) -> ToolAnswer:
+    """`parse_answer` where an answer may be a call: behind the tag, or where the system prompt offers tools.
+
+    `python_tag` is the format's, None where it has no tools. JSON that nobody asked to be a call is content.
+    """
+    is_tagged = python_tag is not None and tuple(ids[:1]) == (python_tag,)
+    may_call = is_tagged or (python_tag is not None and offers_tools(system))
+    return parse_answer(text, python_tag=is_tagged) if may_call else ToolAnswer(text, ())
+
+
+def says_what_its_ids_say(message: Message, tokenizer: Tokenizer) -> bool:
+    """Whether the ids of an answer still are its content, or its content and its calls: either may be edited."""
+    ids = message.token_ids or ()
+    try:
+        text = tokenizer.decode(ids)
+    except EncodeError:
+        return False
+    read = parse_answer(text, python_tag=ids[:1] == (tokenizer.special_tokens.get(PYTHON_TAG),))
+    return _as_written(message.content, message.tool_calls) in (_as_written(text, ()), _as_written(*read))
+
+
+def _as_written(content: str, calls: Sequence[ToolCall]) -> list[object]:
+    """For comparing: to Python 1 and True are equal, in JSON they are not."""
+    return [content, *(call.as_json()["function"] for call in calls)]
 
 
 def _json_prompt(tools: Sequence[Mapping[str, Any]]) -> str:
@@ -192,7 +228,7 @@ def _tag_prompt(tools: Sequence[Mapping[str, Any]]) -> str:
 
 def _list_prompt(tools: Sequence[Mapping[str, Any]]) -> str:
     return (
-        "You are an expert in composing functions. You are given a question and a set of possible functions.\n"
+        f"{LIST_BEGINNING} You are given a question and a set of possible functions.\n"
         "Based on the question, you will need to make one or more function/tool calls to achieve the purpose.\n"
         "If none of the function can be used, point it out. If the given question lacks the parameters required by"
         " the function,\n"

@@ -8,14 +8,18 @@ import secrets
 import stat
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy
 
+from tokenizer.chat import Message
+from tokenizer.tool_calls import find_calls
+
 from .. import __version__
 from ..chat_template import TemplateChoice
+from ..conversation import Branch
 from ..engine.request import Request, Sampling
 from ..errors import SOME_ROWS_FAILED, InputRejected
 from ..jobs.identity import describe_input, describe_sampling, settle_identity
@@ -25,6 +29,7 @@ from ..jobs.results import Answer, OutputFormat, RowWriter, error_code
 from ..jobs.rows import BadRow, ErrorCode, Format, Job, Lines, Row, hash_of, seed_of
 from ..jobs.starts import Starts
 from ..session import Chunk, Completion
+from ..session_file import branch_of, origin_of
 from .options import MessageOptions, ModelOptions
 from .printed_rows import PrintedRows
 from .run import describe_scores, load_model
@@ -246,10 +251,14 @@ class BatchRun:
     def _encode(self, job: Job) -> tuple[int, ...]:
         max_tokens = job.sampling.max_tokens
         if job.is_chat:
-            return self.session.encode_dialog(job.content, max_tokens)  # type: ignore[arg-type]
+            return self.session.encode_dialog(self._sent(job), max_tokens)
         if job.suffix is not None:
             return self.session.encode_infilling(job.content, job.suffix, max_tokens)  # type: ignore[arg-type]
         return self.session.encode(job.content, max_tokens)  # type: ignore[arg-type]
+
+    def _sent(self, job: Job) -> Sequence[Message]:
+        """The dialog of a row; that of a chat's session as the chat itself would go on with it."""
+        return branch_of(job.content, job.about, origin_of(self.session)).sent  # type: ignore[arg-type]
 
     def _run_suspects(self) -> dict[str, bytes]:
         """Rows that ran when the run before died, one at a time: {custom_id: row}."""
@@ -311,16 +320,19 @@ class BatchRun:
     def _finish(self, running: Running) -> bytes:
         self.counts.ok += 1
         self.progress.advance()
-        answers = [
-            Answer(
-                completion.text,
-                completion.finish_reason,
-                len(completion.token_ids),
-                describe_scores(self.session, completion.logprobs) if completion.logprobs else None,
-            )
-            for completion in running.completions
-        ]
+        answers = [self._answer(running.job, completion) for completion in running.completions]
         return self.writer.answer(running.job, answers, running.n_prompt)
+
+    def _answer(self, job: Job, completion: Completion) -> Answer:
+        reason, said = completion.finish_reason, None
+        form = self.session.template.format
+        if job.is_chat and form is not None and reason == "stop":
+            system = Branch(job.content).system  # type: ignore[arg-type]
+            offer = None if system is None else system.content
+            said = find_calls(completion.text, completion.token_ids, form.python_tag, offer)
+            reason = "tool_calls" if said.calls else reason
+        scores = describe_scores(self.session, completion.logprobs) if completion.logprobs else None
+        return Answer(completion.text, reason, len(completion.token_ids), scores, said)
 
     def _fail(self, row: BadRow) -> bytes:
         self.counts.failed += 1

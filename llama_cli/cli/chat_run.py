@@ -17,7 +17,7 @@ from ..chat_template import TemplateChoice
 from ..conversation import Conversation
 from ..engine.request import Sampling
 from ..errors import InputRejected, OutputRefused, UsageError
-from ..session_file import SessionFile
+from ..session_file import SessionFile, origin_of
 from .options import MessageOptions, ModelOptions
 from .prompts import read_text_file, stdin_text_lines
 from .run import describe_scores, describe_timings, load_model, ranks_of_a_group
@@ -73,8 +73,7 @@ class ChatRun:
         self.file: SessionFile | None = None
         conversation = Conversation()
         if settings.session is not None:
-            info = self.session.info
-            self.file = SessionFile(settings.session, model=info.name, fingerprint=info.fingerprint)
+            self.file = SessionFile(settings.session, origin_of(self.session))
             if settings.session.exists():
                 conversation = self.file.load()
                 self._load_cache(cache_beside(settings.session))

@@ -14,7 +14,7 @@ from tokenizer.chat import Message
 from ..engine.request import Sampling, SettingRejected
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
-from ..session_file import read_conversation, write_conversation
+from ..session_file import origin_of, read_conversation, write_conversation
 from .chat_run import ChatRun
 from .prompts import read_text_file
 from .run import describe_timings
@@ -183,14 +183,14 @@ class Commands:
             self._say(f"{mark} {each}: {len(branch.spoken)} messages, {_short(last)}")
 
     def _save(self, name: str) -> None:
-        path, info = self._new_file(name), self.run.session.info
-        write_conversation(path, self.run.conversation, model=info.name, fingerprint=info.fingerprint)
+        path = self._new_file(name)
+        write_conversation(path, self.run.conversation, origin_of(self.run.session))
         self._written.add(path)
         self._say(f"wrote {path}")
 
     def _load(self, name: str) -> None:
         conversation = self.run.conversation
-        loaded = read_conversation(_path(name), self.run.session.info.fingerprint)
+        loaded = read_conversation(_path(name), origin_of(self.run.session))
         for each, branch in loaded.branches.items():
             free = next(n for n in (each, *(f"{each}-{k}" for k in range(2, 10**6))) if n not in conversation.branches)
             conversation.branches[free] = branch

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
+
+from tokenizer.tool_calls import ToolAnswer
 
 from ..errors import ContextTooLong, DoesNotFit, InputRejected, LlamaError
 from .rows import BadRow, ErrorCode, Job, hash_of
@@ -28,6 +31,7 @@ class Answer(NamedTuple):
     finish_reason: str
     n_tokens: int
     logprobs: list[dict[str, Any]] | None
+    said: ToolAnswer | None = None  # of a dialog: the same, taken apart
 
 
 class RowWriter(NamedTuple):
@@ -51,6 +55,8 @@ class RowWriter(NamedTuple):
             if job.suffix is not None:
                 row["suffix"] = job.suffix
             row |= {"text": first.text, "finish_reason": first.finish_reason, "usage": usage}
+            if first.said is not None and first.said.calls:
+                row["tool_calls"] = _calls(job, 0, first.said)
             if first.logprobs is not None:
                 row["logprobs"] = first.logprobs
             if len(answers) > 1:
@@ -82,11 +88,20 @@ def _choice(job: Job, index: int, answer: Answer) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": index}
     if job.is_chat:
         choice["message"] = {"role": "assistant", "content": answer.text}
+        if answer.said is not None and answer.said.calls:
+            calls = _calls(job, index, answer.said)
+            choice["message"] |= {"content": answer.said.content or None, "tool_calls": calls}
     else:
         choice["text"] = answer.text
     choice["finish_reason"] = answer.finish_reason
     choice["logprobs"] = None if answer.logprobs is None else {"content": answer.logprobs}
     return choice
+
+
+def _calls(job: Job, sample: int, said: ToolAnswer) -> list[dict[str, Any]]:
+    """OpenAI's `tool_calls`, with ids that a resumed run gives again."""
+    ids = (f"call_{hash_of(f'{job.custom_id}:{sample}:{place}'):016x}" for place in range(len(said.calls)))
+    return [dataclasses.replace(call, id=name).as_json() for call, name in zip(said.calls, ids, strict=True)]
 
 
 def _name(row: Job | BadRow) -> str:

@@ -53,6 +53,7 @@ class Job:
     content: str | tuple[int, ...] | tuple[Message, ...]
     sampling: Sampling
     suffix: str | None = None  # what comes behind the answer, where that is to be filled in
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what a chat noted of its conversation
 
     @property
     def is_chat(self) -> bool:
@@ -150,8 +151,9 @@ def parse_row(index: int, line: bytes | None, format_: Format, defaults: Samplin
         fields = parse_object(text)
         custom_id = id_of(fields, custom_id)
         body = _body_of(fields, format_)
-        content = _content_of(body)
-        return Job(index, custom_id, content, _sampling_of(body, defaults), _suffix_of(body, content))
+        content = _content_of(body, with_ids=bool(_notes_of(fields)))
+        suffix, about = _suffix_of(body, content), _notes_of(fields)
+        return Job(index, custom_id, content, _sampling_of(body, defaults), suffix, about)
     except RowError as error:
         return BadRow(index, custom_id, error.code, error.message)
 
@@ -204,7 +206,13 @@ def _body_of(fields: dict[str, Any], format_: Format) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in ("id", "custom_id")}
 
 
-def _content_of(body: Mapping[str, Any]) -> str | tuple[int, ...] | tuple[Message, ...]:
+def _notes_of(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `metadata` of a row that a chat wrote; nothing where it is somebody else's."""
+    metadata = fields.get("metadata")
+    return metadata if isinstance(metadata, dict) and isinstance(metadata.get("fingerprint"), str) else {}
+
+
+def _content_of(body: Mapping[str, Any], *, with_ids: bool) -> str | tuple[int, ...] | tuple[Message, ...]:
     prompt, messages = body.get("prompt"), body.get("messages")
     if (prompt is None) == (messages is None):
         raise RowError("invalid_request", "a row has either prompt or messages")
@@ -212,7 +220,7 @@ def _content_of(body: Mapping[str, Any]) -> str | tuple[int, ...] | tuple[Messag
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             raise RowError("invalid_request", "messages must be a list of objects with role and content")
         try:
-            return tuple(Message.of(message) for message in messages)
+            return tuple(Message.of(message, with_ids=with_ids) for message in messages)
         except ValueError as error:
             raise RowError("invalid_request", str(error)) from None
     if isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt):

@@ -378,3 +378,25 @@ sys.exit(main(sys.argv[1:]))
     rows, expected = normal(out.read_bytes()).splitlines(), clean.splitlines()
     assert json.loads(rows[7])["error"]["code"] == "crashed"
     assert rows[:7] + rows[8:] == expected[:7] + expected[8:]
+
+
+def test_a_session_goes_on_as_the_chat_would(tmp_path, capfd):
+    """The model is shown the same by both: the very ids of an answer, or its content where that was edited."""
+    chat = ["chat", "-m", TINY, "-t", "0", "-n", "8", "--ignore-eos"]
+    kept, rows, asked = tmp_path / "s.jsonl", tmp_path / "in.jsonl", {"role": "user", "content": "And?"}
+    assert main([*chat, "Hi", "--session", str(kept)]) == 0
+    for edit in ({}, {"content": "Something else."}):
+        (row,) = map(json.loads, kept.read_text().splitlines())
+        row["messages"][1] |= edit
+        kept.write_text(json.dumps(row))
+        row["messages"].append(asked)
+        rows.write_text(json.dumps(row))
+        capfd.readouterr()
+        assert main([*chat, "And?", "--session", str(kept), "--continue", "--json"]) == 0
+        said = json.loads(capfd.readouterr().out)
+        assert main(["batch", str(rows), "-o", "-", "-m", TINY, "-t", "0", "-n", "8", "--ignore-eos", "-q"]) == 0
+        answer = json.loads(capfd.readouterr().out)["response"]["body"]
+        assert answer["choices"][0]["message"]["content"] == said["text"]
+        assert answer["usage"] == said["usage"]
+        row["messages"].pop()
+        kept.write_text(json.dumps(row))

@@ -109,10 +109,12 @@ def test_tools_stand_in_the_system_prompt(run, tmp_path):
 def test_tool_calls_in_json(run):
     call = '[get_weather(city="Bern")]'
     eom = f"{768 + 8}=100"
-    _, out, _ = run("-m", TINY, "-t", "0", "--prefill", call, "--logit-bias", eom, "Weather?", "--json")
-    (found,) = json.loads(out)["tool_calls"]
+    command = ["-m", TINY, "-t", "0", "--prefill", call, "--logit-bias", eom, "Weather?", "--json"]
+    answer = json.loads(run(*command, "-s", "Environment: ipython")[1])
+    (found,) = answer["tool_calls"]
+    assert answer["finish_reason"] == "tool_calls"
     assert found == {
-        "id": "call_0",
+        "id": found["id"],
         "type": "function",
         "function": {"name": "get_weather", "arguments": '{"city": "Bern"}'},
     }

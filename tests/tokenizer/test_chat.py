@@ -292,5 +292,7 @@ def test_messages_survive_json():
         Message("assistant", "", calls, awaits_tool=True),
         Message("assistant", "x", token_ids=(1, 2)),
     ):
-        read = Message.of(json.loads(json.dumps(message.as_json())))
+        fields = json.loads(json.dumps(message.as_json()))
+        assert Message.of(fields, with_ids=True) == message
+        read = Message.of(fields)
         assert read == Message(message.role, message.content, message.tool_calls, message.awaits_tool)

@@ -1,7 +1,6 @@
 """Tool calls in every form that Meta's models write them, and text that is none."""
 
 import json
-import time
 
 import pytest
 from hypothesis import given
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenizer import EncodeError
 from tokenizer.message import ToolCall
-from tokenizer.tool_calls import PYTHON_TAG, format_call, parse_answer, read_tools, tools_prompt
+from tokenizer.tool_calls import PYTHON_TAG, format_call, offers_tools, parse_answer, read_tools, tools_prompt
 
 SONGS = ToolCall("trending_songs", {"n": "10", "genre": "all"})
 
@@ -111,12 +110,11 @@ def test_other_code_behind_the_python_tag_is_code(text):
 
 
 @pytest.mark.parametrize("text", ["a" * 200_000, "a(" * 50_000, '"' * 99_999, "a =" * 50_000, "a" + " " * 200_000])
-def test_long_answers_take_no_time(text):
-    """Words, texts and spaces are each read once, so the work grows with the length and no faster."""
-    began = time.process_time()
+def test_long_answers(text):
+    """Words, texts and spaces are each read once, so the work grows with the length and no faster: once for each
+    character it would be hours."""
     assert parse_answer(text, python_tag=False).calls == ()
     parse_answer(PYTHON_TAG + text, python_tag=True)
-    assert time.process_time() - began < 60  # once for each character it would be hours
 
 
 @pytest.mark.parametrize(
@@ -190,6 +188,14 @@ def test_no_text_breaks_the_parser_and_what_it_finds_is_json(text):
 def test_a_written_call_is_read_again(arguments):
     call = ToolCall("f", arguments)
     assert parse_answer(format_call(call), python_tag=False).calls == (call,)
+
+
+def test_the_system_prompt_says_whether_there_are_tools():
+    for form in ("json", "function_tag", "python_list"):
+        assert offers_tools(tools_prompt([WEATHER], form, "Be brief."))
+    assert offers_tools("Environment: ipython\nTools: brave_search")
+    assert not offers_tools(None)
+    assert not offers_tools("Answer in JSON. No Environment: ipython here.")
 
 
 WEATHER = {
