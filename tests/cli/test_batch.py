@@ -382,7 +382,8 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_session_goes_on_as_the_chat_would(tmp_path, capfd):
     """The model is shown the same by both: the very ids of an answer, or its content where that was edited."""
-    chat = ["chat", "-m", TINY, "-t", "0", "-n", "8", "--ignore-eos"]
+    settings = [*TINY, "-t", "0", "-n", "8", "--ignore-eos"]
+    chat = ["chat", *settings]
     kept, rows, asked = tmp_path / "s.jsonl", tmp_path / "in.jsonl", {"role": "user", "content": "And?"}
     assert main([*chat, "Hi", "--session", str(kept)]) == 0
     for edit in ({}, {"content": "Something else."}):
@@ -394,7 +395,7 @@ def test_a_session_goes_on_as_the_chat_would(tmp_path, capfd):
         capfd.readouterr()
         assert main([*chat, "And?", "--session", str(kept), "--continue", "--json"]) == 0
         said = json.loads(capfd.readouterr().out)
-        assert main(["batch", str(rows), "-o", "-", "-m", TINY, "-t", "0", "-n", "8", "--ignore-eos", "-q"]) == 0
+        assert batch(rows, "-o", "-", *settings) == 0
         answer = json.loads(capfd.readouterr().out)["response"]["body"]
         assert answer["choices"][0]["message"]["content"] == said["text"]
         assert answer["usage"] == said["usage"]
