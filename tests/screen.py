@@ -7,7 +7,7 @@ import time
 import pexpect
 import pyte
 
-ENTER, ALT_ENTER, CTRL_C, CTRL_D, UP = "\r", "\x1b\r", "\x03", "\x04", "\x1b[A"
+ENTER, ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, UP = "\r", "\x1b\r", "\x03", "\x04", "\x1a", "\x1b[A"
 
 
 class _Screen(pyte.HistoryScreen):
@@ -24,11 +24,11 @@ class _Screen(pyte.HistoryScreen):
 class Terminal:
     """One program on one screen."""
 
-    def __init__(self, arguments, columns=80, lines=24, env=None):
+    def __init__(self, arguments, columns=80, lines=24, env=None, program=(sys.executable, "-m", "llama_cli")):
         settings = {**os.environ, "TERM": "xterm-256color", "PYTHONWARNINGS": "error", **(env or {})}
         settings.pop("LLAMA_CLI_MODEL", None)
         self.child = pexpect.spawn(
-            sys.executable, ["-m", "llama_cli", *arguments], dimensions=(lines, columns), env=settings, timeout=60
+            program[0], [*program[1:], *arguments], dimensions=(lines, columns), env=settings, timeout=60
         )
         self.screen = _Screen(columns, lines, self._answer)
         self.stream = pyte.ByteStream(self.screen)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from types import FrameType
 
@@ -14,13 +16,28 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.formatted_text.utils import fragment_list_to_text
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
+
+from .terminal import one_line, visible
+from .typed import is_open
 
 PROMPT, CONTINUATION = ">>> ", "... "
-QUOTES = '"""'
-STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack"})
+STYLE = Style.from_dict(
+    {
+        "prompt": "ansicyan",
+        "bottom-toolbar": "noreverse fg:ansibrightblack",
+        "bottom-toolbar.error": "fg:ansired",
+    }
+)
+
+ROWS_BESIDE_DRAFT = 5  # the error and its hint, and the status line, which may take two
 
 # The completions of a line: words to put in the place of its last one, or file names.
 Words = Sequence[str]
@@ -34,24 +51,38 @@ class LineEditor:
         self, history: Path | None, complete: Callable[[str], Words | None], status: Callable[[], str]
     ) -> None:
         self._session: PromptSession[str] = PromptSession(
-            message=PROMPT,
+            message=[("class:prompt", PROMPT)],
             multiline=True,
             prompt_continuation=lambda width, line, is_wrapped: "" if is_wrapped else CONTINUATION,
             history=InMemoryHistory() if history is None else _open_history(history),
             completer=_Completer(complete),
             complete_while_typing=False,
             key_bindings=_bindings(),
-            bottom_toolbar=status,
+            input_processors=[_ShowControls()],
+            bottom_toolbar=lambda: [*self._above_status, ("", status())],
             enable_open_in_editor=True,
+            enable_suspend=True,
             tempfile_suffix=".md",
             style=STYLE,
         )
+        self._above_status: StyleAndTextTuples = []
 
-    def read(self, draft: str = "") -> str:
-        """What was typed, starting from `draft`. KeyboardInterrupt on Ctrl-C, EOFError on Ctrl-D."""
+    def read(self, draft: str = "", trouble: str = "") -> str:
+        """What was typed, starting from `draft`. KeyboardInterrupt on Ctrl-C, EOFError on Ctrl-D.
+
+        A draft that fills the screen drives off what was said above it: `trouble` is then said below it too.
+        """
+        self._above_status = []
+        if trouble and not self._leaves_room(draft):
+            self._above_status = [("class:bottom-toolbar.error", f"{one_line(trouble)}\n")]
         with self._leaving_on_signals() as leave_if_asked:
-            line = self._session.prompt(default=draft, pre_run=leave_if_asked)
-        return unquoted(line)
+            return self._session.prompt(default=draft, pre_run=leave_if_asked)
+
+    def _leaves_room(self, draft: str) -> bool:
+        """Whether the lines above a draft stay on the screen."""
+        size = self._session.output.get_size()
+        n_rows = sum(1 + (len(PROMPT) + get_cwidth(visible(line))) // size.columns for line in draft.split("\n"))
+        return n_rows + ROWS_BESIDE_DRAFT <= size.rows
 
     @contextmanager
     def _leaving_on_signals(self) -> Iterator[Callable[[], None]]:
@@ -83,19 +114,6 @@ class LineEditor:
     def typed(self) -> str:
         """What stands in the line now, or stood in it when it was left."""
         return self._session.default_buffer.text
-
-
-def is_open(text: str) -> bool:
-    """Whether more lines are to come: a block that begins with three quotes and is not closed."""
-    return text.lstrip().startswith(QUOTES) and text.count(QUOTES) % 2 == 1
-
-
-def unquoted(text: str) -> str:
-    """A block without its three quotes on either side."""
-    block = text.strip()
-    if len(block) < 2 * len(QUOTES) or not block.startswith(QUOTES) or not block.endswith(QUOTES):
-        return text
-    return block[len(QUOTES) : -len(QUOTES)].removeprefix("\n").removesuffix("\n")
 
 
 def _bindings() -> KeyBindings:
@@ -132,9 +150,27 @@ class _Completer(Completer):
         words = self._complete(text)
         last = text.split(" ")[-1] if words is not FILES else text.partition(" ")[2].lstrip()
         if words is FILES:
-            yield from self._paths.get_completions(Document(last, len(last)), complete_event)
+            for found in self._paths.get_completions(Document(last, len(last)), complete_event):
+                yield Completion(found.text, found.start_position, display=one_line(found.display_text))
         else:
-            yield from (Completion(word, -len(last)) for word in words if word.startswith(last))
+            yield from (Completion(word, -len(last), one_line(word)) for word in words if word.startswith(last))
+
+
+class _ShowControls(Processor):
+    """Shows what a draft or the history holds as everything else is shown: no control character is sent."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        fragments = transformation_input.fragments
+        text = fragment_list_to_text(fragments)
+        if visible(text) == text:
+            return Transformation(fragments)
+        shown: StyleAndTextTuples = [(style, visible(each)) for style, each, *_ in explode_text_fragments(fragments)]
+        starts = [0, *accumulate(len(each) for _, each, *_ in shown)]
+        return Transformation(
+            shown,
+            source_to_display=lambda place: starts[min(place, len(starts) - 1)],
+            display_to_source=lambda place: bisect_right(starts, place) - 1,
+        )
 
 
 class _PrivateHistory(FileHistory):

@@ -80,7 +80,7 @@ def _read_file(path: Path) -> bytes:
             return _bounded(file.read(MAX_BYTES + 1), str(path))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise InputRejected(f"cannot read {path}: {reason}", "give another file with -f") from None
+        raise InputRejected(f"cannot read {path}: {reason}", "give another file") from None
 
 
 def _read_stdin() -> bytes:
@@ -94,7 +94,7 @@ def _read_stdin() -> bytes:
 
 def _bounded(data: bytes, what: str) -> bytes:
     if len(data) > MAX_BYTES:
-        raise InputRejected(f"{what} has more than {MAX_BYTES:,} bytes", "give less text, or rows to score --rows")
+        raise InputRejected(f"{what} has more than {MAX_BYTES:,} bytes", "give less text")
     return data
 
 

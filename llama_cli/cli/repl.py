@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import platformdirs
 from tokenizer.chat import Message
 
 from ..answerer import Turn
-from ..errors import LlamaError, UsageError
+from ..errors import ContextTooLong, LlamaError, UsageError
 from .chat_run import ChatRun
 from .line_editor import LineEditor
-from .slash import COMMAND, Commands, Outcome
+from .slash import Commands, Outcome, counted
 from .stopping import on_interrupt
-from .terminal import one_line, quiet_keyboard, show_error
+from .terminal import one_line, quiet_keyboard
+from .typed import as_typed, is_command, unquoted
 
 INTERRUPTED = 130
 
@@ -40,18 +42,20 @@ class Repl:
         self._draft = ""  # what the next line begins with
         self._edits = False  # whether it takes the place of the last message
         self._status_line = ""
+        self._trouble = ""  # the error that the next line's draft stands below
 
     def loop(self, first: str | None) -> int:
         """Read and answer until the end: the exit code."""
         self._greet()
         if first is not None:
-            self._handle(first if not COMMAND.fullmatch(first.rstrip()) else f" {first}")
+            self._guard(lambda: self._say(first, typed=as_typed(first)))
         asked_to_leave = False
         while True:
             self._refresh_status()
             draft, self._draft = self._draft, ""
+            trouble, self._trouble = self._trouble, ""
             try:
-                line = self.editor.read(draft)
+                line = self.editor.read(draft, trouble)
             except EOFError:
                 return 0
             except KeyboardInterrupt:
@@ -67,53 +71,81 @@ class Repl:
                 return 0
 
     def _greet(self) -> None:
-        session, conversation, note = self.run.session, self.run.conversation, self.run.messages.note
+        if self.run.messages.quiet:
+            return
+        session, conversation, note = self.run.session, self.run.conversation, self.run.terminal.note
         context = f"{session.max_seq_len:,} tokens of context"
         note(f"chat with {session.info.name}, template {session.template.name}, {context}")
         note("/help lists the commands, Ctrl-D leaves")
         if conversation.branch.spoken:
-            note(f"going on with {conversation.current}, {conversation.n_turns} turns")
+            note(f"going on with {conversation.current}, {counted(conversation.n_turns, 'turn')}")
 
     def _handle(self, line: str) -> Outcome:
-        """One line: a command, or a message to be answered. Errors are told, and the conversation goes on."""
-        try:
-            if COMMAND.fullmatch(line.rstrip()):
-                return self._command(line)
-            if line.strip() or self.commands.attached:
-                self._say(line)
-        except LlamaError as error:
-            show_error(error.message, error.hint, error.exit_code)
+        """One line: a command, or a message to be answered."""
+        if is_command(line):
+            return self._guard(lambda: self._command(line))
+        if line.strip() or self.commands.attached:
+            return self._guard(lambda: self._say(unquoted(line), typed=line))
         return Outcome()
+
+    def _guard(self, act: Callable[[], Outcome]) -> Outcome:
+        """Errors are told, and the conversation goes on. What is typed meanwhile waits for the next prompt."""
+        try:
+            with quiet_keyboard():
+                return act()
+        except ContextTooLong as error:
+            self._draft, self._edits = "", False  # the history has it
+            self._complain(error.message, self._way_out())
+        except LlamaError as error:
+            self._complain(error.message, error.hint)
+        return Outcome()
+
+    def _complain(self, message: str, hint: str | None) -> None:
+        self._trouble = f"error: {message}"
+        self.run.terminal.complain(message, hint)
+
+    def _way_out(self) -> str:
+        """What to type where the context is full."""
+        ways = ["send less (the Up key brings the message back)"]
+        if self.commands.attached:
+            ways.append("/read - to send no file along")
+        if self.run.conversation.branch.spoken:
+            ways.append("/clear")
+            if self.run.answerer.overflow == "error":
+                ways.insert(0, "/set on_overflow truncate")
+        return ", or ".join(ways)
 
     def _command(self, line: str) -> Outcome:
         outcome = self.commands.execute(line)
+        self._edits = outcome.edit is not None
         if outcome.answer is not None:
             self._answer(outcome.answer)
         elif outcome.retry:
             self._retry()
         elif outcome.edit is not None:
-            self._draft, self._edits = outcome.edit, True
+            self._draft = outcome.edit
         else:
             self.run.save()
         return outcome
 
-    def _say(self, line: str) -> None:
-        """Answer what was typed. Where that fails all is as before, and the line is there to be changed."""
+    def _say(self, text: str, typed: str) -> Outcome:
+        """Answer a message. Where that fails all is as before, and the line is there to be changed."""
         conversation = self.run.conversation
         before = conversation.branch
         if self._edits:
             conversation.undo()
         unanswered = conversation.branch
-        parts = [*self.commands.attached, *([line] if line.strip() else [])]
+        parts = [*self.commands.attached, *([text] if text.strip() else [])]
         try:
             self._answer(Message("user", "\n\n".join(parts)))
         finally:  # an answer stays, also where only keeping it failed
             if conversation.branch is unanswered:
                 conversation.branch = before
-                self._draft = line
+                self._draft = typed
             else:
                 self._edits = False
                 self.commands.attached.clear()
+        return Outcome()
 
     def _retry(self) -> None:
         conversation = self.run.conversation
@@ -132,7 +164,7 @@ class Repl:
         """Answer a message, or the conversation as it stands. Ctrl-C ends the answer and keeps what was said."""
         before, answerer = self.run.conversation.branch, self.run.answerer
         # A second Ctrl-C raises KeyboardInterrupt: the step itself is broken off.
-        with quiet_keyboard(), on_interrupt(answerer.interrupt), suppress(KeyboardInterrupt):
+        with on_interrupt(answerer.interrupt), suppress(KeyboardInterrupt):
             self.run.answer(message)
         said = self.run.conversation.branch is not before
         if answerer.turn is not None:
@@ -157,8 +189,12 @@ class Repl:
 
     def _refresh_status(self) -> None:
         answerer = self.run.answerer
+        context = self.run.session.max_seq_len
         try:
-            parts = [f"{answerer.n_used:,} of {self.run.session.max_seq_len:,} tokens"]
+            is_full = answerer.n_used >= context  # the marks of the next turn do not fit any more
+            parts = [
+                f"{context:,} of {context:,} tokens, full" if is_full else f"{answerer.n_used:,} of {context:,} tokens"
+            ]
         except LlamaError:  # a conversation that this model's format cannot write
             parts = []
         stats = answerer.turn.stats if answerer.turn else None

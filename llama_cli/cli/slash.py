@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizer.chat import Message
 
-from ..engine.request import Sampling, SettingRejected
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
 from ..session_file import origin_of, read_conversation, write_conversation
 from .chat_run import ChatRun
+from .live_settings import NAMES, LiveSettings, values_of
 from .prompts import read_text_file
 from .run import describe_timings
 from .terminal import format_stats
+from .typed import COMMAND, QUOTES, as_typed, file_of, unquoted
 
-# A word behind the slash; `/usr/bin` or `/*` begin a message.
-COMMAND = re.compile(r"/([a-z]+|\?)(?:\s+(.*))?", re.DOTALL)
+# What /help says of all commands of a kind.
+BLOCKS = f"Several lines stand between {QUOTES} and {QUOTES}."
+SETTING = "/set NAME shows one, /set NAME VALUE or NAME=VALUE changes it; /set lists them all."
+ONE_FILE = 'A name with spaces stands in quotes: "my notes.txt".'
 
-# Settings of the run that /set changes beside those of Sampling.
-SWITCHES = ("markdown", "show_prompt", "stats")
-OVERFLOWS = ("error", "truncate", "shift")
-FIXED = {"n", "prompt_logprobs", "logprobs", "top_logprobs"}  # of no use in a chat
-SETTINGS = tuple(each.name for each in dataclasses.fields(Sampling) if each.name not in FIXED)
+ALIASES = {"": "help", "?": "help", "quit": "exit", "bye": "exit"}
 
 
 class Outcome(NamedTuple):
@@ -42,9 +40,10 @@ class Outcome(NamedTuple):
 class Command(NamedTuple):
     """One line of /help."""
 
-    argument: str
+    argument: str  # what follows the name: nothing, or what may be left out in brackets
     about: str
     act: Callable[[str], Outcome | None]
+    more: str = ""  # what /help NAME says beside it
 
 
 class Commands:
@@ -53,38 +52,49 @@ class Commands:
     def __init__(self, run: ChatRun) -> None:
         self.run = run
         self.attached: list[str] = []  # texts of /read, which go with the next message
+        self._settings = LiveSettings(run)
         self._written: set[Path] = set()
         self.table = {
-            "help": Command("", "list the commands", self._help),
-            "exit": Command("", "leave; so does Ctrl-D", lambda _: Outcome(leave=True)),
+            "help": Command("[COMMAND]", "list the commands, or tell about one", self._help),
+            "exit": Command("", "leave; so do /bye and Ctrl-D", lambda _: Outcome(leave=True)),
             "clear": Command("", "begin anew; what was said stays as a branch", self._clear),
-            "system": Command("[TEXT]", "show or set the system prompt; - takes it away", self._system),
-            "set": Command("[NAME VALUE]", "show or change settings, as in /set temperature 0.7", self._set),
+            "system": Command("[TEXT]", "show or set the system prompt; - takes it away", self._system, BLOCKS),
+            "set": Command("[NAME [VALUE]]", "show or change settings, as in /set temperature 0.7", self._set, SETTING),
             "show": Command("", "show model, format and files", self._show),
             "retry": Command("", "answer the last message anew", lambda _: Outcome(retry=True)),
-            "undo": Command("", "take back the last message and its answer", self._undo),
+            "undo": Command("[N]", "take back the last message and its answer, or the last N", self._undo),
             "edit": Command("", "type the last message anew", self._edit),
             "fork": Command("[NAME]", "go on in a copy of this branch", self._fork),
             "branches": Command("[NAME]", "list the branches, or go to one", self._branches),
-            "save": Command("FILE", "write the conversation, as JSONL", self._save),
-            "load": Command("FILE", "go on with a conversation, beside this one", self._load),
-            "read": Command("FILE", "send a file along with the next message", self._read),
-            "tool": Command("TEXT", "answer the model's tool call", self._tool),
+            "save": Command("FILE", "write the conversation, as JSONL", self._save, ONE_FILE),
+            "load": Command("FILE", "go on with a conversation, beside this one", self._load, ONE_FILE),
+            "read": Command("FILE", "send a file along with the next message; - takes it back", self._read, ONE_FILE),
+            "tool": Command("TEXT", "answer the model's tool call", self._tool, BLOCKS),
             "tokens": Command("", "count the tokens of the context", self._tokens),
             "stats": Command("", "speed and memory of the last answer", self._stats),
-            "export": Command("FILE", "write the conversation to be read by people", self._export),
+            "export": Command("FILE", "write the conversation to be read by people", self._export, ONE_FILE),
         }
 
     def execute(self, line: str) -> Outcome:
-        """Carry out one line. UsageError if there is no such command."""
+        """Carry out one line. UsageError if there is no such command, or not with such an argument."""
         matched = COMMAND.fullmatch(line.strip())
-        name = matched[1] if matched else ""
-        command = self.table.get({"?": "help", "quit": "exit", "bye": "exit"}.get(name, name))
-        if matched is None or command is None:
-            raise UsageError(
-                f"there is no command /{name}", "/help lists them; a space before the / makes it a message"
-            )
-        return command.act((matched[2] or "").strip()) or Outcome()
+        assert matched is not None, "the caller has told it from a message"
+        name, command = self._find(matched[1] or "")
+        argument = unquoted((matched[2] or "").strip())
+        if matched[2] and not command.argument:
+            raise UsageError(f"/{name} takes no argument", f"/{name}; a space before the / makes it a message")
+        if not matched[2] and command.argument and not command.argument.startswith("["):
+            raise UsageError(f"/{name} needs {command.argument}", f"/help {name}")
+        return command.act(argument) or Outcome()
+
+    def _find(self, typed: str) -> tuple[str, Command]:
+        lowered = typed.lower()
+        name = ALIASES.get(lowered, lowered)
+        if name in self.table:
+            return name, self.table[name]
+        close = get_close_matches(name, [*self.table, *ALIASES], n=1)
+        way = f"/{close[0]}" if close else f"/set {lowered}" if lowered in NAMES else "/help lists them"
+        raise UsageError(f"there is no command /{typed}", f"{way}; a space before the / makes it a message")
 
     def complete(self, text: str) -> Sequence[str] | None:
         """What may stand at the end of a line; None where it is the name of a file."""
@@ -96,14 +106,25 @@ class Commands:
         command = self.table.get(name[1:])
         if command is not None and command.argument == "FILE":
             return None
-        if name == "/set" and " " not in argument:
-            return [*SETTINGS, *SWITCHES, "on_overflow", "prefill"]
-        return list(self.run.conversation.branches) if name == "/branches" else []
+        setting, space, _ = argument.partition(" ")
+        words: dict[str, Sequence[str]] = {
+            "/set": values_of(setting) if space else NAMES,
+            "/branches": list(self.run.conversation.branches),
+            "/help": list(self.table),
+        }
+        return words.get(name, [])
 
     def _say(self, text: str) -> None:
-        self.run.terminal.note(text)
+        for line in text.split("\n"):
+            self.run.terminal.note(line)
 
-    def _help(self, _: str) -> None:
+    def _help(self, name: str) -> None:
+        if name:
+            name, command = self._find(name.removeprefix("/"))
+            self._say(f"  /{name} {command.argument}".rstrip() + f": {command.about}")
+            if command.more:
+                self._say(f"  {command.more}")
+            return
         for name, command in self.table.items():
             self._say(f"  /{name + ' ' + command.argument:<22} {command.about}")
         self._say('Alt-Enter or \\ at the end of a line goes on in a new one, """ begins and ends a block,')
@@ -120,54 +141,47 @@ class Commands:
     def _system(self, text: str) -> None:
         conversation = self.run.conversation
         if text:
+            before = conversation.system
             conversation.set_system(None if text == "-" else text)
+            self._say(_what_became_of(before, conversation.system))
         else:
             self._say(conversation.system if conversation.system is not None else "there is no system prompt")
 
-    def _set(self, argument: str) -> None:
-        name, _, value = argument.partition(" ")
-        name, value, run = name.lstrip("-").replace("-", "_"), value.strip(), self.run
-        if not name:
-            for each, current in self._settings().items():
-                self._say(f"  {each} {json.dumps(current)}")
-        elif not value:
-            raise UsageError(f"/set {name} needs a value", "/set temperature 0.7")
-        elif name in SETTINGS:
-            run.answerer.sampling = _changed(run.answerer.sampling, name, value)
-        elif name in SWITCHES:
-            run.view = dataclasses.replace(run.view, **{name: _as_bool(name, value)})
-        elif name == "on_overflow" and value in OVERFLOWS:
-            run.answerer.overflow = value  # type: ignore[assignment]
-        elif name == "prefill":
-            run.answerer.prefill = "" if value == "-" else value
+    def _set(self, typed: str) -> None:
+        if typed:
+            self._say(self._settings.set(typed))
         else:
-            raise UsageError(f"there is no setting {name} {value}", "/set lists them")
-
-    def _settings(self) -> dict[str, Any]:
-        run, sampling = self.run, dataclasses.asdict(self.run.answerer.sampling)
-        shown = {name: sampling[name] for name in SETTINGS} | {"logit_bias": dict(sampling["logit_bias"])}
-        shown |= {"on_overflow": run.answerer.overflow, "prefill": run.answerer.prefill}
-        return shown | {name: getattr(run.view, name) for name in SWITCHES}
+            for name in NAMES:
+                self._say(f"  {self._settings.describe(name)}")
 
     def _show(self, _: str) -> None:
         session, info = self.run.session, self.run.session.info
         self._say(f"  model     {info.name}, {info.dtype} on {info.device}, in {info.folder}")
         self._say(f"  template  {session.template.name}")
         self._say(f"  context   {session.max_seq_len:,} tokens")
-        self._say(f"  branch    {self.run.conversation.current}, {self.run.conversation.n_turns} turns")
+        self._say(f"  branch    {self.run.conversation.current}, {counted(self.run.conversation.n_turns, 'turn')}")
         self._say(f"  session   {self.run.file.path if self.run.file else 'not kept; --session FILE keeps it'}")
 
-    def _undo(self, _: str) -> None:
-        taken = self.run.conversation.undo()
-        if not taken:
+    def _undo(self, number: str) -> None:
+        conversation = self.run.conversation
+        if number and not (number.isdecimal() and int(number[:9]) > 0):
+            raise UsageError(f"/undo takes a number of turns, not {_short(number)}", "/undo 2")
+        if not conversation.branch.spoken:
             raise UsageError("there is nothing to take back")
-        self._say(f"took back: {_short(taken[0].content)}")
+        n_turns, there = int(number[:9] or 1), max(conversation.n_turns, 1)
+        if n_turns > there:
+            raise UsageError(
+                f"only {counted(there, 'turn')} can be taken back, not {n_turns}", f"/undo {there}, or /clear"
+            )
+        for _ in range(n_turns):
+            taken = conversation.undo()
+            self._say(f"took back: {_short(taken[0].content)}")
 
     def _edit(self, _: str) -> Outcome:
         last = next((m for m in reversed(self.run.conversation.branch.spoken) if m.role == "user"), None)
         if last is None:
             raise UsageError("there is no message to edit")
-        return Outcome(edit=last.content)
+        return Outcome(edit=as_typed(last.content))
 
     def _fork(self, name: str) -> None:
         left = self.run.conversation.current
@@ -180,7 +194,7 @@ class Commands:
         for each, branch in conversation.branches.items():
             mark = "*" if each == conversation.current else " "
             last = branch.spoken[-1].content if branch.spoken else ""
-            self._say(f"{mark} {each}: {len(branch.spoken)} messages, {_short(last)}")
+            self._say(f"{mark} {each}: {counted(len(branch.spoken), 'message')}, {_short(last)}")
 
     def _save(self, name: str) -> None:
         path = self._new_file(name)
@@ -190,16 +204,22 @@ class Commands:
 
     def _load(self, name: str) -> None:
         conversation = self.run.conversation
-        loaded = read_conversation(_path(name), origin_of(self.run.session))
+        loaded = read_conversation(file_of(name), origin_of(self.run.session))
         for each, branch in loaded.branches.items():
             free = next(n for n in (each, *(f"{each}-{k}" for k in range(2, 10**6))) if n not in conversation.branches)
             conversation.branches[free] = branch
             if each == loaded.current:
                 conversation.current = free
-        self._say(f"now in {conversation.current}, {conversation.n_turns} turns")
+        self._say(f"now in {conversation.current}, {counted(conversation.n_turns, 'turn')}")
 
     def _read(self, name: str) -> None:
-        text = read_text_file(_path(name))
+        if name == "-":
+            if not self.attached:
+                raise UsageError("no file waits to be sent", "/read FILE")
+            self._say(f"{counted(len(self.attached), 'file')} not sent")
+            self.attached.clear()
+            return
+        text = read_text_file(file_of(name))
         self.attached.append(text)
         self._say(f"{name}: {len(text):,} characters go with the next message")
 
@@ -212,7 +232,10 @@ class Commands:
     def _tokens(self, _: str) -> None:
         answerer, tokenizer = self.run.answerer, self.run.session.tokenizer
         used, context = answerer.n_used, self.run.session.max_seq_len
-        self._say(f"{used:,} of {context:,} tokens are used, {max(0, context - used):,} are left")
+        if used < context:
+            self._say(f"{used:,} of {context:,} tokens are used, {context - used:,} are left")
+        else:
+            self._say(f"the conversation takes {used:,} tokens; the context holds {context:,}: it is full")
         for message in self.run.conversation.branch.sent:
             n_tokens = len(tokenizer.encode(message.content)) if message.token_ids is None else len(message.token_ids)
             self._say(f"  {message.role:<9} {n_tokens:>7,}  {_short(message.content)}")
@@ -232,42 +255,24 @@ class Commands:
 
     def _new_file(self, name: str) -> Path:
         """A file that is not there yet, or that this chat wrote."""
-        path = _path(name)
+        path = file_of(name)
         if path.exists() and path not in self._written:
             raise OutputRefused(f"{path} exists", "give another name")
         return path
 
 
-def _path(name: str) -> Path:
-    if not name:
-        raise UsageError("a file is missing", "/help shows what a command needs")
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # ~ of a user that does not exist
-        return Path(name)
+def _what_became_of(before: str | None, system: str | None) -> str:
+    """What /system did, on one line."""
+    if system == before:
+        return "there was no system prompt" if system is None else "the system prompt is what it was"
+    if system is None:
+        return "the system prompt is taken away"
+    return f"the system prompt is now: {_short(system)}"
 
 
-def _changed(sampling: Sampling, name: str, text: str) -> Sampling:
-    """`sampling` with one field as it was typed: JSON, or a plain text."""
-    try:
-        value: Any = json.loads(text)
-    except ValueError:
-        value = text
-    if name == "logit_bias" and isinstance(value, dict) and all(key.isdigit() for key in value):
-        value = {int(key): bias for key, bias in value.items()}
-    if isinstance(value, int) and not isinstance(value, bool) and isinstance(getattr(sampling, name), float):
-        value = float(value)
-    try:
-        return dataclasses.replace(sampling, **{name: value})
-    except SettingRejected as error:
-        raise UsageError(f"{name}: {error.reason}", "/set shows the settings") from None
-
-
-def _as_bool(name: str, text: str) -> bool:
-    known = {"on": True, "true": True, "yes": True, "off": False, "false": False, "no": False}
-    if text.lower() not in known:
-        raise UsageError(f"{name} is on or off, not {text}", f"/set {name} on")
-    return known[text.lower()]
+def counted(number: int, thing: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _written(message: Message) -> str:

@@ -41,6 +41,10 @@ _SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code 
 _ONE_LINE = {**_SHOWN, 0x09: " ", 0x0A: " "}
 
 
+# How lines on standard error look: dim, or red.
+Tone = Literal["plain", "note", "error"]
+TONES = {"note": "\x1b[2m", "error": "\x1b[31m"}
+
 PIECE_BYTES = 4096  # fits into Python's buffer, which keeps what a flush did not get rid of
 
 CLOSED_OUTPUT = ("standard output is closed", "do not close it, or send it to a file")
@@ -92,7 +96,13 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """A line for the person at the keyboard."""
-        write_stderr(text)
+        write_stderr(text, "note")
+
+    def complain(self, message: str, hint: str | None) -> None:
+        """What is wrong and what to type, to a person in a conversation, who knows whom they talk to."""
+        write_stderr(f"error: {message}", "error")
+        if hint:
+            write_stderr(f"hint: {hint}", "note")
 
     def write_markdown(self, text: str) -> None:
         """A finished text with its Markdown rendered, made safe before. Links are shown, not made clickable."""
@@ -146,15 +156,23 @@ def drop_stdout() -> None:
         sys.stdout = None
 
 
-def write_stderr(text: str) -> None:
+def write_stderr(text: str, tone: Tone = "plain") -> None:
     """One line, made safe. Failing to complain is no failure."""
     if sys.stderr is None:
         return
+    line = one_line(text)
     try:
-        sys.stderr.buffer.write((one_line(text) + "\n").encode())
+        if tone != "plain" and line and _has_colours():
+            line = f"{TONES[tone]}{line}\x1b[0m"
+        sys.stderr.buffer.write((line + "\n").encode())
         sys.stderr.buffer.flush()
     except (OSError, ValueError, AttributeError):
         return
+
+
+def _has_colours() -> bool:
+    """Whether standard error shows them and nobody asked for none (no-color.org)."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def write_stderr_text(text: str) -> None:
@@ -170,7 +188,10 @@ def _columns() -> int:
 
 @contextmanager
 def quiet_keyboard() -> Iterator[None]:
-    """While an answer is written, keys are not shown in the middle of it; they wait for the next prompt."""
+    """While an answer is written, keys are not shown in the middle of it; they wait whole for the next prompt.
+
+    Nothing is edited or thrown away before it: not by a Ctrl-C, not where more was pasted than a line may have.
+    """
     try:
         handle = sys.stdin.fileno()
         before = termios.tcgetattr(handle)
@@ -178,7 +199,9 @@ def quiet_keyboard() -> Iterator[None]:
         yield
         return
     quiet = [*before]
-    quiet[3] &= ~(termios.ECHO | termios.ECHONL)
+    quiet[0] &= ~(termios.ICRNL | termios.INLCR)
+    quiet[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON)
+    quiet[3] |= termios.NOFLSH
     termios.tcsetattr(handle, termios.TCSANOW, quiet)
     try:
         yield
@@ -192,9 +215,9 @@ def show_error(message: str, hint: str | None, code: int, *, as_json: bool = Fal
         error = {"code": code, "message": one_line(message), "hint": hint and one_line(hint)}
         write_stderr(json.dumps({"error": error}))
         return
-    write_stderr(f"llama-cli: error: {message}")
+    write_stderr(f"llama-cli: error: {message}", "error")
     if hint:
-        write_stderr(f"hint: {hint}")
+        write_stderr(f"hint: {hint}", "note")
 
 
 class _LogHandler(logging.Handler):

@@ -5,15 +5,16 @@ import json
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import DATA
 
 from llama_cli.cli.app import main
 from llama_cli.cli.chat_run import ChatRun, ChatSettings, View
-from llama_cli.cli.line_editor import is_open, unquoted
 from llama_cli.cli.options import MessageOptions, ModelOptions
-from llama_cli.cli.slash import COMMAND, Commands
+from llama_cli.cli.slash import Commands
+from llama_cli.cli.typed import as_typed, file_of, is_command, is_open, unquoted
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, LlamaError, OutputRefused, UsageError
 
@@ -243,12 +244,111 @@ def test_settings(commands, capfd):
     commands.execute("/set markdown on")
     commands.execute("/set prefill Well,")
     assert (answerer.overflow, commands.run.view.markdown, answerer.prefill) == ("shift", True, "Well,")
-    for line in ("/set temperature hot", "/set temperature 99", "/set nothing 1", "/set stop", "/set markdown perhaps",
-                 "/set n 2", "/set on_overflow never", "/set logit_bias 3"):  # fmt: skip
+    before = answerer.sampling
+    for line in ("/set temperature hot", "/set temperature 99", "/set temperature=99", "/set nothing 1", "/set n 2",
+                 "/set markdown perhaps", "/set on_overflow never", "/set logit_bias 3", "/set temperature 0.3 0.4",
+                 "/set = 1", "/set ignore_eos 3"):  # fmt: skip
         with pytest.raises(UsageError):
             commands.execute(line)
+    assert (answerer.sampling, answerer.overflow) == (before, "shift")
     commands.execute("/set")
     assert "temperature 1.0" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("/set temperature 0.3", "temperature 0.3, was 0.0"),
+        ("/set temperature=0.3", "temperature 0.3, was 0.0"),
+        ("/set temperature = 0.3", "temperature 0.3, was 0.0"),
+        ("/set --temperature=0.3", "temperature 0.3, was 0.0"),
+        ("/set temperature", "temperature 0.0"),
+        ("/set temperature 0", "temperature 0.0 (as it was)"),
+        ("/set ignore-eos on", "ignore_eos true, was false"),
+        ("/set on_overflow=truncate", 'on_overflow "truncate", was "error"'),
+        ('/set prefill """{\n  "a":"""', 'prefill "{\\n  \\"a\\":", was ""'),
+        ("/set stop 42", 'stop ["42"], was []'),
+        ("/set stats", "stats false"),
+        ("/SET stats on", "stats true, was false"),
+        ('/system """Two\nlines."""', "the system prompt is now: Two lines."),
+        ("/system -", "there was no system prompt"),
+        ("/help undo", "  /undo [N]: take back the last message and its answer, or the last N"),
+        ("/help /bye", "  /exit: leave; so do /bye and Ctrl-D"),
+    ],
+)
+def test_every_change_is_answered_in_a_line(commands, capfd, line, answer):
+    """They were silent, so that nobody knew whether anything had been set."""
+    commands.execute(line)
+    assert capfd.readouterr().err.splitlines()[0] == answer
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("/set temprature 1", "there is no setting temprature", "/set temperature"),
+        ("/set zzz 1", "there is no setting zzz", "/set lists them"),
+        ("/retyr", "there is no command /retyr", "/retry; a space before the / makes it a message"),
+        ("/temperature 1", "there is no command /temperature", "/set temperature; a space before"),
+        ("/on_overflow shift", "there is no command /on_overflow", "/set on_overflow; a space before"),
+        ("/help nothing-like-it", "there is no command /nothing-like-it", "/help lists them"),
+        ("/clear all", "/clear takes no argument", "/clear; a space before the / makes it a message"),
+        ("/retry please", "/retry takes no argument", "/retry"),
+        ("/exit now", "/exit takes no argument", "/exit"),
+        ("/tool", "/tool needs TEXT", "/help tool"),
+        ("/save", "/save needs FILE", "/help save"),
+        ("/undo two", "/undo takes a number of turns, not two", "/undo 2"),
+        ("/undo 0", "/undo takes a number of turns, not 0", "/undo 2"),
+        ("/undo -1", "/undo takes a number of turns, not -1", "/undo 2"),
+        ("/undo 2", "only 1 turn can be taken back, not 2", "/undo 1, or /clear"),
+        ("/undo 99999999999999999999", "only 1 turn can be taken back", "/undo 1, or /clear"),
+        ("/save a b.jsonl", "one file is meant, not 2: a, b.jsonl", 'quote its name: "a b.jsonl"'),
+        ("/read /nowhere", "cannot read /nowhere: no such file or directory", "give another file"),
+        ("/read -", "no file waits to be sent", "/read FILE"),
+    ],
+)
+def test_mistakes_in_commands_change_nothing(commands, line, message, hint):
+    """Arguments are checked, and the hints name what can be typed in a chat."""
+    conversation = commands.run.conversation
+    before = conversation.branch, commands.run.answerer.sampling
+    with pytest.raises(LlamaError) as error:
+        commands.execute(line)
+    assert message in error.value.message
+    assert hint in (error.value.hint or "")
+    assert (conversation.branch, commands.run.answerer.sampling) == before
+
+
+def test_several_turns_are_taken_back(commands, capfd):
+    for text in ("two", "three"):
+        commands.run.say(text)
+    capfd.readouterr()
+    commands.execute("/undo 2")
+    assert [message.content for message in commands.run.conversation.branch.spoken][::2] == ["one"]
+    assert capfd.readouterr().err == "took back: three\ntook back: two\n"
+
+
+def test_files_that_wait_can_be_taken_back(commands, tmp_path):
+    """Where they do not fit every later message was refused too."""
+    (tmp_path / "my notes.txt").write_text("of a file\n")
+    commands.execute(f"/read {tmp_path}/my notes.txt")
+    commands.execute(f'/read "{tmp_path}/my notes.txt"')
+    assert commands.attached == ["of a file", "of a file"]
+    commands.execute("/read -")
+    assert commands.attached == []
+
+
+def test_a_file_is_one_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "it's here").touch()
+    for typed, name in [
+        ("notes.txt", "notes.txt"), ('"a b.jsonl"', "a b.jsonl"), ("a\\ b", "a b"), ("it's here", "it's here"),
+        ("it's not", "it's not"), ("a folder/x.jsonl", "a folder/x.jsonl"), ("'x y'", "x y"),
+        ("~no-such-user/x", "~no-such-user/x"),
+    ]:  # fmt: skip
+        assert file_of(typed) == Path(name)
+    for typed in ("a b", "a b/c d", "one two three"):
+        with pytest.raises(UsageError, match="one file is meant"):
+            file_of(typed)
 
 
 def test_what_is_said_moves_between_branches_and_files(commands, tmp_path, capfd):
@@ -274,8 +374,6 @@ def test_what_is_said_moves_between_branches_and_files(commands, tmp_path, capfd
     assert conversation.system is None
     with pytest.raises(InputRejected):
         commands.execute("/load nowhere")
-    with pytest.raises(UsageError, match="a file is missing"):
-        commands.execute("/save")
     capfd.readouterr()
     for line in ("/show", "/tokens", "/stats", "/branches", "/system"):
         commands.execute(line)
@@ -290,7 +388,7 @@ def test_answers_of_tools(commands):
 
 
 def test_errors_of_commands(commands):
-    for line in ("/nothing", "/edit-it", "/branches nowhere", "/read /nowhere"):
+    for line in ("/nothing", "/edit-it", "/edit_it", "/branches nowhere", "/read /nowhere"):
         with pytest.raises(LlamaError):
             commands.execute(line)
 
@@ -299,14 +397,23 @@ def test_completion(commands, tmp_path):
     assert "/retry" in commands.complete("/re")
     assert commands.complete("/read x") is None
     assert "temperature" in commands.complete("/set te")
-    assert commands.complete("/set temperature 0") == []
+    assert not commands.complete("/set temperature 0")
+    assert "truncate" in commands.complete("/set on_overflow ")
+    assert "undo" in commands.complete("/help u")
     assert commands.complete("/branches ") == ["main"]
     assert commands.complete("hello /re") == []
 
 
-@pytest.mark.parametrize("text", ["/usr/bin/x is", "/* a comment */", " /help", "//", "/", "and /help"])
+@pytest.mark.parametrize("text", ["/usr/bin/x is", "/* a comment */", " /help", "//", "/ 2", "and /help", "/a.txt"])
 def test_what_is_no_command(text):
-    assert COMMAND.fullmatch(text) is None
+    assert not is_command(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["/", "/?", "/help", "/Help me", "/on_overflow x", "/edit-it", '/system """\nx\n"""\n']
+)
+def test_what_is_one(text):
+    assert is_command(text)
 
 
 @pytest.mark.parametrize(
@@ -316,3 +423,23 @@ def test_what_is_no_command(text):
 def test_blocks(typed, sent):
     assert unquoted(typed) == sent
     assert not is_open(typed) or typed == '"""'
+
+
+@pytest.mark.parametrize(
+    ("typed", "opens"),
+    [
+        ('"""', True), ('"""a\n', True), ('/system """two', True), ('/tool """', True), ('/set prefill """x', True),
+        ('/set prefill="""x', True), ('/set stop = """x', True), ('/system """a"""', False), ('/set """', True),
+        ('He said """', False), ('/system say """', False), ('/set prefill say """', False), ("/system", False),
+    ],
+)  # fmt: skip
+def test_blocks_of_commands(typed, opens):
+    """Enter within one makes a new line: it sent /system with the quotes and the first line."""
+    assert is_open(typed) == opens
+
+
+@pytest.mark.parametrize("message", ["Hello", "/exit", "/help", '"""', '"""x"""', "/", " /exit", "/usr/bin", "a\nb"])
+def test_a_message_is_typed_so_that_it_is_read_as_one(message):
+    typed = as_typed(message)
+    assert not is_command(typed)
+    assert unquoted(typed) == message or message == '"""'

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from screen import ALT_ENTER, CTRL_C, CTRL_D, ENTER, UP, Terminal
+from screen import ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, ENTER, UP, Terminal
 from support import DATA
 
 TINY = str(DATA / "tiny/bpe1024")
@@ -263,3 +263,153 @@ def test_a_termination_within_an_answer(home):
         terminal.wait(lambda: len(terminal.sent) > before + 500)
         terminal.child.kill(15)
         assert terminal.wait_for_end() == 143
+
+
+def test_blocks_in_commands(home, tmp_path):
+    """Enter within the quotes sent the command with its first line, quotes and all."""
+    kept = tmp_path / "s.jsonl"
+    with Terminal(["chat", "-m", TINY, "-n", "3", "--session", str(kept)], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type('/system """two')
+        terminal.type('lines"""')
+        terminal.wait_for("the system prompt is now: two lines")
+        terminal.wait_for_prompt(2)
+        terminal.type('"""/exit"""')  # a message, though it looks like a command
+        terminal.wait_for_prompt(3)
+        assert said(kept, "system") == ["two\nlines"]
+        assert said(kept, "user") == ["/exit"]
+        terminal.type("/edit")
+        terminal.wait_for("... /exit")
+        terminal.send("!" + ENTER)
+        terminal.wait_for_prompt(5)
+        terminal.type("/")
+        terminal.wait_for("/export FILE")
+        terminal.wait(terminal.is_ready)
+        assert len(said(kept, "user")) == 1
+        terminal.type("/bye")
+        assert terminal.wait_for_end() == 0
+
+
+def test_ctrl_z_suspends_and_the_line_comes_back(home):
+    """From a shell with job control. Ctrl-Z was a character of the line."""
+    with Terminal(["--norc", "--noprofile", "-i"], program=("bash",), env={**home, "PS1": "shell$ "}) as terminal:
+        terminal.wait_for("shell$")
+        terminal.type(f"{sys.executable} -m llama_cli chat -m {TINY} -n 3")
+        terminal.wait_for_prompt(1)
+        terminal.send("half a question")
+        terminal.wait_for(">>> half a question")
+        terminal.send(CTRL_Z)
+        terminal.wait_for("Stopped")
+        terminal.type("echo back in $SHLVL")
+        terminal.wait_for("back in ")
+        terminal.type("fg")
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y] == ">>> half a question")
+        terminal.type("?")
+        terminal.wait_for_prompt(terminal.n_prompts() + 1)
+        terminal.wait_for(">>> half a question?")
+        terminal.type("/exit")
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y].startswith("shell$"))
+
+
+def test_an_error_is_seen_above_or_below_the_draft(home):
+    """A line of 200 comes back on the screen and drives off what was said above it."""
+    with Terminal(["chat", "-n", "3", "--no-history"], lines=16, env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.paste("\n".join(["a line"] * 99 + ["the last one has a 7"]))
+        terminal.wait_for("the last one has a 7")
+        terminal.send(ENTER)
+        terminal.wait(lambda: terminal.is_ready() and any("error: '7' at" in line for line in terminal.shown()))
+        assert terminal.shown()[terminal.screen.cursor.y].endswith("the last one has a 7")
+        terminal.send(CTRL_C)
+        terminal.wait(lambda: terminal.is_ready() and terminal.shown()[terminal.screen.cursor.y] == ">>>")
+        assert "error" not in terminal.shown()[-2]
+
+
+def test_a_full_context_is_told_with_numbers_that_can_be(home, tmp_path):
+    """The refused line stood at the prompt again and was glued to the next; the hint named a flag of the start."""
+    notes = tmp_path / "notes.txt"
+    notes.write_text("word " * 200)
+    with Terminal(["chat", "-m", TINY, "-n", "80", "-c", "60", "--ignore-eos"], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("Hi")
+        terminal.wait_for("stopped: the context is full")
+        terminal.wait_for_prompt(2)
+        terminal.wait_for("60 of 60 tokens, full")
+        terminal.type("/tokens")
+        terminal.wait_for("the context holds 60: it is full")
+        terminal.wait_for_prompt(3)
+        terminal.type("and now?")
+        terminal.wait_for("/set on_overflow truncate, or send less")
+        terminal.wait_for_prompt(4)
+        assert terminal.shown()[terminal.screen.cursor.y] == ">>>"
+        shown = "\n".join(terminal.text())
+        assert "--on-overflow" not in shown
+        assert "--max-seq-len" not in shown
+        terminal.send(UP)
+        terminal.wait_for(">>> and now?\n")
+        terminal.send(CTRL_C)
+        terminal.type("/set on_overflow truncate")
+        terminal.wait_for('was "error"')
+        terminal.wait(terminal.is_ready)
+        terminal.type(f"/read {notes}")
+        terminal.wait_for("go with the next message")
+        terminal.wait(terminal.is_ready)
+        terminal.type("what is it?")
+        terminal.wait_for("/read - to send no file along")
+        terminal.wait(terminal.is_ready)
+        terminal.type("/read -")
+        terminal.wait(terminal.is_ready)
+        terminal.type("so?")
+        terminal.wait_for("messages are not sent any more")
+        terminal.wait(terminal.is_ready)
+        assert not re.search(r"(?!60)\d\d+ of 60 tokens, full|[7-9]\d of 60 tokens", "\n".join(terminal.text()))
+
+
+def test_typed_ahead_is_there_after_the_answer(home, tmp_path):
+    """Whole and in its order, as the line editor takes it, also where Ctrl-C ends the answer: it was thrown away."""
+    kept = tmp_path / "s.jsonl"
+    flags = ["-n", "1500", "--ignore-eos", "--session", str(kept)]
+    with Terminal(["chat", "-m", TINY, *flags], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("go on")
+        terminal.wait(lambda: len(terminal.sent) > 3000)
+        terminal.send("typed earlx\x7fy")
+        terminal.send(CTRL_C)
+        terminal.wait_for("stopped; what was said is kept")
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y] == ">>> typed early")
+        terminal.type("")
+        before = len(terminal.sent)
+        terminal.wait(lambda: len(terminal.sent) > before + 1000)
+        long = "word " * 600
+        terminal.send(long)
+        terminal.send(CTRL_C)
+        terminal.wait(lambda: terminal.is_ready() and terminal.shown()[terminal.screen.cursor.y].endswith("word"))
+        terminal.type("the end")
+        terminal.wait(lambda: len(said(kept, "user")) == 3)
+        assert said(kept, "user") == ["go on", "typed early", long + "the end"]
+
+
+def test_what_a_loaded_message_holds_is_shown_safe(home, tmp_path):
+    """Escapes and bidirectional controls of a file reached the terminal through /edit and the history."""
+    evil = "\x1b]0;title\x07a\u202eb\u2066c\x9b31m"
+    row = {"id": "main\u202e", "messages": [{"role": "system", "content": evil}, {"role": "user", "content": evil}]}
+    kept = tmp_path / "s.jsonl"
+    kept.write_text(json.dumps(row) + "\n")
+    shown = r"\x1b]0;title\x07a\u202eb\u2066c\x9b31m"
+    with Terminal(["chat", "-m", TINY, "-n", "3"], env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type(f"/load {kept}")
+        terminal.wait_for_prompt(2)
+        for place, command in enumerate(("/system", "/tokens", "/branches", "/branches \t"), 3):
+            terminal.type(command)
+            terminal.wait_for_prompt(place)
+        terminal.type("/edit")
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y] == f">>> {shown}")
+        terminal.send("\x1b[D" * 3 + "X" + ENTER)
+        terminal.wait_for_prompt(8)
+        terminal.send(UP)
+        terminal.wait(lambda: terminal.shown()[terminal.screen.cursor.y] == f">>> {shown[:-3]}X31m")
+        for raw in ("\u202e", "\u2066", "\x9b"):
+            assert raw.encode() not in terminal.sent
+        assert b"\x1b]" not in terminal.sent
+        assert_only_known_sequences(terminal.sent)
