@@ -12,7 +12,7 @@ from tokenizer.tool_calls import ToolFormat
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, TemplateOption, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, TemplateOption, UseStdin, with_options
 from .prompts import is_piped, read_prompt
 
 CHAT_PANEL = "Conversation"
@@ -26,6 +26,7 @@ def chat(
     message: Annotated[str | None, typer.Argument(help="What to say first; - reads standard input.")] = None,
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the message from a file.")] = None,
+    stdin: UseStdin = True,
     system: Annotated[
         str | None, typer.Option("--system", "-s", help="The system prompt.", rich_help_panel=CHAT_PANEL)
     ] = None,
@@ -111,10 +112,11 @@ def chat(
     if in_lines and (message is not None or file is not None):
         raise UsageError("--stdin reads the messages from standard input", "give no other message")
     first = None
-    if message is not None or file is not None or (not in_lines and is_piped()):
-        first = str(read_prompt(message, file, None))
+    if message is not None or file is not None or (stdin and not in_lines and is_piped()):
+        first = str(read_prompt(message, file, None, stdin=stdin, note=messages.note))
     elif not on_terminal and not in_lines:
         raise UsageError("no message", 'llama-cli chat "Hello", or pipe it in, or run it on a terminal')
+    messages.doubt(f"{system or ''}\n{prefill}")
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 

@@ -100,7 +100,7 @@ class ChatRun:
 
     def answer_lines(self, *, as_messages: bool) -> None:
         """Answer standard input line by line. Messages of other roles than user and tool get no answer."""
-        for number, line in enumerate(stdin_text_lines(), 1):
+        for number, line in enumerate(stdin_text_lines(self.messages.note), 1):
             if not line.strip():
                 continue
             message = _message_of(line, number) if as_messages else Message("user", line)
@@ -119,6 +119,7 @@ class ChatRun:
         """
         before = self.conversation.branch
         if message is not None:
+            self.messages.doubt(message.content)
             self.conversation.add(message)
         try:
             turn = self.answerer.prepare()

@@ -10,7 +10,7 @@ import typer
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, UseStdin, with_options
 from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
 
@@ -27,6 +27,7 @@ def complete(
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
     prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", help="The prompt as ids: 1,2,3.")] = None,
+    stdin: UseStdin = True,
     suffix: Annotated[
         str | None, typer.Option("--suffix", help="Fill in what stands between the prompt and this text (Code Llama).")
     ] = None,
@@ -55,7 +56,9 @@ def complete(
     messages.apply()
     if sampling.wants_logprobs and not as_json:
         raise UsageError("--logprobs, --top-logprobs and --prompt-logprobs need --json", "add --json")
-    content = read_prompt(prompt, file, prompt_ids)
+    content = read_prompt(prompt, file, prompt_ids, stdin=stdin, note=messages.note)
+    if isinstance(content, str):
+        messages.doubt(content)
     if suffix is not None and prompt_ids is not None:
         raise UsageError("--suffix needs a prompt that is text, not ids", "leave --prompt-ids out")
     if model.model is None:

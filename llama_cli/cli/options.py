@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ..engine.request import Sampling, SettingRejected
 from ..errors import UsageError
+from .doubts import doubts_about_stops, doubts_about_text
 from .terminal import show_log, write_stderr
 
 # Flags that are not simply the field's name.
@@ -91,6 +92,15 @@ BatchSize = Annotated[
         envvar="LLAMA_CLI_BATCH_SIZE",
         show_envvar=False,
         help="Rows at a time. Default: by memory.",
+    ),
+]
+UseStdin = Annotated[
+    bool,
+    typer.Option(
+        " /--no-stdin",
+        envvar="LLAMA_CLI_STDIN",
+        show_envvar=False,
+        help="Leave standard input alone, also where it is a pipe.",
     ),
 ]
 OneRow = Annotated[
@@ -169,6 +179,11 @@ class MessageOptions:
         if not self.quiet:
             write_stderr(f"llama-cli: {text}")
 
+    def doubt(self, text: str) -> None:
+        """Tell a person what a text will not do that it seems to be meant for."""
+        for doubt in doubts_about_text(text):
+            self.note(doubt)
+
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields.
@@ -187,6 +202,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         built = {name: _build(group, values) for name, group in groups.items()}
+        for doubt in doubts_about_stops(values.get("stop") or ()):
+            built["messages"].note(doubt)
         command(**{p.name: values[p.name] for p in plain}, **built)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*plain, *flags)]

@@ -5,21 +5,31 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InputRejected, UsageError
+from .doubts import doubts_about_argument
+from .waiting import told_when_long
+
+Note = Callable[[str], None]  # says a line to a person, unless that is not wanted
 
 # Far more than any context holds. A pipe may be endless, and memory is not.
 MAX_BYTES = 256 << 20
 
+LEAVE_IT = "--no-stdin leaves it alone"
 
-def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str | list[int]:
+
+def read_prompt(
+    argument: str | None, file: Path | None, ids: str | None, *, stdin: bool, note: Note
+) -> str | list[int]:
     """The prompt: ids, or the argument, the file and what is piped in, each on a line of its own.
 
-    One newline at the end of a file or of a pipe is taken off: `echo` and editors put it there.
+    One newline at the end of a file or of a pipe is taken off: `echo` and editors put it there. Without `stdin`
+    a pipe is left alone, for whoever else reads it, unless `-` asks for it.
     """
     if ids is not None:
         if argument is not None or file is not None:
@@ -27,14 +37,20 @@ def read_prompt(argument: str | None, file: Path | None, ids: str | None) -> str
         return parse_ids(ids)
     asked = argument == "-" or (file is not None and str(file) == "-")
     parts = [] if argument in (None, "-") else [check_text(str(argument), "the prompt")]
+    for doubt in chain.from_iterable(map(doubts_about_argument, parts)):
+        note(doubt)
     if file is not None and str(file) != "-":
         parts.append(read_text_file(file))
-    if asked or is_piped():
-        piped = _decode(_read_stdin(), "standard input")
+    if asked or (stdin and is_piped()):
+        data = _read_stdin(note, is_more=bool(parts))
+        if data and parts and not asked:
+            note(f"{len(data):,} bytes of standard input are joined to the prompt; {LEAVE_IT}")
+        piped = _decode(data, "standard input")
         # What starts a program without a terminal often gives it an empty input: that is no second part.
         parts += [piped] if piped or asked or not parts else []
     if not parts:
-        raise UsageError("no prompt", 'llama-cli complete "Once upon a time", or -f FILE, or pipe it in')
+        left_alone = "" if stdin else ", and standard input is left alone"
+        raise UsageError(f"no prompt{left_alone}", 'llama-cli complete "Once upon a time", or -f FILE, or pipe it in')
     return "\n".join(parts)
 
 
@@ -43,11 +59,14 @@ def read_text_file(path: Path) -> str:
     return _decode(_read_file(path), str(path))
 
 
-def stdin_text_lines() -> Iterator[str]:
+def stdin_text_lines(note: Note) -> Iterator[str]:
     """The lines of standard input without their ends, each as soon as it is there."""
     if sys.stdin is None:
         raise InputRejected("standard input is closed", "pipe messages in, one a line")
-    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(MAX_BYTES + 1), b""), 1):
+    with told_when_long(lambda: note("waiting for the first line of standard input")):
+        first = sys.stdin.buffer.readline(MAX_BYTES + 1)
+    rest = iter(lambda: sys.stdin.buffer.readline(MAX_BYTES + 1), b"")
+    for number, line in enumerate(chain([first] if first else [], rest), 1):
         what = f"line {number} of standard input"
         yield _decode(_bounded(line, what), what)
 
@@ -83,11 +102,14 @@ def _read_file(path: Path) -> bytes:
         raise InputRejected(f"cannot read {path}: {reason}", "give another file") from None
 
 
-def _read_stdin() -> bytes:
+def _read_stdin(note: Note, *, is_more: bool) -> bytes:
+    """All of standard input; `is_more` where there is a prompt without it."""
     if sys.stdin is None:
         raise InputRejected("standard input is closed", "give the prompt as an argument")
+    way_on = "Ctrl-D ends it" if sys.stdin.isatty() else LEAVE_IT if is_more else "a prompt may be an argument too"
     try:
-        return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")
+        with told_when_long(lambda: note(f"waiting for standard input to end; {way_on}")):
+            return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")
     except OSError as error:
         raise InputRejected(f"cannot read standard input: {error.strerror}") from None
 

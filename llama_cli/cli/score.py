@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SOME_ROWS_FAILED, UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
 from .prompts import open_input, read_prompt
 from .terminal import Terminal
 
@@ -20,6 +20,7 @@ def score(
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from a file.")] = None,
     prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", help="The text as ids: 1,2,3.")] = None,
+    stdin: UseStdin = True,
     choices: Annotated[
         list[str] | None, typer.Option("--choices", help="A continuation of the text; rank several of them.")
     ] = None,
@@ -53,7 +54,9 @@ def score(
         raise UsageError("--logprobs needs --json", "add --json")
     if rows is not None and (choices or text or file or prompt_ids):
         raise UsageError("--rows has its texts and choices in the file", "leave the others out")
-    content = "" if rows is not None else read_prompt(text, file, prompt_ids)
+    content = "" if rows is not None else read_prompt(text, file, prompt_ids, stdin=stdin, note=messages.note)
+    if isinstance(content, str):
+        messages.doubt(content)
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 

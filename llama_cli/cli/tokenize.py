@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputRejected, UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelName, OneJsonObject, TokenizerFile, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelName, OneJsonObject, TokenizerFile, UseStdin, with_options
 from .prompts import parse_ids, read_prompt
 from .terminal import Terminal
 
@@ -27,6 +27,7 @@ def tokenize(
     ] = None,
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read it from a file.")] = None,
+    stdin: UseStdin = True,
     decode: Annotated[bool, typer.Option("--decode", "-d", help="Ids to text.")] = False,
     bos: Annotated[bool, typer.Option("--bos", help="Put the begin token in front, as prompts have it.")] = False,
     eos: Annotated[bool, typer.Option("--eos", help="Put the end token behind.")] = False,
@@ -54,7 +55,7 @@ def tokenize(
         raise UsageError("--bos, --eos and --special are for texts", "leave them out, or --decode")
     if ids_only + count + as_json > 1:
         raise UsageError("--ids, --count and --json exclude each other", "give one of them")
-    content = read_prompt(text, file, None)
+    content = read_prompt(text, file, None, stdin=stdin, note=messages.note)
     assert isinstance(content, str), "no ids were given as such"
     if model is None and tokenizer is None:
         messages.note("no --model given: the bundled toy's characters")
