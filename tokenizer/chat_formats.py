@@ -107,13 +107,14 @@ class ChatMLFormat:
         return [*ids, self._start, *self._tokenizer.encode("assistant\n")]
 
 
-LLAMA2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<step>")
+LLAMA2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
 class Llama2Format:
     """`[INST] <<SYS>> system <</SYS>> user [/INST] answer`, each pair between a begin and an end token.
 
-    These tags are plain text to the tokenizer, so a content that holds one is refused, as Meta's code does.
+    These tags are plain text to the tokenizer, so what others say must not hold one, as in Meta's code. What the
+    model itself said is not searched: it has ended its turn already, whatever is in it.
     """
 
     python_tag = None
@@ -126,7 +127,7 @@ class Llama2Format:
         self.stop_tokens = frozenset({self._end})
 
     def encode(self, dialog: Sequence[Message]) -> list[int]:
-        system, turns = _alternating(dialog)
+        system, turns = _alternating(dialog, LLAMA2_TAGS)
         ids: list[int] = []
         for place in range(0, len(turns), 2):
             content = turns[place].content
@@ -140,16 +141,21 @@ class Llama2Format:
     def _pair(self, question: str, answer: Message) -> list[int]:
         """Meta's code ends an answer with a space; behind the model's own ids its tokens come last as well."""
         text = f"{question} {_with_calls(answer).strip()}"
-        whole = plain_ids(self._tokenizer, f"{text} ")
-        if answer.token_ids is not None:
-            before = plain_ids(self._tokenizer, text)
-            space = whole[len(before) :] if whole[: len(before)] == before else []
-            whole = [*plain_ids(self._tokenizer, question), *answer.token_ids, *space]
-        return [*whole, self._end]
+        if answer.token_ids is None:
+            return [*plain_ids(self._tokenizer, f"{text} "), self._end]
+        before, whole = self._tokenizer.encode(text), self._tokenizer.encode(f"{text} ")
+        space = whole[len(before) :] if whole[: len(before)] == before else []
+        return [*plain_ids(self._tokenizer, question), *answer.token_ids, *space, self._end]
+
+
+CODE_LLAMA_70B_TAGS = (*LLAMA2_TAGS, "<step>")
 
 
 class CodeLlama70BFormat:
-    """`Source: role`, for answers `Destination: user`, an empty line, the content, `<step>`."""
+    """`Source: role`, for answers `Destination: user`, an empty line, the content, `<step>`.
+
+    Meta's code refuses Llama 2's tags here too.
+    """
 
     python_tag = None
 
@@ -160,7 +166,7 @@ class CodeLlama70BFormat:
         self.stop_tokens = frozenset({self._step})
 
     def encode(self, dialog: Sequence[Message]) -> list[int]:
-        system, turns = _alternating(dialog)
+        system, turns = _alternating(dialog, CODE_LLAMA_70B_TAGS)
         ids = [self._begin]
         for message in (Message("system", system or ""), *turns):
             if message.token_ids is not None:
@@ -204,12 +210,14 @@ def _with_calls(message: Message) -> str:
     return "\n".join(filter(None, [message.content, *map(format_call, message.tool_calls)]))
 
 
-def _alternating(dialog: Sequence[Message]) -> tuple[str | None, Sequence[Message]]:
+def _alternating(dialog: Sequence[Message], tags: Sequence[str]) -> tuple[str | None, Sequence[Message]]:
     """The system prompt, and the turns of user and assistant as the formats of Llama 2 need them."""
     for message in dialog:
-        found = next((tag for tag in LLAMA2_TAGS if tag in message.content), None)
-        if found:
-            raise EncodeError(f"a message holds {found}, with which this format marks its turns", "take it out")
+        found = next((tag for tag in tags if tag in message.content), None)
+        if found and message.role != "assistant":
+            what = "the system prompt" if message.role == "system" else "a message"
+            hint = f"take it out, or put a space into it: {found[0]} {found[1:]}"
+            raise EncodeError(f"{what} holds {found}, with which this format marks its turns", hint)
     system = dialog[0].content if dialog and dialog[0].role == "system" else None
     turns = dialog if system is None else dialog[1:]
     expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(turns))]

@@ -224,6 +224,42 @@ def test_llama2_refuses_what_metas_code_refuses(sentencepiece_tokenizer, dialog,
     assert fragment in caught.value.message
 
 
+LLAMA2_MARKS = ["[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<step>", "<|im_end|>", "</s>"]
+
+
+@pytest.mark.parametrize("mark", LLAMA2_MARKS)
+def test_what_the_model_said_is_not_searched(sentencepiece_tokenizer, mark):
+    """An answer that held a mark ended the conversation for good: each later message was refused."""
+    tokenizer = sentencepiece_tokenizer()
+    form = chat_format(tokenizer)
+    said = f"It ends with {mark} there"
+    ids = tuple(tokenizer.encode(said))
+    dialog = [Message("user", "Hello"), Message("assistant", said, token_ids=ids), Message("user", "Why?")]
+    prompt = form.encode(dialog)
+    begin = len(tokenizer.encode("[INST] Hello [/INST]", bos=True))
+    assert prompt[begin : begin + len(ids)] == list(ids)
+    # Another model's answer, or an edited one, is text.
+    dialog[1] = Message("assistant", said)
+    assert mark in tokenizer.decode(form.encode(dialog))
+
+
+@pytest.mark.parametrize("mark", LLAMA2_MARKS[4:])
+def test_marks_of_other_formats_are_text_to_llama2(sentencepiece_tokenizer, mark):
+    tokenizer = sentencepiece_tokenizer()
+    assert f"a {mark} b" in tokenizer.decode(chat_format(tokenizer).encode([Message("user", f"a {mark} b")]))
+
+
+@pytest.mark.parametrize("mark", ["[/INST]", "<step>"])
+def test_code_llama_70b_does_not_search_its_own_answers(sentencepiece_tokenizer, mark):
+    tokenizer = sentencepiece_tokenizer("<step>")
+    step = tokenizer.special_tokens["<step>"]
+    form = chat_format(tokenizer)
+    plain = [Message("user", "Hello"), Message("assistant", "a b"), Message("user", "Why?")]
+    for ids in (None, tuple(tokenizer.encode(f"a {mark} b"))):
+        dialog = [plain[0], Message("assistant", f"a {mark} b", token_ids=ids), plain[2]]
+        assert form.encode(dialog).count(step) == form.encode(plain).count(step)
+
+
 def test_code_llama_70b_is_metas(sentencepiece_tokenizer):
     tokenizer = sentencepiece_tokenizer("<step>")
     step = tokenizer.special_tokens["<step>"]
