@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from .errors import ModelRejected
+from .errors import DoesNotFit, ModelRejected
+from .files.own import lock
 from .ranks import Place, RankEnded
 
 # sys.path as it is here: `python -m` would look into the current folder first, whatever lies there.
@@ -21,12 +27,42 @@ READY = b"ready\n"
 LOST_THE_OTHERS = 75  # exit code of a rank that ends because another one has
 SECONDS_TO_END = 3.0
 
+FOLDER = "llama-cli-ranks-"
+SECONDS_TO_LOCK = 60.0  # far more than lie between the making of a folder and its lock
+
+FILES, FILES_OF_A_RANK = 64, 16  # that a rank may need open: what torch opens, and its connections
+
+
+def ensure_ranks_can_meet(n_ranks: int) -> None:
+    """Raise the limit of open files if need be. DoesNotFit if it cannot be, or if there is no loopback network."""
+    wanted = FILES + FILES_OF_A_RANK * n_ranks
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != soft < wanted:
+        if resource.RLIM_INFINITY != hard < wanted:
+            raise DoesNotFit(
+                f"a process may open {hard} files here, and each of {n_ranks} ranks may need {wanted}",
+                f"ulimit -n {wanted}, or a smaller --tp",
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+            pass
+    except OSError as error:
+        raise DoesNotFit(
+            f"ranks talk over the loopback network, which does not work here: {error.strerror or error}",
+            "ip link set lo up, or run without --tp and --dp",
+        ) from None
+
 
 class Followers:
     """Ranks 1 ... n-1, as processes that live no longer than this one."""
 
     def __init__(self, n_ranks: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="llama-cli-")  # nobody else may look into it
+        ensure_ranks_can_meet(n_ranks)
+        _clear_folders()
+        self._folder = tempfile.TemporaryDirectory(prefix=FOLDER)  # nobody else may look into it
+        self._lock = os.open(self._folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock(self._lock)  # as long as this process lives
         self._n_ranks = n_ranks
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -105,3 +141,19 @@ class Followers:
                 process.kill()
                 process.wait()
         self._folder.cleanup()
+        os.close(self._lock)
+
+
+def _clear_folders() -> None:
+    """Remove the folders of processes that were killed."""
+    before = time.time() - SECONDS_TO_LOCK
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(handle)
+                is_ours = found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
+                if is_ours and found.st_mtime < before and lock(handle):
+                    shutil.rmtree(folder)
+            finally:
+                os.close(handle)
