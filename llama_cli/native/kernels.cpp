@@ -13,12 +13,14 @@ namespace {
 struct Scratch {
     float *wide, *side_by_side, *mixed, *hidden, *up, *out;
     Inputs in;
+    int64_t n_floats = 0;
 
-    Scratch(float* from, const Model& m, int64_t n_rows) {
+    // With no block it only counts.
+    Scratch(float* block, const Model& m, int64_t n_rows) {
         int64_t q_dim = m.n_heads * m.head_dim, widest = widest_of(m);
         auto take = [&](int64_t n) {
-            float* taken = from;
-            from += (n + LANES - 1) / LANES * LANES;
+            float* taken = block ? block + n_floats : nullptr;
+            n_floats += (n + LANES - 1) / LANES * LANES;
             return taken;
         };
         wide = take(n_rows * m.dim);
@@ -30,9 +32,7 @@ struct Scratch {
         in.floats = take(n_rows * widest);
         in.bytes = (uint8_t*)take(n_rows * widest / 2 + LANES);
         in.steps = take(2 * n_rows);
-        end = from;
     }
-    float* end;
 
     static int64_t widest_of(const Model& m) {
         int64_t q_dim = m.n_heads * m.head_dim, widest = q_dim > m.dim ? q_dim : m.dim;
@@ -97,7 +97,7 @@ int multiplies_bytes() { return HAS_BYTE_PRODUCTS; }
 
 int64_t most_head_dim() { return MOST_HEAD_DIM; }
 
-int64_t scratch_floats(const Model* m, int64_t n_rows) { return Scratch(nullptr, *m, n_rows).end - (float*)nullptr; }
+int64_t scratch_floats(const Model* m, int64_t n_rows) { return Scratch(nullptr, *m, n_rows).n_floats; }
 
 // One token of each row: x (n_rows, dim) are their embeddings, and are overwritten; logits (n_rows, vocab_size).
 void decode(const Model* model, int64_t n_rows, const int64_t* positions, const int64_t* slots, float* x, float* logits,

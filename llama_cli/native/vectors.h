@@ -128,9 +128,9 @@ inline uint16_t narrow(float value) {
 }
 
 // e^x to 2 units in the last place: 2^n by the exponent, the rest by its series.
-inline Floats exponential(Floats x) {
+inline Floats exponential(Floats given) {
     const Floats zero = {};
-    x = x < -87.0f ? zero - 87.0f : x;
+    Floats x = given > -87.0f ? given : zero - 87.0f;  // NaN has no whole number either
     x = x > 88.0f ? zero + 88.0f : x;
     const Floats shift = zero + 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number
     Floats n = (x * 1.44269504f + shift) - shift;
@@ -142,7 +142,8 @@ inline Floats exponential(Floats x) {
     series = series * r + 0.5f;
     series = series * r + 1.0f;
     series = series * r + 1.0f;
-    return series * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
+    const Floats power = series * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
+    return given == given ? power : given;
 }
 
 // Vectors that are made together.

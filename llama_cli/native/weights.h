@@ -147,10 +147,14 @@ inline float largest_of(const float* x, int64_t n) {
     return load<float>(&largest);
 }
 
-// A row in bytes of a step that the largest needs, in whole steps around ZERO_POINT.
+// A row in bytes of a step that the largest needs, in whole steps around ZERO_POINT. NaN becomes zero: its row's step,
+// NaN too, tells of it.
 inline void round_row(const float* x, const Place& to, float step, uint8_t* bytes) {
     const auto round = [&](int64_t from, int64_t n, uint8_t* into) {
-        for (int64_t i = 0; i < n; i++) into[i] = uint8_t(int32_t(x[from + i] / step + (ZERO_POINT + 0.5f)));
+        for (int64_t i = 0; i < n; i++) {
+            const float steps = x[from + i] / step + (ZERO_POINT + 0.5f);
+            into[i] = uint8_t(int32_t(steps >= 0.0f ? steps : 0.0f));
+        }
     };
     for (int64_t i = 0; i < to.whole; i += BYTES) round(i, BYTES, bytes + to.of_block(i));
     round(to.whole, to.n_in - to.whole, bytes + to.behind());
