@@ -115,7 +115,9 @@ class Answerer:
         return self.turn
 
     def _prefill_ids(self) -> list[int]:
-        return self.session.tokenize(self.prefill, bos=False)
+        """The ids of how an answer is to begin, behind those of the dialog."""
+        before = self.form.before_answer if self.prefill else ""
+        return self.session.tokenize_more(before + self.prefill.removeprefix(before))
 
     def _prompt(self, begun: Sequence[int]) -> tuple[int, ...]:
         sent = self.conversation.branch.sent
@@ -216,7 +218,9 @@ class Answerer:
             content, turn.tool_calls = find_calls(turn.text, ids, form.python_tag, self.conversation.system)
             turn.finish_reason = "tool_calls" if turn.tool_calls else "stop"
         # Ids that say something else, as behind a stop string, are not what the conversation goes on with.
-        kept = tuple(ids) if tokenizer.decode(ids) == turn.text else None
+        before = form.before_answer
+        says_the_same = tokenizer.decode(ids).removeprefix(before) == turn.text.removeprefix(before)
+        kept = tuple(ids) if says_the_same else None
         self.conversation.add(Message("assistant", content, turn.tool_calls, awaits_tool, kept))
 
 

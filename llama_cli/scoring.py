@@ -52,12 +52,16 @@ class Score:
         return self.nats / max(len(self.logprobs), 1)
 
     @property
+    def nats_per_byte(self) -> float:
+        return self.nats / max(self.n_bytes, 1)
+
+    @property
     def bits_per_token(self) -> float:
         return self.nats_per_token / math.log(2)
 
     @property
     def bits_per_byte(self) -> float:
-        return self.nats / math.log(2) / max(self.n_bytes, 1)
+        return self.nats_per_byte / math.log(2)
 
     @property
     def perplexity(self) -> float:

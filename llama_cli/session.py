@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from tokenizer import EncodeError, StreamDecoder, Tokenizer
+from tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
 from tokenizer.chat import ChatFormat, Message, Template, ToolCall
 from tokenizer.infill import infill_format
 
@@ -158,6 +158,7 @@ class Session:
         self.info = info
         self.template = template
         self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
+        self.special_names = names_of(tokenizer)
         self._runs_on: Engine | Groups = engine
         self._end: Callable[[], None] | None = None
 
@@ -205,17 +206,24 @@ class Session:
         if at_least > self.max_seq_len:
             self._refuse_length(f"{at_least:,} tokens or more")
 
-    def tokenize(self, text: str, *, bos: bool = True) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """The ids of a text of any length, behind the begin token if the model has one."""
         try:
-            return self.tokenizer.encode(text, bos=bos and self.tokenizer.bos_id is not None)
+            return self.tokenizer.encode(text, bos=self.tokenizer.bos_id is not None)
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; InputRejected if the tokenizer has none for one of them."""
+    def tokenize_more(self, text: str) -> list[int]:
+        """The ids of a text that goes on behind other ids."""
         try:
-            return self.tokenizer.decode(ids)
+            return self.tokenizer.encode_more(text)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a prompt's ids; InputRejected if the tokenizer has none for one of them."""
+        try:
+            return decode_text(self.tokenizer, ids)
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
+
+# How SentencePiece's decoder shows the unknown piece.
+UNKNOWN = " \u2047 ".encode()
 
 
 class TokenizerError(ValueError):
@@ -56,11 +59,33 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of `text`. Text that looks like a special token stays text. EncodeError if it cannot be."""
 
+    def encode_more(self, text: str) -> list[int]:
+        """Ids of a text that goes on where other ids end: no space of its own is put before it."""
+
+    @property
+    def puts_space(self) -> bool:
+        """Whether `encode` puts a space before a text, which belongs to its first id."""
+
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD. Special tokens show their names, as Meta's do."""
+        """Text of ids as part of a longer text; bytes that are no UTF-8 become U+FFFD.
+
+        Special tokens show what Meta's tokenizers show: tiktoken's their names, SentencePiece's control pieces nothing.
+        """
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes of one id, often a part of a character."""
+
+
+def decode_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text that was encoded to ids: without the space that the tokenizer puts before it."""
+    text = tokenizer.decode(ids)
+    first = next((raw for raw in map(tokenizer.token_bytes, ids) if raw), b"")
+    return text[1:] if tokenizer.puts_space and first.startswith(b" ") and first != UNKNOWN else text
+
+
+def names_of(tokenizer: Tokenizer) -> dict[int, str]:
+    """Special ids; of two names for one id the first."""
+    return {token_id: name for name, token_id in reversed(list(tokenizer.special_tokens.items()))}
 
 
 class StreamDecoder:

@@ -100,6 +100,7 @@ class BPETokenizer:
     """Ranks first, then 256 special tokens. Only `encode(bos=..., eos=...)` makes special tokens, never text."""
 
     kind = "tiktoken"
+    puts_space = False
 
     def __init__(self, path: Path) -> None:
         ranks = read_ranks(path)
@@ -145,6 +146,9 @@ class BPETokenizer:
         for piece in slices(text):
             ids += _without_panic(lambda piece=piece: self._encoding.encode_ordinary(piece))  # type: ignore[misc]
         return [*ids, self.eos_id] if eos else ids
+
+    def encode_more(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")

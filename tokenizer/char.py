@@ -17,6 +17,7 @@ class CharTokenizer:
     """Ids are places in `symbols`; there are no special tokens."""
 
     kind = "char"
+    puts_space = False
     bos_id: int | None = None
     eos_id: int | None = None
     stop_tokens: frozenset[int] = frozenset()
@@ -67,6 +68,9 @@ class CharTokenizer:
             return [self._ids[symbol] for symbol in text]
         except KeyError as error:
             raise self._unknown(text, error.args[0]) from None
+
+    def encode_more(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def _unknown(self, text: str, symbol: str) -> EncodeError:
         at = text.index(symbol)

@@ -25,13 +25,20 @@ class ChatFormat(Protocol):
     def python_tag(self) -> int | None:
         """The id with which an answer that is a tool call begins, where the format has tools."""
 
+    @property
+    def before_answer(self) -> str:
+        """What an answer has to begin with, as text."""
+
     def encode(self, dialog: Sequence[Message]) -> list[int]:
         """The ids of a dialog, up to where the assistant's answer begins. EncodeError if it cannot be."""
 
 
-def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text that must hold no control token; some SentencePiece models read them out of the text."""
-    ids = tokenizer.encode(text)
+def plain_ids(tokenizer: Tokenizer, text: str, *, begins: bool = True) -> list[int]:
+    """The ids of a text that must hold no control token; some SentencePiece models read them out of the text.
+
+    With `begins=False` it goes on behind other ids.
+    """
+    ids = tokenizer.encode(text) if begins else tokenizer.encode_more(text)
     control = set(tokenizer.special_tokens.values())
     if not control.isdisjoint(ids):
         name = next(name for name, token_id in tokenizer.special_tokens.items() if token_id in ids)
@@ -45,6 +52,8 @@ class Llama3Format:
     Contents are taken as they are, as llama-models does; `strip=True` takes off white space around them, as
     the older llama3 repository did.
     """
+
+    before_answer = ""
 
     def __init__(self, tokenizer: Tokenizer, *, strip: bool = False) -> None:
         self._tokenizer = tokenizer
@@ -86,6 +95,7 @@ class ChatMLFormat:
     """
 
     python_tag = None
+    before_answer = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -118,6 +128,7 @@ class Llama2Format:
     """
 
     python_tag = None
+    before_answer = " "
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         assert tokenizer.bos_id is not None, "SentencePiece models have one"
@@ -158,6 +169,7 @@ class CodeLlama70BFormat:
     """
 
     python_tag = None
+    before_answer = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         assert tokenizer.bos_id is not None, "SentencePiece models have one"
@@ -190,20 +202,23 @@ class PlainFormat:
     """No format: the model continues what was written, each message of the user on a line of its own."""
 
     python_tag = None
+    before_answer = ""
     stop_tokens: frozenset[int] = frozenset()
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
     def encode(self, dialog: Sequence[Message]) -> list[int]:
-        ids = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
+        first = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
+        ids, text = list(first), ""  # what is text becomes ids as one, since these hang on what lies beside them
         for place, message in enumerate(dialog):
-            if message.token_ids is not None:
-                ids += message.token_ids
-                continue
-            line_break = "\n" if place and message.role != "assistant" else ""
-            ids += plain_ids(self._tokenizer, line_break + _with_calls(message))
-        return ids
+            if message.token_ids is None:
+                text += "\n" if place and message.role != "assistant" else ""
+                text += _with_calls(message)
+            else:
+                ids += [*plain_ids(self._tokenizer, text, begins=ids == first), *message.token_ids]
+                text = ""
+        return [*ids, *plain_ids(self._tokenizer, text, begins=ids == first)]
 
 
 def _with_calls(message: Message) -> str:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from .base import Tokenizer
 from .spm import INFILL_MARKS
 
-# SentencePiece puts a space before a text. Behind this character it does not, so what it makes of it is cut off.
-SHIELD = "\u263a"
-
 
 @dataclass(frozen=True)
 class InfillFormat:
@@ -24,11 +21,7 @@ class InfillFormat:
         """The ids up to where the middle begins, as Meta's `infilling_prompt_tokens` has them."""
         begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
         before = [self.prefix_id, *self.tokenizer.encode(prefix)]
-        return [*begin, *before, self.suffix_id, *self._encode_without_space(suffix), self.middle_id]
-
-    def _encode_without_space(self, text: str) -> list[int]:
-        shield = self.tokenizer.encode(SHIELD)
-        return self.tokenizer.encode(SHIELD + text)[len(shield) :]
+        return [*begin, *before, self.suffix_id, *self.tokenizer.encode_more(suffix), self.middle_id]
 
 
 def infill_format(tokenizer: Tokenizer) -> InfillFormat | None:

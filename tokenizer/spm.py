@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .base import EncodeError, TokenizerError
+from .base import UNKNOWN, EncodeError, TokenizerError
 from .distribution import install_line
 
 SPACE = "\u2581"  # how SentencePiece writes a space
+
+# SentencePiece puts a space before a text. Behind this character, which Meta's code takes for that, it does not.
+SHIELD = "\u263a"
 
 # Code Llama's marks around what is to be filled in.
 INFILL_MARKS = tuple(SPACE + mark for mark in ("<PRE>", "<SUF>", "<MID>", "<EOT>"))
@@ -48,10 +51,17 @@ class SentencePieceTokenizer:
         self.special_tokens |= named
         self._spelt_out = {token_id: self._spell(name) for name, token_id in named.items()}
         self.stop_tokens = frozenset({self.eos_id, *(named[name] for name in ENDS if name in named)})
+        self._n_shield = len(model.EncodeAsIds(SHIELD))
+        self.puts_space = str(model.IdToPiece(model.EncodeAsIds("a")[0])).startswith(SPACE)
         self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
         self.max_token_bytes = max(map(len, self._bytes))
 
     def _bytes_of(self, token_id: int) -> bytes:
+        """What SentencePiece's own decoder shows: nothing for control pieces, a mark for the unknown one."""
+        if self._model.IsControl(token_id):
+            return b""
+        if self._model.IsUnknown(token_id):
+            return UNKNOWN
         piece: str = self._model.IdToPiece(token_id)
         if self._model.IsByte(token_id):
             return bytes([int(piece[3:5], 16)])  # <0x0A>
@@ -68,13 +78,18 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of `text`. SentencePiece puts a space before the first word; `decode` shows it."""
+        return [self.bos_id] * bos + self._ids_of(text) + [self.eos_id] * eos
+
+    def encode_more(self, text: str) -> list[int]:
+        return self._ids_of(text, SHIELD)[self._n_shield :]
+
+    def _ids_of(self, text: str, before: str = "") -> list[int]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise EncodeError(f"character {error.start} is a lone surrogate, {text[error.start]!r}") from None
-        pieces: list[int] = self._model.EncodeAsIds(text)
-        ids = [token_id for piece in pieces for token_id in self._spelt_out.get(piece, (piece,))]
-        return [self.bos_id] * bos + ids + [self.eos_id] * eos
+        pieces: list[int] = self._model.EncodeAsIds(before + text)
+        return [token_id for piece in pieces for token_id in self._spelt_out.get(piece, (piece,))]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids as part of a longer text: a leading space stays, since it parts two words there."""

@@ -133,7 +133,7 @@ def describe_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[di
 
     def named(token_id: int, logprob: float) -> dict[str, Any]:
         raw = session.tokenizer.token_bytes(token_id)
-        token = raw.decode("utf-8", errors="replace")
+        token = raw.decode("utf-8", errors="replace") or session.special_names.get(token_id, "")
         return {"token_id": token_id, "token": token, "bytes": list(raw), "logprob": logprob}
 
     described = []

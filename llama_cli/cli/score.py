@@ -54,6 +54,8 @@ def score(
         raise UsageError("--logprobs needs --json", "add --json")
     if rows is not None and (choices or text or file or prompt_ids):
         raise UsageError("--rows has its texts and choices in the file", "leave the others out")
+    if choices and max_tokens is not None:
+        raise UsageError("--max-tokens cuts texts, not continuations", "leave it out, or --choices")
     content = "" if rows is not None else read_prompt(text, file, prompt_ids, stdin=stdin, note=messages.note)
     if isinstance(content, str):
         messages.doubt(content)
@@ -78,6 +80,8 @@ def score(
             return
         described = scorer.describe(content, max_tokens, tuple(choices or ()))
         session.ensure_unchanged()
+        if described.get("tie"):
+            messages.note("several choices are equally likely: the first of them is marked as the best")
         terminal = Terminal()
         terminal.write_json(described) if as_json else terminal.write(_format(described))
 

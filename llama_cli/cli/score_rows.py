@@ -26,7 +26,7 @@ class _Running:
 
     row: TextRow
     ticket: int
-    n_left: int
+    texts: list[Text]
     scores: dict[int, list[TokenLogprob] | LlamaError] = field(default_factory=dict)
 
 
@@ -49,8 +49,7 @@ class _Rows:
             for number, scores in self.scorer.run(self._texts(source)):
                 running = self._row_of.pop(number)
                 running.scores[number] = scores
-                running.n_left -= 1
-                if not running.n_left:
+                if len(running.scores) == len(running.texts):
                     self._finish(running)
                     progress.advance()
                     progress.show(self.n_tokens)
@@ -74,7 +73,7 @@ class _Rows:
             if isinstance(row, BadRow):
                 self._fail(ticket, row)
                 continue
-            running = _Running(row, ticket, len(texts))
+            running = _Running(row, ticket, texts)
             for text in texts:
                 self._row_of[n_texts] = running
                 n_texts += 1
@@ -92,7 +91,9 @@ class _Rows:
         self.n_tokens += sum(map(len, scores))
         self.nats -= math.fsum(each.logprob for of_text in scores for each in of_text)
         described = (
-            self.scorer.describe_choices(row.choices, scores) if row.choices else self.scorer.describe_text(scores[0])
+            self.scorer.describe_choices(row.choices, scores)
+            if row.choices
+            else self.scorer.describe_text(running.texts[0], scores[0])
         )
         self.order.put(running.ticket, to_json_line({"id": row.custom_id, "index": row.index} | described))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..engine.request import TokenLogprob
+from ..engine.scheduler import common_prefix
 from ..errors import InputRejected, LlamaError
 from ..scoring import Score, Text, Windows, score_texts
 from ..session import Session
@@ -22,30 +23,51 @@ class Scorer:
 
     def texts(self, content: str | Sequence[int], max_tokens: int | None, choices: Sequence[str]) -> list[Text]:
         """What to score for one text, or for each of its continuations; InputRejected if there is nothing."""
+        if choices:
+            if max_tokens is not None:
+                raise InputRejected("--max-tokens cuts texts, not continuations", "leave it out")
+            return self._continuations(content, choices)
         ids = (
             self.session.tokenize(content)
             if isinstance(content, str)
             else self.session.engine.limits.check_prompt(content)
         )
         ids = list(ids)[:max_tokens]
-        if not choices:
-            if len(ids) < 2:
-                raise InputRejected("a text of one token has nothing to score", "give a longer text")
-            return [Text(ids)]
-        endings = [self.session.tokenize(choice, bos=False) for choice in choices]
-        if not all(endings):
+        if len(ids) < 2:
+            raise InputRejected("a text of one token has nothing to score", "give a longer text")
+        return [Text(ids)]
+
+    def _continuations(self, content: str | Sequence[int], choices: Sequence[str]) -> list[Text]:
+        """Each choice behind the text, as the ids of the whole text: what a word becomes hangs on what is beside it.
+
+        All are scored from the same place on, so that they can be compared: from where the text's own ids end, or,
+        where a choice goes on inside a word, from the first id that this changes. Ids of white space at the end of the
+        text belong to the choices, as in lm-evaluation-harness: it often becomes one id with the word behind it.
+        """
+        if not all(choices):
             raise InputRejected("a choice is empty", "give every --choices a text")
-        if not ids:
+        if isinstance(content, str):
+            own, bare = self.session.tokenize(content), self.session.tokenize(content.rstrip())
+            wholes = [self.session.tokenize(content + choice) for choice in choices]
+        else:
+            own = bare = list(self.session.engine.limits.check_prompt(content))
+            wholes = [[*own, *self.session.tokenize_more(choice)] for choice in choices]
+        if not own:
             raise InputRejected("continuations need a text before them", "give a prompt")
-        return [Text([*ids, *ending], len(ids)) for ending in endings]
+        of_own, of_bare = (min(common_prefix(ids, whole) for whole in wholes) for ids in (own, bare))
+        first = max(of_bare, min(of_own, len(bare)), 1)
+        for choice, whole in zip(choices, wholes, strict=True):
+            if len(whole) <= first:
+                raise InputRejected(f"the choice {choice!r} adds no token to the text", "give another one")
+        return [Text(whole, first) for whole in wholes]
 
     def run(self, texts: Iterable[Text]) -> Iterator[tuple[int, list[TokenLogprob] | LlamaError]]:
         """(number, scores or why not) of each text, as they are done."""
         return score_texts(self.session.engine, texts, self.windows)
 
-    def describe_text(self, scores: list[TokenLogprob]) -> dict[str, Any]:
+    def describe_text(self, text: Text, scores: list[TokenLogprob]) -> dict[str, Any]:
         """The figures of one text."""
-        result = Score(scores, sum(len(self.session.tokenizer.token_bytes(each.token_id)) for each in scores))
+        result = Score(scores, self._n_bytes(text))
         described = {
             "tokens": len(result.logprobs),
             "bytes": result.n_bytes,
@@ -59,26 +81,43 @@ class Scorer:
         }
         return described | ({"logprobs": describe_scores(self.session, scores)} if self.logprobs else {})
 
+    def _n_bytes(self, text: Text) -> int:
+        """The bytes of what is scored, without the space that a tokenizer puts before a text."""
+        words = self.session.tokenizer
+        raws = [words.token_bytes(token_id) for token_id in text.ids[text.first :]]
+        has_space = words.puts_space and text.ids[0] == words.bos_id and raws[0].startswith(b" ")
+        return sum(map(len, raws)) - has_space
+
     def describe_choices(self, choices: Sequence[str], scores: Sequence[list[TokenLogprob]]) -> dict[str, Any]:
-        """The figures of continuations; the likeliest is marked."""
+        """The figures of continuations; the likeliest is marked, the first of them where several are."""
         results = [Score(each, len(choice.encode())) for choice, each in zip(choices, scores, strict=True)]
-        best = min(range(len(results)), key=lambda number: results[number].nats)
+        least = min(each.nats for each in results)
+        likeliest = [number for number, each in enumerate(results) if each.nats == least]
         described = [
-            {"text": choice, "nats": each.nats, "nats_per_token": each.nats_per_token, "best": number == best}
+            {
+                "text": choice,
+                "tokens": len(each.logprobs),
+                "bytes": each.n_bytes,
+                "nats": each.nats,
+                "nats_per_token": each.nats_per_token,
+                "nats_per_byte": each.nats_per_byte,
+                "best": number == likeliest[0],
+            }
             for number, (choice, each) in enumerate(zip(choices, results, strict=True))
         ]
         if self.logprobs:
             for one, of_choice in zip(described, scores, strict=True):
                 one["logprobs"] = describe_scores(self.session, of_choice)
-        return {"choices": described}
+        return {"choices": described, "tie": len(likeliest) > 1}
 
     def describe(self, content: str | Sequence[int], max_tokens: int | None, choices: Sequence[str]) -> dict[str, Any]:
         """One text, or its continuations; LlamaError where that fails."""
-        found = dict(self.run(self.texts(content, max_tokens, choices)))
+        texts = self.texts(content, max_tokens, choices)
+        found = dict(self.run(texts))
         scores = []
         for number in sorted(found):
             one = found[number]
             if isinstance(one, LlamaError):
                 raise one
             scores.append(one)
-        return self.describe_choices(choices, scores) if choices else self.describe_text(scores[0])
+        return self.describe_choices(choices, scores) if choices else self.describe_text(texts[0], scores[0])

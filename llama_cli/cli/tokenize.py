@@ -60,6 +60,8 @@ def tokenize(
     if model is None and tokenizer is None:
         messages.note("no --model given: the bundled toy's characters")
 
+    from tokenizer import decode_text
+
     from ..checkpoint.catalog import TOY
     from ..vocabulary import tokenizer_of
 
@@ -69,7 +71,7 @@ def tokenize(
         if decode
         else _encode(words, content, bos=bos, eos=eos, special=special)
     )
-    shown = words.decode(ids) if decode else content
+    shown = decode_text(words, ids) if decode else content
     terminal = Terminal()
     if as_json:
         terminal.write_json(_describe(words, ids, shown))
@@ -100,11 +102,15 @@ def _encode(words: Tokenizer, text: str, *, bos: bool, eos: bool, special: bool)
 
 
 def _encode_with_special(words: Tokenizer, text: str, *, bos: bool, eos: bool) -> list[int]:
+    """A text begins at the very beginning and behind a begin token; behind any other special token it goes on."""
     names = sorted(words.special_tokens, key=len, reverse=True)
     ids = [words.bos_id] if bos and words.bos_id is not None else []
     for part in re.split(f"({'|'.join(map(re.escape, names))})", text):
-        token_id = words.special_tokens.get(part)
-        ids += words.encode(part) if token_id is None else [token_id]
+        if part in words.special_tokens:
+            ids.append(words.special_tokens[part])
+        elif part:
+            begins = not ids or ids[-1] == words.bos_id
+            ids += words.encode(part) if begins else words.encode_more(part)
     return [*ids, words.eos_id] if eos and words.eos_id is not None else ids
 
 
@@ -118,14 +124,11 @@ def _checked(ids: list[int], words: Tokenizer) -> list[int]:
     return ids
 
 
-def _names_of(words: Tokenizer) -> dict[int, str]:
-    """Special ids; of two names for one id the first."""
-    return {token_id: name for name, token_id in reversed(list(words.special_tokens.items()))}
-
-
 def _rows(words: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """`     9906  48 65 6c 6c 6f           'Hello'` for each id."""
-    specials = _names_of(words)
+    from tokenizer import names_of
+
+    specials = names_of(words)
     width = len(str(words.n_words))
     known: dict[int, str] = {}  # a text has few tokens, often
     for token_id in ids:
@@ -161,7 +164,9 @@ def _summary(ids: list[int], text: str) -> str:
 
 
 def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
-    specials = _names_of(words)
+    from tokenizer import names_of
+
+    specials = names_of(words)
     raws = [words.token_bytes(token_id) for token_id in ids]
     return {
         "tokens": [

@@ -1,9 +1,13 @@
 """SentencePiece: infilling as Meta's Code Llama has it, and marks in a text that stay text."""
 
+import random
+
 import pytest
 from sentencepieces import MARKS, SPACE, write_sentencepiece
 
-from tokenizer import load_tokenizer
+from llama_cli.cli.app import main
+from tokenizer import EncodeError, StreamDecoder, decode_text, load_tokenizer
+from tokenizer.chat import Message, PlainFormat
 from tokenizer.infill import infill_format
 
 
@@ -78,3 +82,82 @@ def test_a_model_without_marks(tmp_path):
     assert infill_format(tokenizer) is None
     assert tokenizer.stop_tokens == {tokenizer.eos_id}
     assert sorted(tokenizer.special_tokens) == ["</s>", "<s>"]
+
+
+@pytest.fixture(name="plain", scope="module")
+def _plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain") / "tokenizer.model"
+    write_sentencepiece(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text", ["", "the quick", " the quick", "  two", "\n", "é", "漢字", " ", "lazy\tdog", "<s>", "\u2047 x"]
+)
+def test_a_text_that_goes_on_gets_no_space(plain, text):
+    tokenizer = load_tokenizer(plain)
+    assert tokenizer.decode(tokenizer.encode_more(text)) == text
+    assert decode_text(tokenizer, tokenizer.encode(text)) == text
+
+
+def test_a_lone_surrogate_is_told_with_its_place(plain):
+    tokenizer = load_tokenizer(plain)
+    for encode in (tokenizer.encode, tokenizer.encode_more):
+        with pytest.raises(EncodeError, match="character 2 is a lone surrogate"):
+            encode("ab\ud800")
+
+
+def test_ids_decode_as_sentencepiece_itself_does(plain):
+    """Control pieces show nothing, the unknown one its mark, bytes what they are; a stream adds up to the whole."""
+    import sentencepiece
+
+    model = sentencepiece.SentencePieceProcessor(model_file=str(plain))
+    tokenizer = load_tokenizer(plain)
+    words = tokenizer.encode("the quick é漢 fox")
+    generator = random.Random(7)
+    cases = [
+        [1, *words, 2],
+        [0],
+        [1, 0, words[0]],
+        [words[0], 2, words[0]],
+        [2, 1],
+        [],
+        [*words[:-3]],
+        [0, 0, words[1]],
+    ]
+    cases += [generator.choices(range(tokenizer.n_words), k=12) for _ in range(300)]
+    for ids in cases:
+        stream = StreamDecoder(tokenizer)
+        assert "".join([*map(stream.feed, ids), stream.finish()]) == tokenizer.decode(ids)
+        if 0 not in ids[1:] and not any(model.IsByte(token_id) for token_id in ids):
+            assert decode_text(tokenizer, ids) == model.DecodeIds(ids)
+    assert tokenizer.decode([1, *words, 0, 2]) == " the quick é漢 fox \u2047 "
+
+
+def test_special_tokens_in_a_text_put_no_spaces(plain, capfdbinary):
+    """`tokenize --special`: a text begins at its beginning and behind <s>; elsewhere it goes on."""
+    tokenizer = load_tokenizer(plain)
+
+    def run(text, *flags):
+        assert main(["tokenize", "--tokenizer", str(plain), "--special", "--ids", text, *flags]) == 0
+        return [int(part) for part in capfdbinary.readouterr().out.decode().split(",")]
+
+    the, fox = tokenizer.encode("the"), tokenizer.encode("fox")
+    assert run("<s>the</s><s>fox") == [1, *the, 2, 1, *fox]
+    assert run("the</s>fox") == [*the, 2, *tokenizer.encode_more("fox")]
+    assert run("the</s> fox") == [*the, 2, *fox]
+    assert run("the", "--bos", "--eos") == [1, *the, 2]
+    assert run("</s>the") == [2, *tokenizer.encode_more("the")]
+
+
+def test_plain_dialogs_are_one_text(plain):
+    """The second line gets no space of its own, and text beside text becomes ids as one."""
+    tokenizer = load_tokenizer(plain)
+    form = PlainFormat(tokenizer)
+    spoken = [Message("user", "the qu"), Message("assistant", "ick brown"), Message("user", "fox")]
+    assert form.encode(spoken) == tokenizer.encode("the quick brown\nfox", bos=True)
+    answered = tuple(tokenizer.encode_more("ick brown"))
+    spoken[1] = Message("assistant", "ick brown", token_ids=answered)
+    expected = [*tokenizer.encode("the qu", bos=True), *answered, *tokenizer.encode_more("\nfox")]
+    assert form.encode(spoken) == expected
+    assert decode_text(tokenizer, expected) == "the quick brown\nfox"
