@@ -166,7 +166,7 @@ def test_prompts_from_files_and_pipes(tmp_path):
         (["-m", TINY, "x", "-c", "99999999999"], 4, "needs ", "--max-seq-len"),
         (["-m", TINY, "--prompt-ids", "1,x"], 2, "--prompt-ids '1,x' is no list of numbers", "1,2,3"),
         (["-m", TINY, "--prompt-ids", "1,9999"], 5, "prompt id 9999 is not in 0 ... 1023", "llama-cli tokenize"),
-        (["-m", TINY, "-f", "absent.txt"], 5, "cannot read absent.txt: no such file", "-f"),
+        (["-m", TINY, "-f", "absent.txt"], 5, "cannot read absent.txt: no such file", "another file"),
         (["-m", TINY, "--rope-scale-factor", "8", "x"], 2, "does not use scaled RoPE", "leave it out"),
         (
             ["-m", TINY, "--tokenizer", str(DATA / "tokenizer/bytes256.model"), "x"],
