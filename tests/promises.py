@@ -60,7 +60,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
                 counts[name][1] += outcome != "passed"
     if not any(n_cases for n_cases, _ in counts.values()):
         return
-    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "not slow" not in config.option.markexpr
     terminalreporter.section("promises")
     terminalreporter.write_line(f"{'':<5}{'promise':<46}{'cases':>8}{'asked':>8}{'failures':>10}")
     for name, (text, n_asked) in PROMISES.items():
