@@ -25,6 +25,7 @@ from .engine.graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
 from .engine.native_steps import NativeSteps, can_step
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
+from .files.private import private_folder
 from .memory import (
     PRECISIONS,
     MemoryPlan,
@@ -44,7 +45,6 @@ from .model.parallel import WHOLE, Share, bounds_of, parallelize, shared_args
 from .model.quantize import can_quantize
 from .model.recipe import Kernels, Recipe, choose_recipe
 from .model.rounding import Weight, in_full
-from .private_folder import private_folder
 from .ranks import Place, Ranks
 from .session import ModelInfo, Session
 from .team import Job, Team, place_of_leader

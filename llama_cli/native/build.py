@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ..private_folder import private_folder
+from ..files.private import private_folder
 
 logger = logging.getLogger(__name__)
 

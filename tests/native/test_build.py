@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from llama_cli import private_folder
+from llama_cli.files import private
 from llama_cli.native import build
 from llama_cli.native.build import built_library, find_compiler
 
@@ -20,7 +20,7 @@ needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ comp
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty cache folder, and what was said."""
-    monkeypatch.setattr(private_folder.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setattr(private.platformdirs, "user_cache_path", lambda name: tmp_path / name)
     return tmp_path / "llama-cli" / "kernels"
 
 
@@ -107,8 +107,8 @@ def test_the_folder_cannot_be_made(home, tmp_path):
 @needs_compiler
 def test_two_programs_compile_at_the_same_time(home, tmp_path):
     code = (
-        "import sys, pathlib; from llama_cli import private_folder; from llama_cli.native import build;"
-        "private_folder.platformdirs.user_cache_path = lambda name: pathlib.Path(sys.argv[1]) / name;"
+        "import sys, pathlib; from llama_cli.files import private; from llama_cli.native import build;"
+        "private.platformdirs.user_cache_path = lambda name: pathlib.Path(sys.argv[1]) / name;"
         "print(build.built_library())"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
