@@ -1,16 +1,17 @@
 """Conversations on disk."""
 
-import io
 import json
 import stat
 
 import pytest
+from in_memory import InMemory
 from support import DATA
 
 from llama_cli.conversation import Branch, Conversation
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
-from llama_cli.jobs.rows import Job, Lines
+from llama_cli.jobs.lines import Lines
+from llama_cli.jobs.rows import Job, parse_row
 from llama_cli.session_file import Origin, SessionFile, read_conversation
 from tokenizer import load_tokenizer
 from tokenizer.chat import Message, ToolCall
@@ -29,8 +30,8 @@ MESSAGES = (
 
 
 def rows_of(content, defaults):
-    lines = Lines(io.BytesIO(content), "auto")
-    return [lines.row(index, line, defaults) for index, line in lines]
+    lines = Lines(InMemory(content), "auto")
+    return [parse_row(line, lines.format, defaults) for line in lines]
 
 
 def conversation():

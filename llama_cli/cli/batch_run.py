@@ -1,42 +1,43 @@
-"""Carries out `llama-cli batch`: rows in, the engine, rows out. Imports torch."""
+"""Carries out `llama-cli batch`: what is left of the input to the model, lines to the output. Imports torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
-import stat
 import time
-from array import array
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import compress
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy
-
-from tokenizer.chat import Message
-from tokenizer.tool_calls import find_calls
+from typing import Any
 
 from .. import __version__
 from ..chat_template import TemplateChoice
-from ..conversation import Branch
 from ..engine.request import Request, Sampling
-from ..errors import SOME_ROWS_FAILED, InputRejected
-from ..jobs.identity import describe_input, describe_sampling, settle_identity
+from ..errors import SOME_ROWS_FAILED, OutputRefused
+from ..jobs.finished import Asked, Finished, Standing
+from ..jobs.identity import describe_sampling, settle_identity
 from ..jobs.ledger import Ledger
+from ..jobs.lines import Format, Lines
 from ..jobs.order import InOrder
-from ..jobs.results import Answer, OutputFormat, RowWriter, error_code
-from ..jobs.rows import BadRow, ErrorCode, Format, Job, Lines, Row, hash_of, seed_of
+from ..jobs.results import OutputFormat, RowWriter
+from ..jobs.rows import BadRow, Job, Row, hash_of, parse_row
+from ..jobs.source import Source
 from ..jobs.starts import Starts
-from ..session import Chunk, Completion
-from ..session_file import branch_of, origin_of
+from ..jobs.survey import name_ids, names_of, survey
+from ..session import Session
+from .answering import Answering, Counts, Manner
 from .options import MessageOptions, ModelOptions
 from .printed_rows import PrintedRows
-from .run import describe_scores, load_model
+from .run import load_model, ranks_of_a_group
 from .stopping import Stopping
 from .terminal import RowProgress
 
-Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
+WAYS_ON = (
+    "give the input as it was or another output with -o, or --rerun-changed to answer these rows anew,"
+    " or --force-resume to keep the old answers"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,33 +49,12 @@ class BatchSettings:
     output: Path | None  # None is standard output
     ordered: bool
     retry_errors: bool
+    rerun_changed: bool
     strict: bool
     shard: tuple[int, int]  # which part of how many
     force_resume: bool
     row_timeout: float | None  # seconds
     chat_template: TemplateChoice
-
-
-@dataclasses.dataclass
-class Running:
-    """A row that is in the engine."""
-
-    job: Job
-    n_prompt: int
-    completions: list[Completion]
-    n_finished: int = 0
-    failed: bool = False
-    began: float = dataclasses.field(default_factory=time.monotonic)
-
-
-@dataclasses.dataclass
-class Counts:
-    """How the run goes."""
-
-    ok: int = 0
-    failed: int = 0
-    skipped: int = 0  # finished by an earlier run
-    tokens: int = 0
 
 
 class BatchRun:
@@ -83,7 +63,7 @@ class BatchRun:
     def __init__(
         self,
         settings: BatchSettings,
-        source: BinaryIO,
+        source: Source,
         model: ModelOptions,
         sampling: Sampling,
         batch_size: int | None,
@@ -97,254 +77,209 @@ class BatchRun:
         self.batch_size = batch_size
         self.messages = messages
         self.dp = dp
-        self.counts = Counts()
+        self.lines = Lines(source, settings.input_format, settings.shard)
         self.stopping = Stopping()
-        self._running: dict[int, Running] = {}
-        self._seekable = stat.S_ISREG(os.fstat(source.fileno()).st_mode)
-        self._seen: set[int] = set()  # ids of an input that can be read only once
-        self._settled = b""  # for each row of an input that can be read twice, whether it is done
+        self._standing: Standing | None = None  # None where the input can be read only once
+        self._n_before = 0  # rows that earlier runs have finished
 
     def run(self) -> int:
         """The exit code."""
-        hashes = self._survey() if self._seekable else None
         output = self.settings.output
-        with PrintedRows() if output is None else Ledger(output) as self.rows_out, self.stopping:
+        with ExitStack() as stack:
+            if self.settings.strict:
+                self.source.keep(stack)
+            asked = self._survey() if self.source.can_rewind else None
+            self.rows_out: PrintedRows | Ledger = PrintedRows() if output is None else Ledger(output)
+            stack.enter_context(self.rows_out)
+            stack.enter_context(self.stopping)
             if self.rows_out.torn is not None:
                 self.messages.note(f"a torn last row was moved to {self.rows_out.torn}")
-            template = self.settings.chat_template
-            self.session = load_model(self.model, batch_size=self.batch_size, chat_template=template, dp=self.dp)
-            self.done, errors_before = self.rows_out.done(retry_errors=self.settings.retry_errors)
-            if hashes is not None:
-                self._settled = self.done.among(hashes)
-            self._settle(output)
-            with Starts(output) as self.starts:  # only the death of the process leaves its file behind
-                return self._run_rows(None if hashes is None else len(hashes), errors_before)
+            finished = self.rows_out.finished()
+            if asked is None and (len(finished) or Starts.are_left(output)):
+                self.messages.note(f"reading all of {self.source.name}, to see what is done")
+                self.source.keep(stack)
+                asked = self._survey()
+            if asked is not None:
+                self._standing = self._compare(asked, finished)
+            session = self._load()
+            writer, manner = self._settle(session, finished)
+            # An error of the program and the death of the process leave its file behind.
+            with Starts(output) as starts:
+                answering = Answering(session, writer, starts, manner, self.stopping, self.messages)
+                return self._answer(answering, asked)
 
-    def _run_rows(self, total: int | None, errors_before: int) -> int:
-        began = time.monotonic()
-        with RowProgress(total, quiet=self.messages.quiet) as self.progress:
-            early = self._run_suspects() if self._seekable and self.starts.n_suspects else {}
-            order = InOrder(self._write, ordered=self.settings.ordered)
-            self._drain(self.session.run(self._requests(order, early)), order)
-        self.session.ensure_unchanged()
-        if self.settings.retry_errors and not self.stopping.requested:
-            self.rows_out.compact()
-        self._close(time.monotonic() - began)
-        if self.stopping.requested:
-            return self.stopping.exit_code
-        return SOME_ROWS_FAILED if self.counts.failed + errors_before else 0
+    def _survey(self) -> Asked:
+        return survey(self.lines, self.sampling, strict=self.settings.strict)
 
-    def _close(self, seconds: float) -> None:
-        counts = self.counts
-        rows = counts.ok + counts.failed
-        line = f"{rows} rows: {counts.ok} ok, {counts.failed} errors"
-        if counts.skipped:
-            line += f", {counts.skipped} done before"
-        rate = counts.tokens / seconds if seconds else 0.0
-        self.messages.note(f"{line}, {counts.tokens} tokens, {rate:.1f} tok/s, {seconds:.1f} s")
+    def _compare(self, asked: Asked, finished: Finished) -> Standing:
+        """What is done. OutputRefused names rows that the output answers as they were before."""
+        settings = self.settings
+        if settings.force_resume and len(finished):
+            self.messages.note("rows are matched by their ids alone, whatever they asked for")
+        found = finished.compare(asked, retry_errors=settings.retry_errors, by_id=settings.force_resume)
+        if len(finished) and found.gone.all():
+            raise OutputRefused(
+                f"{settings.output} answers another input: none of its rows is in {self.source.name}",
+                "give another output with -o",
+            )
+        n_changed = int(found.changed.sum())
+        if n_changed and not settings.rerun_changed:
+            rows = "row is" if n_changed == 1 else "rows are"
+            names = names_of(self.lines, found.changed)
+            raise OutputRefused(f"{n_changed:,} {rows} not what {settings.output} has answered: {names}", WAYS_ON)
+        if n_changed:
+            self.messages.note(f"{n_changed:,} changed rows run anew: {names_of(self.lines, found.changed)}")
+        n_gone = int(found.gone.sum())
+        if n_gone:
+            ids = (row.custom_id for row in compress(self.rows_out.rows(), found.gone))
+            names = name_ids(ids, n_gone)
+            self.messages.note(f"{n_gone:,} rows of {settings.output} are not in the input any more: {names}")
+        self._n_before = int(found.done.sum())
+        return found
 
-    def _settle(self, output: Path | None) -> None:
+    def _load(self) -> Session:
+        template = self.settings.chat_template
+        session = load_model(self.model, batch_size=self.batch_size, chat_template=template, dp=self.dp)
+        # What the flags ask of every row: none could run.
+        session.engine.limits.check(Request(0, (0,), self.sampling, 0))
+        return session
+
+    def _settle(self, session: Session, finished: Finished) -> tuple[RowWriter, Manner]:
         """Fix who this run is; a resumed one takes over the seed and the time it was begun with."""
         part, whole = self.settings.shard
+        output = self.settings.output
         identity: dict[str, Any] = {
             "version": __version__,
-            "model": self.session.info.name,
-            "fingerprint": self.session.info.fingerprint,
+            "model": session.info.name,
+            "fingerprint": session.info.fingerprint,
+            "rope_scale_factor": self.model.rope_scale_factor,
             "sampling": describe_sampling(dataclasses.replace(self.sampling, seed=None)),
-            "chat_template": self.session.template.name,
+            "chat_template": session.template.name,
             "output_format": self.settings.output_format,
             "shard": f"{part + 1}/{whole}",
             "created": int(time.time()),
-            "input": describe_input(Path(str(self.source.name))) if self._seekable else None,
+            "input": self.source.describe(),
             "run_seed": self.sampling.seed,
         }
-        has_rows = output is not None and output.stat().st_size > 0
+        has_rows = len(finished) > 0
         if identity["run_seed"] is None and not has_rows:
             identity["run_seed"] = secrets.randbits(32)
         if output is not None:
-            identity = settle_identity(output, identity, has_rows=has_rows, force=self.settings.force_resume)
-        self.run_seed = int(identity["run_seed"])
-        self.writer = RowWriter(self.settings.output_format, self.session.info.name, int(identity["created"]))
+            identity = settle_identity(
+                output,
+                identity,
+                has_rows=has_rows,
+                has_unknown=finished.has_unknown,
+                force=self.settings.force_resume,
+            )
+        is_alone = ranks_of_a_group(self.model, self.dp) * self.dp == 1
+        writer = RowWriter(self.settings.output_format, session.info.name, int(identity["created"]))
+        return writer, Manner(int(identity["run_seed"]), self.settings.row_timeout, goes_on=is_alone)
 
-    def _lines(self) -> Lines:
-        """The lines of this shard, from the beginning of the input."""
-        if self._seekable:
-            self.source.seek(0)
-        return Lines(self.source, self.settings.input_format, self.settings.shard)
+    def _answer(self, answering: Answering, asked: Asked | None) -> int:
+        began = time.monotonic()
+        with RowProgress(None if asked is None else len(asked.ids), quiet=self.messages.quiet) as progress:
+            answering.show_on(progress)
+            for _ in range(self._n_before):
+                progress.advance()
 
-    def _rows(self) -> Iterator[Row | None]:
-        """The rows of this shard, None for each that is done."""
-        lines = self._lines()
-        for number, (index, line) in enumerate(lines):
-            if number < len(self._settled):
-                done = self._settled[number] == 1
+            def write(row: bytes) -> None:
+                self.rows_out.append(row)
+                progress.show(answering.counts.tokens)
+
+            early = self._run_suspects(answering)
+            order = InOrder(write, ordered=self.settings.ordered)
+            answering.run(self._rows_left(order, early), order)
+        answering.session.ensure_unchanged()
+        is_untidy = self._standing is not None and self._standing.is_untidy
+        if asked is not None and is_untidy and not self.stopping.requested:
+            self.rows_out.compact(asked)
+        return self._close(answering.counts, time.monotonic() - began)
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows of this shard that are left to run."""
+        if self._standing is None:
+            yield from self._once()
+            return
+        for line, is_done in zip(self.lines, self._standing.done.tolist(), strict=False):
+            if not is_done:
+                yield parse_row(line, self.lines.format, self.sampling)
+
+    def _once(self) -> Iterator[Row]:
+        """The rows of an input that can be read only once; ids that come again have become known by then."""
+        seen: set[int] = set()
+        for line in self.lines:
+            row = parse_row(line, self.lines.format, self.sampling)
+            known = hash_of(row.custom_id)
+            if known in seen:
+                yield BadRow.of(row, "duplicate_custom_id", "an earlier row has this custom_id")
             else:
-                done = lines.custom_id(index, line) in self.done
-            yield None if done else lines.row(index, line, self.sampling)
+                seen.add(known)
+                yield row
 
-    def _survey(self) -> Hashes:
-        """Read the whole input once for its ids: none may be there twice. InputRejected names what is in the way."""
-        hashes: array[int] = array("Q")
-        lines = self._lines()
-        for index, line in lines:
-            if self.settings.strict:
-                custom_id = _require_good(lines.row(index, line, self.sampling)).custom_id
-            else:
-                custom_id = lines.custom_id(index, line)
-            hashes.append(hash_of(custom_id))
-        found = numpy.frombuffer(hashes, dtype=numpy.uint64) if hashes else numpy.empty(0, numpy.uint64)
-        if len(numpy.unique(found)) < len(found):
-            self._refuse_duplicates(found)
-        return found
-
-    def _refuse_duplicates(self, hashes: Hashes) -> None:
-        values, counts = numpy.unique(hashes, return_counts=True)
-        twice = int(values[counts > 1][0])
-        lines = self._lines()
-        places = [index + 1 for index, line in lines if hash_of(lines.custom_id(index, line)) == twice]
-        raise InputRejected(
-            f"the same custom_id on lines {', '.join(map(str, places[:5]))}", "give every row an id of its own"
-        )
-
-    def _requests(self, order: InOrder, early: dict[str, bytes]) -> Iterator[Request]:
-        """The rows that are left to run, as the engine takes them; the others are settled on the way."""
+    def _rows_left(self, order: InOrder, early: dict[str, bytes]) -> Iterator[Row]:
+        """The same without those that ran early, which take their places in the order here."""
         for row in self._rows():
+            if str(row.custom_id) in early:
+                order.put(order.ticket(), early.pop(str(row.custom_id)))
+                continue
             if self.stopping.requested:
                 return
-            if row is None:
-                self.counts.skipped += 1
-                self.progress.advance()
-                continue
-            ticket = order.ticket()
-            if row.custom_id in early:
-                order.put(ticket, early.pop(row.custom_id))
-                continue
-            row = self._without_duplicates(row)
-            request = self._request(ticket, row) if isinstance(row, Job) else row
-            if isinstance(request, BadRow):
-                order.put(ticket, self._fail(request))
-            else:
-                yield request
+            yield row
 
-    def _without_duplicates(self, row: Row) -> Row:
-        if self._seekable:
-            return row
-        known = hash_of(row.custom_id)
-        if known in self._seen:
-            return BadRow(row.index, row.custom_id, "duplicate_custom_id", "an earlier row has this custom_id")
-        self._seen.add(known)
-        return row
-
-    def _request(self, key: int, job: Job) -> Request | BadRow:
-        sampling = job.sampling
-        try:
-            ids = self._encode(job)
-        except InputRejected as error:
-            return BadRow(job.index, job.custom_id, error_code(error), error.message)
-        own_seed = sampling.seed if sampling.seed != self.sampling.seed else None
-        seed = seed_of(self.run_seed, job.custom_id) if own_seed is None else own_seed
-        request = Request(key, ids, sampling, seed)
-        self._running[key] = Running(job, len(ids), Completion.of(request))
-        self.starts.begin(job.custom_id)
-        return request
-
-    def _encode(self, job: Job) -> tuple[int, ...]:
-        max_tokens = job.sampling.max_tokens
-        if job.is_chat:
-            return self.session.encode_dialog(self._sent(job), max_tokens)
-        if job.suffix is not None:
-            return self.session.encode_infilling(job.content, job.suffix, max_tokens)  # type: ignore[arg-type]
-        return self.session.encode(job.content, max_tokens)  # type: ignore[arg-type]
-
-    def _sent(self, job: Job) -> Sequence[Message]:
-        """The dialog of a row; that of a chat's session as the chat itself would go on with it."""
-        return branch_of(job.content, job.about, origin_of(self.session)).sent  # type: ignore[arg-type]
-
-    def _run_suspects(self) -> dict[str, bytes]:
-        """Rows that ran when the run before died, one at a time: {custom_id: row}."""
+    def _run_suspects(self, answering: Answering) -> dict[str, bytes]:
+        """Rows that ran when the run before died, one at a time: {custom_id: line}."""
         finished: dict[str, bytes] = {}
+        if self._standing is None or not answering.starts.n_suspects:
+            return finished
         for row in self._rows():
+            custom_id = str(row.custom_id)
             if self.stopping.requested:
                 break
-            if not isinstance(row, Job) or not self.starts.is_suspect(row.custom_id):
+            if not isinstance(row, Job) or not answering.starts.is_suspect(row.custom_id):
                 continue
-            if self.starts.is_given_up(row.custom_id):
-                message = "the process died whenever this row ran"
-                finished[row.custom_id] = self._fail(BadRow(row.index, row.custom_id, "crashed", message))
-                continue
-            request = self._request(0, row)
-            if isinstance(request, BadRow):
-                finished[row.custom_id] = self._fail(request)
+            if answering.starts.is_given_up(row.custom_id):
+                message = "the process died or failed whenever this row ran"
+                finished[custom_id] = answering.fail(BadRow.of(row, "crashed", message))
                 continue
             taken: list[bytes] = []
-            order = InOrder(taken.append, ordered=False)
-            self._drain(self.session.run([request]), order)
+            answering.run_alone(row, taken.append)
             if taken:  # none where a signal came first
-                finished[row.custom_id] = taken[0]
+                finished[custom_id] = taken[0]
         return finished
 
-    def _drain(self, chunks: Iterator[Chunk], order: InOrder) -> None:
-        for chunk in chunks:
-            running = self._running[chunk.prompt]
-            running.completions[chunk.sample].add(chunk)
-            self.counts.tokens += len(chunk.token_ids)
-            if chunk.error is not None:
-                self._give_up(chunk.prompt, error_code(chunk.error), str(chunk.error), order)
-            if chunk.finish_reason is not None:
-                running.n_finished += 1
-                if running.n_finished == len(running.completions):
-                    self.starts.end(running.job.custom_id)
-                    self._running.pop(chunk.prompt)
-                    if not running.failed:
-                        order.put(chunk.prompt, self._finish(running))
-            if self.settings.row_timeout is not None:
-                self._end_late_rows(self.settings.row_timeout, order)
-            if self.stopping.out_of_time:
-                break
+    def _close(self, counts: Counts, seconds: float) -> int:
+        """Tell how it went and how to go on; the exit code."""
+        for line in self._report(counts, seconds):
+            self.messages.note(line)
+        if self.stopping.requested:
+            return self.stopping.exit_code
+        return SOME_ROWS_FAILED if counts.failed + self._errors_before.total() else 0
 
-    def _give_up(self, key: int, code: ErrorCode, message: str, order: InOrder) -> None:
-        """Settle a running row as failed, once; its samples may still be coming to their ends."""
-        running = self._running[key]
-        if not running.failed:
-            running.failed = True
-            order.put(key, self._fail(BadRow(running.job.index, running.job.custom_id, code, message)))
+    @property
+    def _errors_before(self) -> Counter[str]:
+        """Rows that failed in earlier runs and do not run again, by the code of their error."""
+        return Counter() if self._standing is None else self._standing.errors
 
-    def _end_late_rows(self, most_seconds: float, order: InOrder) -> None:
-        now = time.monotonic()
-        for key, running in self._running.items():
-            if now - running.began > most_seconds and not running.failed:
-                self._give_up(key, "timeout", f"the row took longer than {most_seconds:g} s", order)
-                for sample in range(len(running.completions)):
-                    self.session.cancel(key, sample)
-
-    def _finish(self, running: Running) -> bytes:
-        self.counts.ok += 1
-        self.progress.advance()
-        answers = [self._answer(running.job, completion) for completion in running.completions]
-        return self.writer.answer(running.job, answers, running.n_prompt)
-
-    def _answer(self, job: Job, completion: Completion) -> Answer:
-        reason, said = completion.finish_reason, None
-        form = self.session.template.format
-        if job.is_chat and form is not None and reason == "stop":
-            system = Branch(job.content).system  # type: ignore[arg-type]
-            offer = None if system is None else system.content
-            said = find_calls(completion.text, completion.token_ids, form.python_tag, offer)
-            reason = "tool_calls" if said.calls else reason
-        scores = describe_scores(self.session, completion.logprobs) if completion.logprobs else None
-        return Answer(completion.text, reason, len(completion.token_ids), scores, said)
-
-    def _fail(self, row: BadRow) -> bytes:
-        self.counts.failed += 1
-        self.progress.advance(failed=True)
-        return self.writer.error(row)
-
-    def _write(self, row: bytes) -> None:
-        self.rows_out.append(row)
-        self.progress.show(self.counts.tokens)
+    def _report(self, counts: Counts, seconds: float) -> Iterator[str]:
+        line = f"{counts.ok + counts.failed} rows: {counts.ok} ok, {_format_errors(counts.errors)}"
+        if self._n_before:
+            line += f", {self._n_before} done before"
+        rate = counts.tokens / seconds if seconds else 0.0
+        yield f"{line}, {counts.tokens} tokens, {rate:.1f} tok/s, {seconds:.1f} s"
+        before = self._errors_before
+        if before:
+            yield f"of the rows done before, {_format_errors(before)}"
+        if self.settings.output is None:
+            return
+        if self.stopping.requested:
+            yield "stopped: run the same command again to go on"
+        elif counts.failed or before:
+            yield "mend the input where it is wrong; the same command with --retry-errors runs these rows again"
 
 
-def _require_good(row: Row) -> Job:
-    if isinstance(row, BadRow):
-        raise InputRejected(f"line {row.index + 1}: {row.message}", "mend it, or leave out --strict")
-    return row
+def _format_errors(codes: Counter[str]) -> str:
+    """`3 errors (2 timeout, 1 invalid_json)`."""
+    counted = ", ".join(f"{n} {code}" for code, n in sorted(codes.items(), key=lambda each: (-each[1], each[0])))
+    n_all = codes.total()
+    return f"{n_all} error{'' if n_all == 1 else 's'}" + (f" ({counted})" if counted else "")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import SOME_ROWS_FAILED, OutputRefused
+from ..jobs.output_names import refuse_other_names
 from .options import MessageOptions, with_options
 
 SHOWN_GAPS = 5
@@ -29,6 +30,7 @@ def merge(
     if output.exists() and not force:
         raise OutputRefused(f"{output} exists already", "give another -o, or --force to replace it")
 
+    refuse_other_names(output)
     from ..jobs.merge import merge_parts
 
     merged = merge_parts(parts, output)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterator
 
-from ..jobs.ledger import Done
+from ..jobs.finished import Asked, Finished, WrittenRow
 from .terminal import Terminal
 
 
@@ -22,13 +22,17 @@ class PrintedRows:
     def __exit__(self, *exception: object) -> None:
         """Nothing is held back."""
 
-    def done(self, *, retry_errors: bool) -> tuple[Done, int]:
+    def finished(self) -> Finished:
         """No row was finished before."""
-        return Done(array("Q")), 0
+        return Finished([])
+
+    def rows(self) -> Iterator[WrittenRow]:
+        """None of them is kept."""
+        return iter(())
 
     def append(self, row: bytes) -> None:
         """Print one row, at once."""
         self._terminal.write(row.decode("ascii"))
 
-    def compact(self) -> None:
+    def compact(self, asked: Asked) -> None:
         """What is printed stays."""

@@ -6,10 +6,8 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from ..errors import InputRejected, UsageError
 from .doubts import doubts_about_argument
@@ -128,17 +126,3 @@ def _decode(data: bytes, what: str, *, strip: bool = True) -> str:
             f"{what} is not valid UTF-8 at byte {error.start}", "convert it: iconv -f latin1 -t utf-8"
         ) from None
     return text.removesuffix("\n").removesuffix("\r") if strip else text
-
-
-def open_input(stack: ExitStack, name: str) -> BinaryIO:
-    """A file of rows, or standard input for `-`; `stack` closes it."""
-    if name == "-":
-        if sys.stdin is None:
-            raise InputRejected("standard input is closed", "give a file")
-        return sys.stdin.buffer
-    try:
-        return stack.enter_context(open(name, "rb"))
-    except OSError as error:
-        raise InputRejected(
-            f"cannot read {name}: {(error.strerror or str(error)).lower()}", "give another file"
-        ) from None

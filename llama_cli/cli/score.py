@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import SOME_ROWS_FAILED, UsageError
+from ..jobs.source import open_source
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
-from .prompts import open_input, read_prompt
+from .prompts import read_prompt
 from .terminal import Terminal
 
 
@@ -67,7 +68,7 @@ def score(
     from .scorer import Scorer
 
     with ExitStack() as stack:
-        source = None if rows is None else open_input(stack, rows)
+        source = None if rows is None else open_source(stack, rows)
         session = load_model(model, batch_size=1 if rows is None else batch_size)
         size = min(window or session.max_seq_len, session.max_seq_len)
         scorer = Scorer(session, Windows(size, min(stride or max(size // 2, 1), size - 1 or 1)), logprobs=logprobs)

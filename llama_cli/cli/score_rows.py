@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from ..engine.request import TokenLogprob
 from ..errors import InputRejected, LlamaError
 from ..jobs.order import InOrder
 from ..jobs.results import error_code
 from ..jobs.rows import BadRow
+from ..jobs.source import Source
 from ..jobs.texts import TextRow, read_text_rows
 from ..scoring import Text
 from .options import MessageOptions
@@ -30,7 +30,7 @@ class _Running:
     scores: dict[int, list[TokenLogprob] | LlamaError] = field(default_factory=dict)
 
 
-def score_rows(scorer: Scorer, source: BinaryIO, max_tokens: int | None, messages: MessageOptions) -> int:
+def score_rows(scorer: Scorer, source: Source, max_tokens: int | None, messages: MessageOptions) -> int:
     """Print the figures of every row in the order of the input; returns how many rows failed."""
     return _Rows(scorer, max_tokens).run(source, messages)
 
@@ -44,7 +44,7 @@ class _Rows:
         self.nats = 0.0
         self._row_of: dict[int, _Running] = {}  # by the number of the text
 
-    def run(self, source: BinaryIO, messages: MessageOptions) -> int:
+    def run(self, source: Source, messages: MessageOptions) -> int:
         with RowProgress(None, quiet=messages.quiet) as progress:
             for number, scores in self.scorer.run(self._texts(source)):
                 running = self._row_of.pop(number)
@@ -61,7 +61,7 @@ class _Rows:
         )
         return self.n_failed
 
-    def _texts(self, source: BinaryIO) -> Iterator[Text]:
+    def _texts(self, source: Source) -> Iterator[Text]:
         n_texts = 0
         for row in read_text_rows(source):
             ticket = self.order.ticket()
@@ -69,7 +69,7 @@ class _Rows:
                 try:
                     texts = self.scorer.texts(row.content, self.max_tokens, row.choices)
                 except InputRejected as error:
-                    row = BadRow(row.index, row.custom_id, "invalid_request", error.message)
+                    row = BadRow.of(row, error_code(error), error.message)
             if isinstance(row, BadRow):
                 self._fail(ticket, row)
                 continue
@@ -84,7 +84,7 @@ class _Rows:
         for number in sorted(running.scores):
             one = running.scores[number]
             if isinstance(one, LlamaError):
-                self._fail(running.ticket, BadRow(row.index, row.custom_id, error_code(one), one.message))
+                self._fail(running.ticket, BadRow.of(row, error_code(one), one.message))
                 return
             scores.append(one)
         self.n_done += 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,8 @@ from ..engine.request import Sampling
 from ..errors import OutputRefused
 from ..files.write import replace_file
 
-logger = logging.getLogger(__name__)
-
-SAMPLE_BYTES = 1 << 16
-
-
-def describe_input(path: Path) -> dict[str, Any]:
-    """Size and a hash of the beginning and the end of the input: enough to notice another file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(SAMPLE_BYTES))
-        file.seek(max(0, size - SAMPLE_BYTES))
-        digest.update(file.read(SAMPLE_BYTES))
-    return {"size": size, "sha256": digest.hexdigest()}
+# When a run began, and what follows from the rows or is compared on its own.
+NOT_COMPARED = {"created", "input", "run_seed"}
 
 
 def describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -36,11 +23,13 @@ def describe_sampling(sampling: Sampling) -> dict[str, Any]:
     return described
 
 
-def settle_identity(output: Path, identity: Mapping[str, Any], *, has_rows: bool, force: bool) -> dict[str, Any]:
+def settle_identity(
+    output: Path, identity: Mapping[str, Any], *, has_rows: bool, has_unknown: bool, force: bool
+) -> dict[str, Any]:
     """Write who this run is, or compare with who began the output; returns what is on file.
 
-    OutputRefused names the settings that differ: rows of two runs would be mixed. A changed input is only
-    warned about, since rows are matched by their ids.
+    OutputRefused names the settings that differ: rows of two runs would be mixed. `has_unknown` says that some rows
+    do not tell what they asked for: these are answers to this input only if it is the one that they were begun with.
     """
     path = output.with_name(output.name + ".run.json")
     before = _read(path)
@@ -52,18 +41,42 @@ def settle_identity(output: Path, identity: Mapping[str, Any], *, has_rows: bool
             )
         replace_file(path, iter([json.dumps(dict(identity), indent=1).encode() + b"\n"]))
         return dict(identity)
-    stable = identity.keys() - {"created", "input", "run_seed"}
-    differing = sorted(key for key in stable if before.get(key) != identity[key])
-    if identity["run_seed"] is not None and identity["run_seed"] != before.get("run_seed"):
-        differing.append("seed")
-    if differing and not force:
+    if force:
+        return before
+    differing = _differences(before, identity)
+    if differing:
         raise OutputRefused(
-            f"{output} was begun with other settings: {', '.join(differing)} differ",
+            f"{output} was begun with other settings: {', '.join(differing)}",
             "run with the same ones, give another output with -o, or --force-resume",
         )
-    if before.get("input") != identity["input"]:
-        logger.warning("the input is not the one this output was begun with; rows are matched by their ids")
+    if has_unknown and (identity["input"] is None or before.get("input") != identity["input"]):
+        raise OutputRefused(
+            f"{output} was begun by an earlier version with another input: which of its rows have changed is not known",
+            "give the same input or another output with -o, or --force-resume to match rows by their ids alone",
+        )
     return before
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two runs, with both values."""
+    old, new = _flat(before), _flat(now)
+    if new["seed"] is None:  # it goes on with the one that was drawn
+        del new["seed"]
+    # What an earlier version did not write down is taken to be the same.
+    names = [name for name in sorted(new) if name in old and old[name] != new[name]]
+    return [f"{name} {_shown(old[name])}, now {_shown(new[name])}" for name in names]
+
+
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in identity.items() if name not in NOT_COMPARED}
+    sampling = settings.pop("sampling", None)
+    given = {name: value for name, value in sampling.items() if name != "seed"} if isinstance(sampling, dict) else {}
+    return settings | given | {"seed": identity["run_seed"]}
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:12] + "..."
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -12,60 +12,27 @@ import os
 import re
 import stat
 import time
-from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
-
-import numpy
+from typing import Any, BinaryIO
 
 from ..errors import OutputFailed, OutputRefused
 from ..files.own import lock, open_own
 from ..files.write import replace_file, write_failed
-from .rows import hash_of
+from .finished import Asked, Finished, WrittenRow
 
 READ_BYTES = 1 << 20
 
 # How every row of ours begins; anything else is read as JSON.
 OWN_BEGINNING = b'{"id": '
-OWN_ROW = re.compile(rb'\{"id": "(?:[^"\\]*", "custom_id": ")?([^"\\]*)", "index": (\d+)[,}]')
-ERROR_MARK = re.compile(rb'"error": \{"code": "[a-z_]+", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
-
-
-class WrittenRow(NamedTuple):
-    """A row found in the file."""
-
-    custom_id: str
-    place: int  # its index: which row of the input, counted from 0
-    is_error: bool
-    offset: int
-    size: int
-
-
-class Done:
-    """The ids that need not run again, 8 bytes each."""
-
-    def __init__(self, hashes: array[int]) -> None:
-        self._sorted = numpy.sort(numpy.frombuffer(hashes, dtype=numpy.uint64)) if hashes else None
-
-    def __len__(self) -> int:
-        return 0 if self._sorted is None else len(self._sorted)
-
-    def among(self, hashes: numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]) -> bytes:
-        """A byte for each hash: 1 if it is here."""
-        if self._sorted is None:
-            return bytes(len(hashes))
-        places = numpy.searchsorted(self._sorted, hashes).clip(max=len(self._sorted) - 1)
-        found: bytes = (self._sorted[places] == hashes).tobytes()
-        return found
-
-    def __contains__(self, custom_id: str) -> bool:
-        if self._sorted is None:
-            return False
-        wanted = numpy.uint64(hash_of(custom_id))
-        place = int(numpy.searchsorted(self._sorted, wanted))
-        return place < len(self._sorted) and bool(self._sorted[place] == wanted)
+NAME_MARK = "batch_req_"
+PLAIN_ID = rb'(?:"(?P<text>[^"\\]*)"|(?P<number>-?\d+)), "index": (?P<index>\d+)[,}]'
+OWN_ROWS = (
+    re.compile(rb'\{"id": "batch_req_[0-9a-f]{16}(?P<digest>[0-9a-f]{16})?", "custom_id": ' + PLAIN_ID),
+    re.compile(rb'\{"id": ' + PLAIN_ID + rb'(?: "row_hash": "(?P<digest>[0-9a-f]{16})")?'),
+)
+ERROR_MARK = re.compile(rb'"error": \{"code": "([a-z_]+)", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
 
 
 class Ledger:
@@ -183,16 +150,9 @@ class Ledger:
                 yield _read_row(self.path, line, offset)
                 offset += len(line)
 
-    def done(self, *, retry_errors: bool) -> tuple[Done, int]:
-        """The ids that are finished, and how many of their rows are errors."""
-        hashes: array[int] = array("Q")
-        n_errors = 0
-        for row in self.rows():
-            if row.is_error and retry_errors:
-                continue
-            hashes.append(hash_of(row.custom_id))
-            n_errors += row.is_error
-        return Done(hashes), n_errors
+    def finished(self) -> Finished:
+        """All of them, in numbers."""
+        return Finished(self.rows())
 
     def append(self, row: bytes) -> None:
         """Write one row and wait for the disk. OutputFailed leaves the file ending in a whole row.
@@ -220,15 +180,12 @@ class Ledger:
                 whole = "; what is in it is whole"
         return write_failed(self.path, error, more=whole)
 
-    def compact(self) -> None:
-        """Keep one row for each index, the latest that is no error, in their order."""
+    def compact(self, asked: Asked) -> None:
+        """Keep one row for each id, one that answers what is asked for now, rather no error, and in their order."""
         self._ensure_ours()
-        best: dict[int, WrittenRow] = {}
-        for row in self.rows():
-            if row.place not in best or not row.is_error or best[row.place].is_error:
-                best[row.place] = row
-        kept = (best[index] for index in sorted(best))
-        replace_file(self.path, (os.pread(self._fd, row.size, row.offset) for row in kept))
+        found = self.finished()
+        kept = found.best(asked)
+        replace_file(self.path, (os.pread(self._fd, int(found.sizes[row]), int(found.offsets[row])) for row in kept))
         os.close(self._fd)
         self._fd = _open(self.path)
         lock(self._fd)
@@ -251,16 +208,26 @@ def _open(path: Path) -> int:
 
 
 def _read_row(path: Path, line: bytes, offset: int) -> WrittenRow:
-    match = OWN_ROW.match(line)
-    is_error = ERROR_MARK.search(line.rstrip(b"\n")) is not None
-    if match:
-        return WrittenRow(match[1].decode(), int(match[2]), is_error, offset, len(line))
+    error = ERROR_MARK.search(line.rstrip(b"\n"))
+    code = None if error is None else error[1].decode()
+    for form in OWN_ROWS:
+        if match := form.match(line):
+            custom_id, digest = match["text"] if match["number"] is None else match["number"], match["digest"]
+            known = None if digest is None else int(digest, 16)
+            return WrittenRow(custom_id.decode(), int(match["index"]), known, code, offset, len(line))
     try:
-        fields: dict[str, Any] = json.loads(line)
-        custom_id = fields["custom_id"] if "custom_id" in fields else fields["id"]
-        return WrittenRow(str(custom_id), int(fields["index"]), bool(fields.get("error")), offset, len(line))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return _read_json_row(json.loads(line), offset, len(line))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _foreign(path, offset) from None
+
+
+def _read_json_row(fields: dict[str, Any], offset: int, size: int) -> WrittenRow:
+    """A row that another program has written anew, with its keys in another order or other spaces."""
+    custom_id, name = (fields["custom_id"], fields["id"]) if "custom_id" in fields else (fields["id"], "")
+    digest = fields.get("row_hash") or name.removeprefix(NAME_MARK)[16:]
+    error = fields.get("error")
+    code = str(error["code"]) if error else None
+    return WrittenRow(str(custom_id), int(fields["index"]), int(digest, 16) if digest else None, code, offset, size)
 
 
 def _foreign(path: Path, offset: int) -> OutputRefused:

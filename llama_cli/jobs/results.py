@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 from tokenizer.tool_calls import ToolAnswer
 
 from ..errors import ContextTooLong, DoesNotFit, InputRejected, LlamaError
-from .rows import BadRow, ErrorCode, Job, hash_of
+from .fields import ErrorCode
+from .rows import BadRow, Job, RowKey, hash_of
 
 OutputFormat = Literal["openai", "simple"]
 
@@ -41,27 +42,19 @@ class RowWriter(NamedTuple):
     model: str
     created: int  # when the run first began, seconds since 1970
 
-    def answer(self, job: Job, answers: Sequence[Answer], n_prompt: int) -> bytes:
-        """The row of a finished job."""
+    def answer(
+        self, job: Job, answers: Sequence[Answer], n_prompt: int, prompt_logprobs: list[Any] | None = None
+    ) -> bytes:
+        """The row of a finished job; `prompt_logprobs` are those of the prompt's tokens, None for the first one."""
         n_answered = sum(answer.n_tokens for answer in answers)
         usage = {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_answered,
             "total_tokens": n_prompt + n_answered,
         }
+        scored = {} if prompt_logprobs is None else {"prompt_logprobs": prompt_logprobs}
         if self.shape == "simple":
-            first = answers[0]
-            row: dict[str, Any] = {"id": job.custom_id, "index": job.index, "prompt": _plain(job)}
-            if job.suffix is not None:
-                row["suffix"] = job.suffix
-            row |= {"text": first.text, "finish_reason": first.finish_reason, "usage": usage}
-            if first.said is not None and first.said.calls:
-                row["tool_calls"] = _calls(job, 0, first.said)
-            if first.logprobs is not None:
-                row["logprobs"] = first.logprobs
-            if len(answers) > 1:
-                row["texts"] = [answer.text for answer in answers]
-            return _line(row)
+            return _line(self._outer(job) | _simple(job, answers) | {"usage": usage} | _more(job, answers) | scored)
         body = {
             "id": f"{'chatcmpl' if job.is_chat else 'cmpl'}-{_name(job)}",
             "object": "chat.completion" if job.is_chat else "text_completion",
@@ -69,6 +62,7 @@ class RowWriter(NamedTuple):
             "model": self.model,
             "choices": [_choice(job, index, answer) for index, answer in enumerate(answers)],
             "usage": usage,
+            **scored,
         }
         response = {"status_code": 200, "request_id": f"req_{_name(job)}", "body": body}
         return _line(self._outer(job) | {"response": response, "error": None})
@@ -76,12 +70,37 @@ class RowWriter(NamedTuple):
     def error(self, row: BadRow) -> bytes:
         """The row of one that could not run."""
         error = {"code": row.code, "message": row.message}
-        if self.shape == "simple":
-            return _line({"id": row.custom_id, "index": row.index, "error": error})
-        return _line(self._outer(row) | {"response": None, "error": error})
+        without = {} if self.shape == "simple" else {"response": None}
+        return _line(self._outer(row) | without | {"error": error})
 
-    def _outer(self, row: Job | BadRow) -> dict[str, Any]:
+    def _outer(self, row: RowKey) -> dict[str, Any]:
+        """How a row begins: the ledger reads it again."""
+        if self.shape == "simple":
+            return {"id": row.custom_id, "index": row.index, "row_hash": f"{row.digest:016x}"}
         return {"id": f"batch_req_{_name(row)}", "custom_id": row.custom_id, "index": row.index}
+
+
+def _simple(job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
+    row: dict[str, Any] = {"prompt": _plain(job)}
+    if job.suffix is not None:
+        row["suffix"] = job.suffix
+    return row | {"text": answers[0].text, "finish_reason": answers[0].finish_reason}
+
+
+def _more(job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What was asked for or found beside the text: of the first sample, and of all where there are several."""
+    of_each: dict[str, list[Any]] = {}
+    if answers[0].logprobs is not None:
+        of_each["logprobs"] = [answer.logprobs for answer in answers]
+    calls = [_calls(job, place, answer.said) for place, answer in enumerate(answers)]
+    if any(calls):
+        of_each["tool_calls"] = calls
+    row = {name: values[0] for name, values in of_each.items() if values[0] or name == "logprobs"}
+    if len(answers) > 1:
+        row["texts"] = [answer.text for answer in answers]
+        row["finish_reasons"] = [answer.finish_reason for answer in answers]
+        row |= {f"texts_{name}": values for name, values in of_each.items()}
+    return row
 
 
 def _choice(job: Job, index: int, answer: Answer) -> dict[str, Any]:
@@ -98,14 +117,17 @@ def _choice(job: Job, index: int, answer: Answer) -> dict[str, Any]:
     return choice
 
 
-def _calls(job: Job, sample: int, said: ToolAnswer) -> list[dict[str, Any]]:
+def _calls(job: Job, sample: int, said: ToolAnswer | None) -> list[dict[str, Any]]:
     """OpenAI's `tool_calls`, with ids that a resumed run gives again."""
+    if said is None:
+        return []
     ids = (f"call_{hash_of(f'{job.custom_id}:{sample}:{place}'):016x}" for place in range(len(said.calls)))
     return [dataclasses.replace(call, id=name).as_json() for call, name in zip(said.calls, ids, strict=True)]
 
 
-def _name(row: Job | BadRow) -> str:
-    return f"{hash_of(row.custom_id):016x}"
+def _name(row: RowKey) -> str:
+    """Hashes of the id and of what was asked for: by the second one a later run sees that a row has changed."""
+    return f"{hash_of(row.custom_id):016x}{row.digest:016x}"
 
 
 def _plain(job: Job) -> Any:

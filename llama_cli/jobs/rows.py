@@ -5,54 +5,56 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from tokenizer.chat import Message
 
-from ..engine.request import Sampling, SettingRejected
+from ..engine.request import Sampling
+from .fields import IGNORED_FIELDS, Content, ErrorCode, RowError, content_of, sampling_of, shorten, suffix_of, whole
+from .lines import MAX_LINE_BYTES, Format, Line
 
-MAX_LINE_BYTES = 16 << 20
-SKIP_BYTES = 1 << 20
+ID_FIELDS = {"id", "custom_id"}
+OUTER_FIELDS = ID_FIELDS | {"method", "url", "body"}
+# Where OpenAI sends a row, and what it then has to hold.
+URLS = {"/v1/completions": "prompt", "/v1/chat/completions": "messages"}
 
-Format = Literal["auto", "openai", "prompts", "text"]
-ErrorCode = Literal[
-    "invalid_json",
-    "invalid_request",
-    "invalid_unicode",
-    "line_too_long",
-    "duplicate_custom_id",
-    "context_length_exceeded",
-    "numerical_error",
-    "crashed",
-    "timeout",
-    "out_of_memory",
-]
-
-CONTENT_FIELDS = {"prompt", "messages", "suffix"}
-SAMPLING_FIELDS = {each.name for each in dataclasses.fields(Sampling)}
-
-# OpenAI's request fields that say nothing about the text, or nothing to a program that runs one model.
-IGNORED_FIELDS = {"model", "user", "metadata", "store", "service_tier", "parallel_tool_calls"}
-URLS = {"/v1/completions", "/v1/chat/completions"}
+CustomId = str | int
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {shorten(twice)} is there twice")
+    return fields
+
+
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object_of)
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """A good row. `content` is text, ids or a dialog."""
+class RowKey:
+    """Which row it is, and a hash of what it asks for."""
 
     index: int  # counted from 0 over all rows of the input
-    custom_id: str
-    content: str | tuple[int, ...] | tuple[Message, ...]
+    custom_id: CustomId
+    digest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(RowKey):
+    """A good row. `content` is text, ids or a dialog."""
+
+    content: Content
     sampling: Sampling
     suffix: str | None = None  # what comes behind the answer, where that is to be filled in
+    seed: int | None = None  # the row's own
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what a chat noted of its conversation
 
     @property
@@ -61,101 +63,75 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class BadRow:
+class BadRow(RowKey):
     """A row that cannot run, and why."""
 
-    index: int
-    custom_id: str
     code: ErrorCode
     message: str
+
+    @classmethod
+    def of(cls, row: RowKey, code: ErrorCode, message: str) -> BadRow:
+        """What becomes of a row that cannot go on."""
+        return cls(row.index, row.custom_id, row.digest, code, message)
 
 
 Row = Job | BadRow
 
 
-class RowError(Exception):
-    """What is wrong with one row."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(message)
-        self.code: ErrorCode = code
-        self.message = message
-
-
-def hash_of(custom_id: str) -> int:
+def hash_of(custom_id: CustomId) -> int:
     """64 bits that stand for an id: a million ids take 8 MB, and two alike turn up once in 30 million runs."""
-    return int.from_bytes(hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return _hash(str(custom_id).encode("utf-8", "surrogatepass"))
 
 
-def seed_of(run_seed: int, custom_id: str) -> int:
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def seed_of(run_seed: int, custom_id: CustomId) -> int:
     """The seed of a row: the same wherever and whenever the row runs."""
     return hash_of(f"{run_seed}:{custom_id}") >> 1
 
 
-def read_lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines of a file without their ends; None for one that is too long, which is never held whole."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while (more := file.readline(SKIP_BYTES)) and not more.endswith(b"\n"):
-                pass
-            yield None
-        else:
-            yield line.removesuffix(b"\n").removesuffix(b"\r")
+def usual_id(number: int) -> str:
+    """The id of the row on a line, counted from 1, that has none of its own."""
+    return f"line-{number:06d}"
 
 
-class Lines:
-    """The lines of an input, numbered from 0, those of one shard only; `auto` takes the first for an example of all.
-
-    Reading is cheap: a line is parsed when its row is asked for.
-    """
-
-    def __init__(self, file: BinaryIO, format_: Format, shard: tuple[int, int] = (0, 1)) -> None:
-        self._file = file
-        self._format: Format = format_
-        self._part, self._whole = shard
-
-    def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
-        for index, line in enumerate(read_lines(self._file)):
-            if index == 0 and self._format == "auto" and line is not None and not line.lstrip().startswith(b"{"):
-                self._format = "text"
-            if index % self._whole == self._part:
-                yield index, line
-
-    def custom_id(self, index: int, line: bytes | None) -> str:
-        """The id that the row of a line has, good or bad."""
-        usual = usual_id(index)
-        if self._format == "text":
-            return usual
-        try:
-            return id_of(parse_object(decode_line(line)), usual)
-        except RowError:
-            return usual
-
-    def row(self, index: int, line: bytes | None, defaults: Sampling) -> Row:
-        """The row of a line."""
-        return parse_row(index, line, self._format, defaults)
-
-
-def usual_id(index: int) -> str:
-    """The id of a row that has none of its own."""
-    return f"line-{index + 1:06d}"
-
-
-def parse_row(index: int, line: bytes | None, format_: Format, defaults: Sampling) -> Row:
+def parse_row(line: Line, format_: Format, defaults: Sampling) -> Row:
     """One line; `auto` is either of the JSON forms."""
-    custom_id = usual_id(index)
+    key = RowKey(line.place, usual_id(line.number), _hash(line.data or b""))
     try:
-        text = decode_line(line)
+        text = decode_line(line.data)
         if format_ == "text":
-            return Job(index, custom_id, text, defaults)
+            return Job(key.index, key.custom_id, key.digest, text, defaults)
         fields = parse_object(text)
-        custom_id = id_of(fields, custom_id)
+        key = dataclasses.replace(key, digest=digest_of(fields))
+        key = dataclasses.replace(key, custom_id=id_of(fields, key.custom_id))
         body = _body_of(fields, format_)
-        content = _content_of(body, with_ids=bool(_notes_of(fields)))
-        suffix, about = _suffix_of(body, content), _notes_of(fields)
-        return Job(index, custom_id, content, _sampling_of(body, defaults), suffix, about)
+        about = notes_of(fields)
+        content = content_of(body, with_ids=bool(about))
+        _check_url(fields, body)
+        sampling = sampling_of(body, defaults)
+        own_seed = None if body.get("seed") is None else sampling.seed
+        suffix = suffix_of(body, content)
+        return Job(key.index, key.custom_id, key.digest, content, sampling, suffix, own_seed, about)
     except RowError as error:
-        return BadRow(index, custom_id, error.code, error.message)
+        return BadRow.of(key, error.code, error.message)
+
+
+def identify(line: Line, format_: Format) -> RowKey:
+    """The key of the row of a line, good or bad: as `parse_row`, with less work."""
+    usual, raw = usual_id(line.number), _hash(line.data or b"")
+    if format_ == "text":
+        return RowKey(line.place, usual, raw)
+    try:
+        fields = parse_object(decode_line(line.data))
+    except RowError:
+        return RowKey(line.place, usual, raw)
+    try:
+        return RowKey(line.place, id_of(fields, usual), digest_of(fields))
+    except RowError:
+        return RowKey(line.place, usual, digest_of(fields))
 
 
 def decode_line(line: bytes | None) -> str:
@@ -169,7 +145,7 @@ def decode_line(line: bytes | None) -> str:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Strict JSON: an object, without NaN."""
+    """Strict JSON: an object, without NaN, each key once."""
     try:
         fields = STRICT_JSON.decode(text)
     except RecursionError:
@@ -181,95 +157,63 @@ def parse_object(text: str) -> dict[str, Any]:
     return fields
 
 
-def id_of(fields: Mapping[str, Any], default: str) -> str:
-    """`custom_id` or `id`."""
-    given = fields.get("custom_id", fields.get("id", default))
-    if not isinstance(given, str) or not 1 <= len(given) <= 512:
-        raise RowError("invalid_request", f"custom_id must be a text of 1 to 512 characters, is {shorten(given)}")
-    if any("\ud800" <= character <= "\udfff" for character in given):
+def id_of(fields: Mapping[str, Any], default: CustomId) -> CustomId:
+    """`custom_id` or `id`, a text or a whole number."""
+    given = whole(fields.get("custom_id", fields.get("id", default)))
+    if "id" in fields and whole(fields["id"]) != given:
+        raise RowError("invalid_request", f"custom_id is {shorten(given)} and id is {shorten(fields['id'])}: give one")
+    if type(given) not in (str, int) or not 1 <= len(str(given)) <= 512:
+        raise RowError(
+            "invalid_request", f"custom_id must be a whole number or a text of 1 to 512 characters, is {shorten(given)}"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in str(given)):
         raise RowError("invalid_unicode", "custom_id has a lone surrogate")
-    return given
+    return given  # type: ignore[no-any-return]
+
+
+def digest_of(fields: Mapping[str, Any]) -> int:
+    """64 bits that stand for what a row asks for: in whatever order its keys are, whatever it is called."""
+    body = fields["body"] if isinstance(fields.get("body"), dict) else fields
+    asked: dict[str, Any] = {
+        name: whole(value)
+        for name, value in body.items()
+        if value is not None and name not in IGNORED_FIELDS and name not in ID_FIELDS
+    }
+    if notes := notes_of(fields):
+        asked["metadata"] = notes
+    try:
+        return _hash(json.dumps(asked, sort_keys=True).encode())
+    except RecursionError:
+        return _hash(repr(sorted(asked)).encode())
 
 
 def _body_of(fields: dict[str, Any], format_: Format) -> dict[str, Any]:
     """The settings of a row: OpenAI's `body`, or the short row itself without its id."""
     if format_ == "openai" or (format_ != "prompts" and "body" in fields):
-        url, body = fields.get("url"), fields.get("body")
-        if url is not None and url not in URLS:
-            raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {shorten(url)}")
+        body = fields.get("body")
         if not isinstance(body, dict):
             raise RowError("invalid_request", f"body must be an object, is {shorten(body)}")
-        unknown = fields.keys() - {"custom_id", "id", "method", "url", "body"}
+        unknown = fields.keys() - OUTER_FIELDS
         if unknown:
             raise RowError("invalid_request", f"unknown field {shorten(min(unknown))}")
         return body
-    return {key: value for key, value in fields.items() if key not in ("id", "custom_id")}
+    return {key: value for key, value in fields.items() if key not in ID_FIELDS}
 
 
-def _notes_of(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+def notes_of(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """The `metadata` of a row that a chat wrote; nothing where it is somebody else's."""
     metadata = fields.get("metadata")
     return metadata if isinstance(metadata, dict) and isinstance(metadata.get("fingerprint"), str) else {}
 
 
-def _content_of(body: Mapping[str, Any], *, with_ids: bool) -> str | tuple[int, ...] | tuple[Message, ...]:
-    prompt, messages = body.get("prompt"), body.get("messages")
-    if (prompt is None) == (messages is None):
-        raise RowError("invalid_request", "a row has either prompt or messages")
-    if messages is not None:
-        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
-            raise RowError("invalid_request", "messages must be a list of objects with role and content")
-        try:
-            return tuple(Message.of(message, with_ids=with_ids) for message in messages)
-        except ValueError as error:
-            raise RowError("invalid_request", str(error)) from None
-    if isinstance(prompt, list) and prompt and all(type(part) is int for part in prompt):
-        return tuple(prompt)
-    if not isinstance(prompt, str):
-        raise RowError("invalid_request", f"prompt must be a text or a list of ids, is {shorten(prompt)}")
-    return prompt
-
-
-def _suffix_of(body: Mapping[str, Any], content: object) -> str | None:
-    suffix = body.get("suffix")
-    if suffix is not None and not isinstance(suffix, str):
-        raise RowError("invalid_request", f"suffix must be a text, is {shorten(suffix)}")
-    if suffix is not None and not isinstance(content, str):
-        raise RowError("invalid_request", "suffix needs a prompt that is text")
-    return suffix
-
-
-def _sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
-    """The row's own settings over the run's. OpenAI's spellings are understood."""
-    chosen: dict[str, Any] = {}
-    for name, value in body.items():
-        if name in CONTENT_FIELDS or name in IGNORED_FIELDS or value is None:
-            continue
-        if name == "stream" and value is False:
-            continue
-        if name == "max_completion_tokens":
-            name = "max_tokens"
-        if name not in SAMPLING_FIELDS:
-            raise RowError("invalid_request", f"unknown field {shorten(name)}")
-        chosen[name] = value
-    if type(chosen.get("logprobs")) is int:  # how many, in OpenAI's older API
-        chosen["top_logprobs"], chosen["logprobs"] = chosen["logprobs"], True
-    if isinstance(chosen.get("logit_bias"), dict):
-        chosen["logit_bias"] = {_as_id(key): value for key, value in chosen["logit_bias"].items()}
-    try:
-        return dataclasses.replace(defaults, **chosen)
-    except SettingRejected as error:
-        raise RowError("invalid_request", f"{error.place}: {error.reason}") from None
-
-
-def _as_id(key: str) -> int:
-    try:
-        return int(key)
-    except ValueError:
-        raise RowError("invalid_request", f"logit_bias: {shorten(key)} is no token id") from None
-
-
-def shorten(value: object) -> str:
-    """A value as an error shows it."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _check_url(fields: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+    """RowError if an OpenAI row is sent elsewhere than where such a body goes."""
+    if "body" not in fields:
+        return
+    url, method = fields.get("url"), fields.get("method")
+    if url is not None and (not isinstance(url, str) or url not in URLS):
+        raise RowError("invalid_request", f"url must be one of {', '.join(sorted(URLS))}, is {shorten(url)}")
+    if url is not None and body.get(URLS[url]) is None:
+        raise RowError("invalid_request", f"a body for {url} has {URLS[url]}")
+    if method not in (None, "POST"):
+        raise RowError("invalid_request", f"method must be POST, is {shorten(method)}")

@@ -1,8 +1,9 @@
 """Remembers which rows were running, to find one that kills the process.
 
 Every start and every end of a row goes into a file beside the output, which is removed when the run ends in any
-orderly way. Rows that started and did not end were running when the process died: the next run takes them
-first, one at a time. One that dies alone once more, after it had been running at two deaths, is given up.
+orderly way: not by an error of the program itself, which a row may have caused. Rows that started and did not end
+were running when that happened or the process died: the next run takes them first, one at a time. One that dies alone
+once more, after it had been running at two deaths, is given up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from ..errors import LlamaError
+from .rows import CustomId
+
 STARTED, ENDED = b"+", b"-"
 GIVE_UP_AFTER = 3  # deaths with the row running, the last of them alone
 
@@ -20,7 +24,7 @@ class Starts:
     """The file of started rows; none where the output is none. Use it as a context manager."""
 
     def __init__(self, output: Path | None) -> None:
-        self._path = Path(os.devnull) if output is None else output.with_name(output.name + ".started")
+        self._path = Path(os.devnull) if output is None else _path_beside(output)
         self._deaths: Counter[str] = Counter()
         if self._path.is_file():
             for line in self._path.read_bytes().split(b"\n")[:-1]:
@@ -36,32 +40,42 @@ class Starts:
                     del self._deaths[custom_id]
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def begin(self, custom_id: str) -> None:
+    @staticmethod
+    def are_left(output: Path | None) -> bool:
+        """Whether a run before ended in no orderly way."""
+        return output is not None and _path_beside(output).is_file()
+
+    def begin(self, custom_id: CustomId) -> None:
         """A row starts. Not flushed to the disk: the death of a process loses nothing that it wrote."""
         self._note(STARTED, custom_id)
 
-    def end(self, custom_id: str) -> None:
+    def end(self, custom_id: CustomId) -> None:
         """A row is finished: it kills nobody."""
         self._note(ENDED, custom_id)
 
-    def _note(self, mark: bytes, custom_id: str) -> None:
-        os.write(self._fd, mark + json.dumps(custom_id).encode() + b"\n")
+    def _note(self, mark: bytes, custom_id: CustomId) -> None:
+        os.write(self._fd, mark + json.dumps(str(custom_id)).encode() + b"\n")
 
-    def is_suspect(self, custom_id: str) -> bool:
-        return custom_id in self._deaths
+    def is_suspect(self, custom_id: CustomId) -> bool:
+        return str(custom_id) in self._deaths
 
     @property
     def n_suspects(self) -> int:
         return len(self._deaths)
 
-    def is_given_up(self, custom_id: str) -> bool:
-        return self._deaths[custom_id] >= GIVE_UP_AFTER
+    def is_given_up(self, custom_id: CustomId) -> bool:
+        return self._deaths[str(custom_id)] >= GIVE_UP_AFTER
 
     def __enter__(self) -> Starts:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """The run ends without dying: nothing is suspect."""
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """The run ends without dying: nothing is suspect, unless the program itself has failed."""
         os.close(self._fd)
-        if self._path.is_file():
+        has_failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, LlamaError)
+        if self._path.is_file() and not has_failed:
             self._path.unlink()
+
+
+def _path_beside(output: Path) -> Path:
+    return output.with_name(output.name + ".started")

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
-from .rows import BadRow, RowError, decode_line, id_of, parse_object, read_lines, shorten, usual_id
+from .fields import RowError, shorten, whole
+from .lines import Lines
+from .rows import BadRow, RowKey, decode_line, digest_of, id_of, parse_object, usual_id
+from .source import Source
 
 FIELDS = {"id", "custom_id", "text", "prompt", "choices"}
 MOST_CHOICES = 1024
 
 
 @dataclass(frozen=True)
-class TextRow:
+class TextRow(RowKey):
     """A good row. `content` is text or ids; with `choices` what comes before each of them."""
 
-    index: int
-    custom_id: str
     content: str | tuple[int, ...]
     choices: tuple[str, ...] = ()
 
 
-def read_text_rows(file: BinaryIO) -> Iterator[TextRow | BadRow]:
+def read_text_rows(source: Source) -> Iterator[TextRow | BadRow]:
     """Every line as a row or as what is wrong with it, read as needed."""
-    for index, line in enumerate(read_lines(file)):
-        custom_id = usual_id(index)
+    for line in Lines(source, "prompts"):
+        key = RowKey(line.place, usual_id(line.number), 0)
         try:
-            fields = parse_object(decode_line(line))
-            custom_id = id_of(fields, custom_id)
-            yield TextRow(index, custom_id, _content_of(fields), _choices_of(fields))
+            fields = parse_object(decode_line(line.data))
+            key = RowKey(line.place, id_of(fields, key.custom_id), digest_of(fields))
+            content, choices = _content_of(fields), _choices_of(fields)
+            yield TextRow(key.index, key.custom_id, key.digest, content, choices)
         except RowError as error:
-            yield BadRow(index, custom_id, error.code, error.message)
+            yield BadRow.of(key, error.code, error.message)
 
 
 def _content_of(fields: dict[str, Any]) -> str | tuple[int, ...]:
@@ -40,7 +42,7 @@ def _content_of(fields: dict[str, Any]) -> str | tuple[int, ...]:
         raise RowError("invalid_request", f"unknown field {shorten(min(unknown))}")
     if ("text" in fields) == ("prompt" in fields):
         raise RowError("invalid_request", "a row has either text or prompt")
-    content = fields.get("text", fields.get("prompt"))
+    content = whole(fields.get("text", fields.get("prompt")))
     if isinstance(content, list) and content and all(type(part) is int for part in content):
         return tuple(content)
     if not isinstance(content, str):

@@ -17,7 +17,7 @@ from support import DATA
 from llama_cli.cli.app import main
 
 TINY = ["-m", str(DATA / "tiny/bpe1024"), "--dtype", "fp32", "--seed", "1", "-q"]
-BAD_LINES = [b"nonsense", b"", b'{"prompt": 5}', b'{"prompt": "x", "bogus": 1}', b"\xff", b'{"prompt": "x", "n": 0}',
+BAD_LINES = [b"nonsense", b"[]", b'{"prompt": 5}', b'{"prompt": "x", "bogus": 1}', b"\xff", b'{"prompt": "x", "n": 0}',
              b'{"prompt": [1, 99999]}', b'{"messages": [{"role": "root", "content": "x"}]}']  # fmt: skip
 
 
@@ -240,9 +240,9 @@ def test_other_settings_are_refused_by_name(files, capfd):
     assert batch(source, "-o", out, *TINY) == 0
     capfd.readouterr()
     assert batch(source, "-o", out, *TINY, "-t", "0.1") == 7
-    assert "was begun with other settings: sampling differ" in capfd.readouterr().err
+    assert "was begun with other settings: temperature 0.6, now 0.1" in capfd.readouterr().err
     assert batch(source, "-o", out, *TINY[:-2], "2", "-q") == 7
-    assert "seed differ" in capfd.readouterr().err
+    assert "other settings: seed 1, now 2" in capfd.readouterr().err
     assert batch(source, "-o", out, *TINY, "-t", "0.1", "--force-resume") == 0
 
 
@@ -262,7 +262,7 @@ def test_the_same_id_twice(files, capfd, tmp_path):
     source, out = files
     source.write_bytes(source.read_bytes() + source.read_bytes())
     assert batch(source, "-o", out, *TINY) == 5
-    assert "the same custom_id on lines" in capfd.readouterr().err
+    assert "the same custom_id on lines 1, 31 (row 0), and 29 more ids" in capfd.readouterr().err
     assert not out.exists()
     with source.open("rb") as piped, subprocess.Popen(["cat"], stdin=piped, stdout=subprocess.PIPE) as cat:
         done = subprocess.run([sys.executable, "-m", "llama_cli", "batch", "-", "-o", str(out), *TINY],

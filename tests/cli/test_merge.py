@@ -15,8 +15,10 @@ def _rows(request):
     """Ten good rows, and the same as errors, in either shape."""
     writer = RowWriter(request.param, "model", 0)
     text = 'tricky "index": 99, {"error": {"code": "x", "message": "y"}}'
-    good = [writer.answer(Job(i, f"id {i}", text, Sampling()), [Answer(text, "stop", 3, None)], 2) for i in range(10)]
-    bad = [writer.error(BadRow(i, f"id {i}", "invalid_json", 'a "quoted" reason')) for i in range(10)]
+    good = [
+        writer.answer(Job(i, f"id {i}", i, text, Sampling()), [Answer(text, "stop", 3, None)], 2) for i in range(10)
+    ]
+    bad = [writer.error(BadRow(i, f"id {i}", i, "invalid_json", 'a "quoted" reason')) for i in range(10)]
     return good, bad
 
 

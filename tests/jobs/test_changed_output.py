@@ -3,11 +3,14 @@
 import os
 import shutil
 
+import numpy
 import pytest
 
 from llama_cli.errors import OutputFailed, OutputRefused
+from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.ledger import Ledger
 
+NOTHING = Asked(numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.uint64))
 ROWS = [b'{"id": "a%d", "index": %d, "text": "x"}\n' % (number, number) for number in range(4)]
 
 CHANGED = r"while this run wrote to it|was changed by another program"
@@ -124,7 +127,7 @@ def test_rows_without_a_place_are_refused_before_the_run(path, row):
     """It was an internal error after the run, when the file was to be put into order."""
     path.write_bytes(ROWS[0] + row)
     with Ledger(path) as ledger, pytest.raises(OutputRefused, match="that no batch wrote"):
-        ledger.done(retry_errors=True)
+        ledger.finished()
 
 
 def test_compacting_through_a_link_keeps_the_link(path):
@@ -134,7 +137,7 @@ def test_compacting_through_a_link_keeps_the_link(path):
     with Ledger(link) as ledger:
         ledger.append(ROWS[1])
         ledger.append(ROWS[0])
-        ledger.compact()
+        ledger.compact(NOTHING)
     assert link.is_symlink()
     assert path.read_bytes() == ROWS[0] + ROWS[1]
 

@@ -5,27 +5,30 @@ import os
 import subprocess
 import sys
 
+import numpy
 import pytest
 
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import OutputFailed, OutputRefused
+from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.identity import settle_identity
 from llama_cli.jobs.ledger import Ledger
 from llama_cli.jobs.order import InOrder
 from llama_cli.jobs.results import Answer, RowWriter
-from llama_cli.jobs.rows import BadRow, Job
+from llama_cli.jobs.rows import BadRow, Job, hash_of
 from llama_cli.jobs.starts import GIVE_UP_AFTER, Starts
 
+NOTHING = Asked(numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.uint64))
 WRITERS = [RowWriter("openai", "model", 7), RowWriter("simple", "model", 7)]
 
 
 def good(writer, index, text="text", custom_id=None):
-    job = Job(index, custom_id or f"id {index}", "prompt", Sampling())
+    job = Job(index, custom_id or f"id {index}", 7, "prompt", Sampling())
     return writer.answer(job, [Answer(text, "stop", 3, None)], 2)
 
 
 def bad(writer, index):
-    return writer.error(BadRow(index, f"id {index}", "invalid_request", 'with "quotes" and \\ and }}'))
+    return writer.error(BadRow(index, f"id {index}", 7, "invalid_request", 'with "quotes" and \\ and }}'))
 
 
 @pytest.mark.parametrize("writer", WRITERS, ids=["openai", "simple"])
@@ -34,14 +37,15 @@ def test_rows_are_found_again(tmp_path, writer):
         for row in (good(writer, 0), bad(writer, 1), good(writer, 2, custom_id='é "x"\u2028')):
             ledger.append(row)
     with Ledger(tmp_path / "out") as ledger:
-        assert [(row.custom_id, row.is_error) for row in ledger.rows()] == [
-            ("id 0", False), ("id 1", True), ('é "x"\u2028', False),
+        assert [(row.custom_id, row.code) for row in ledger.rows()] == [
+            ("id 0", None), ("id 1", "invalid_request"), ('é "x"\u2028', None),
         ]  # fmt: skip
-        done, n_errors = ledger.done(retry_errors=False)
-        assert n_errors == 1
-        assert all(name in done for name in ("id 0", "id 1", 'é "x"\u2028'))
-        assert "id 3" not in done
-        assert "id 1" not in ledger.done(retry_errors=True)[0]
+        finished = ledger.finished()
+    names = ["id 0", "id 1", 'é "x"\u2028', "id 3"]
+    asked = Asked(*(numpy.array(values, numpy.uint64) for values in ([hash_of(name) for name in names], [7] * 4)))
+    assert finished.compare(asked, retry_errors=False).done.tolist() == [True, True, True, False]
+    assert finished.compare(asked, retry_errors=False).errors == {"invalid_request": 1}
+    assert finished.compare(asked, retry_errors=True).done.tolist() == [True, False, True, False]
 
 
 def test_text_that_looks_like_an_error_is_none(tmp_path):
@@ -49,7 +53,7 @@ def test_text_that_looks_like_an_error_is_none(tmp_path):
     with Ledger(tmp_path / "out") as ledger:
         for writer in WRITERS:
             ledger.append(good(writer, 0, text))
-        assert [row.is_error for row in ledger.rows()] == [False, False]
+        assert [row.code for row in ledger.rows()] == [None, None]
 
 
 def test_a_row_torn_at_any_byte_is_moved_aside(tmp_path):
@@ -89,7 +93,7 @@ def test_other_files_are_refused(tmp_path, line):
     path = tmp_path / "out"
     path.write_bytes(good(WRITERS[0], 0) + line)
     with Ledger(path) as ledger, pytest.raises(OutputRefused, match="that no batch wrote"):
-        ledger.done(retry_errors=False)
+        ledger.finished()
     assert path.read_bytes().endswith(line)
 
 
@@ -121,7 +125,7 @@ def test_compacting_keeps_successes_in_order(tmp_path):
     with Ledger(tmp_path / "out") as ledger:
         for row in (good(writer, 2), bad(writer, 0), bad(writer, 1), good(writer, 0)):
             ledger.append(row)
-        ledger.compact()
+        ledger.compact(NOTHING)
     assert (tmp_path / "out").read_bytes() == good(writer, 0) + bad(writer, 1) + good(writer, 2)
 
 
@@ -147,26 +151,43 @@ def test_rows_have_openais_names():
     assert body["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
     assert json.loads(bad(WRITERS[0], 3))["error"]["code"] == "invalid_request"
     assert json.loads(good(WRITERS[1], 3)) == {
-        "id": "id 3", "index": 3, "prompt": "prompt", "text": "text", "finish_reason": "stop", "usage": body["usage"],
+        "id": "id 3", "index": 3, "row_hash": "0000000000000007", "prompt": "prompt", "text": "text",
+        "finish_reason": "stop", "usage": body["usage"],
     }  # fmt: skip
 
 
-IDENTITY = {"model": "a", "sampling": {"top_p": 1}, "created": 1, "input": {"size": 1}, "run_seed": 5}
+IDENTITY = {"model": "a", "sampling": {"top_p": 1, "max_tokens": 8}, "created": 1, "input": {"size": 1}, "run_seed": 5}
 
 
-def test_a_resumed_run_must_be_the_same(tmp_path, caplog):
+def settle(output, identity, *, has_rows=True, has_unknown=False, force=False):
+    return settle_identity(output, identity, has_rows=has_rows, has_unknown=has_unknown, force=force)
+
+
+def test_a_resumed_run_must_be_the_same(tmp_path):
     output = tmp_path / "out"
-    assert settle_identity(output, IDENTITY, has_rows=False, force=False) == IDENTITY
+    assert settle(output, IDENTITY, has_rows=False) == IDENTITY
     later = {**IDENTITY, "created": 2, "run_seed": None}
-    assert settle_identity(output, later, has_rows=True, force=False) == IDENTITY
-    with pytest.raises(OutputRefused, match="model, seed differ"):
-        settle_identity(output, {**later, "model": "b", "run_seed": 6}, has_rows=True, force=False)
-    assert settle_identity(output, {**later, "model": "b"}, has_rows=True, force=True) == IDENTITY
-    settle_identity(output, {**later, "input": {"size": 2}}, has_rows=True, force=False)
-    assert "the input is not the one" in caplog.text
+    assert settle(output, later) == IDENTITY
+    with pytest.raises(OutputRefused, match=r"with other settings: model a, now b, seed 5, now 6$"):
+        settle(output, {**later, "model": "b", "run_seed": 6})
+    assert settle(output, {**later, "model": "b"}, force=True) == IDENTITY
+    with pytest.raises(OutputRefused, match=r"max_tokens 8, now 9$"):
+        settle(output, {**later, "sampling": {**IDENTITY["sampling"], "max_tokens": 9}})
+    assert settle(output, {**later, "rope_scale_factor": 8}) == IDENTITY  # an earlier version did not write that down
     (tmp_path / "out.run.json").unlink()
     with pytest.raises(OutputRefused, match=r"no out\.run\.json says which run"):
-        settle_identity(output, IDENTITY, has_rows=True, force=False)
+        settle(output, IDENTITY)
+
+
+def test_rows_of_an_earlier_version_go_with_their_input_alone(tmp_path):
+    output = tmp_path / "out"
+    settle(output, IDENTITY, has_rows=False)
+    assert settle(output, IDENTITY, has_unknown=True) == IDENTITY
+    for other in ({"size": 2}, None):
+        with pytest.raises(OutputRefused, match="begun by an earlier version with another input"):
+            settle(output, {**IDENTITY, "input": other}, has_unknown=True)
+        assert settle(output, {**IDENTITY, "input": other}) == IDENTITY
+        assert settle(output, {**IDENTITY, "input": other}, has_unknown=True, force=True) == IDENTITY
 
 
 def test_rows_that_ran_when_a_process_died(tmp_path):

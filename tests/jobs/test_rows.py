@@ -1,25 +1,31 @@
 """Input rows: what is understood, and what each bad line is called."""
 
-import io
 import json
 
 import pytest
+from in_memory import InMemory
 
 from llama_cli.engine.request import Sampling
-from llama_cli.jobs import rows
-from llama_cli.jobs.rows import BadRow, Job, Lines, hash_of, parse_row, read_lines, seed_of
+from llama_cli.jobs import lines as lines_module
+from llama_cli.jobs.lines import Line, Lines, read_lines
+from llama_cli.jobs.rows import BadRow, Job, hash_of, identify, parse_row, seed_of
 from tokenizer.chat import Message
 
 DEFAULTS = Sampling(max_tokens=7, temperature=0.5)
 
 
+def key_of(row):
+    return row.index, row.custom_id, row.digest
+
+
 def rows_of(content, defaults):
-    lines = Lines(io.BytesIO(content), "auto")
-    return [lines.row(index, line, defaults) for index, line in lines]
+    lines = Lines(InMemory(content), "auto")
+    return [parse_row(line, lines.format, defaults) for line in lines]
 
 
 def parse(line, format_="auto"):
-    return parse_row(4, line if isinstance(line, bytes) else json.dumps(line).encode(), format_, DEFAULTS)
+    data = line if isinstance(line, bytes | None) else json.dumps(line).encode()
+    return parse_row(Line(4, 5, data), format_, DEFAULTS)
 
 
 def test_an_openai_row():
@@ -71,7 +77,6 @@ def test_text_rows():
     lines = b"one\r\n\n {not json\n\xe2\x80\xa8three"
     assert [row.content for row in rows_of(lines, DEFAULTS)] == [
         "one",
-        "",
         " {not json",
         "\u2028three",
     ]
@@ -155,7 +160,9 @@ BAD = [
     ({"prompt": "a", "logprobs": 21}, "invalid_request"),
     ({"prompt": "a", "logprobs": "yes"}, "invalid_request"),
     ({"prompt": "a", "stream": True}, "invalid_request"),
-    ({"prompt": "a", "id": 5}, "invalid_request"),
+    ({"prompt": "a", "id": 5.5}, "invalid_request"),
+    ({"prompt": "a", "id": True}, "invalid_request"),
+    ({"prompt": "a", "id": 10**600}, "invalid_request"),
     ({"prompt": "a", "id": ""}, "invalid_request"),
     ({"prompt": "a", "id": "x" * 513}, "invalid_request"),
     ({"custom_id": None, "prompt": "a"}, "invalid_request"),
@@ -167,7 +174,7 @@ BAD = [
 
 @pytest.mark.parametrize(("line", "code"), BAD, ids=[str(line)[:40] for line, _ in BAD])
 def test_every_bad_line_has_its_code(line, code):
-    row = parse_row(4, line, "auto", DEFAULTS) if line is None else parse(line)
+    row = parse(line)
     assert isinstance(row, BadRow)
     assert row.code == code
     assert row.index == 4
@@ -180,10 +187,10 @@ def test_an_error_keeps_the_id_of_its_row():
 
 
 def test_long_lines_are_not_held(monkeypatch):
-    monkeypatch.setattr(rows, "MAX_LINE_BYTES", 100)
-    monkeypatch.setattr(rows, "SKIP_BYTES", 7)
+    monkeypatch.setattr(lines_module, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(lines_module, "SKIP_BYTES", 7)
     lines = [b"a" * 100, b"b" * 101, b"c" * 1000, b"d", b"e" * 500]
-    assert list(read_lines(io.BytesIO(b"\n".join(lines)))) == [b"a" * 100, None, None, b"d", None]
+    assert list(read_lines(InMemory(b"\n".join(lines)))) == [b"a" * 100, None, None, b"d", None]
 
 
 def test_seeds_follow_from_the_run_and_the_id():
@@ -199,14 +206,13 @@ def test_the_id_of_a_line_is_the_id_of_its_row(format_):
     """Good and bad lines: reading an id alone must not tell another one."""
     content = [b'{"id": "a", "prompt": "x"}', b'{"custom_id": "b", "body": {"prompt": "x"}}', b'{"id": 5}', b"nonsense",
                b'{"id": "\\ud800", "prompt": "x"}', b'{"id": "c", "bogus": 1}', b"\xff", b"", b"[]"]  # fmt: skip
-    lines = Lines(io.BytesIO(b"\n".join(content)), format_)
-    found = [(lines.custom_id(index, line), lines.row(index, line, DEFAULTS).custom_id) for index, line in lines]
-    assert len(found) == len(content)
+    lines = [Line(place, place + 1, data) for place, data in enumerate(content)]
+    found = [(key_of(identify(line, format_)), key_of(parse_row(line, format_, DEFAULTS))) for line in lines]
     assert all(short == whole for short, whole in found)
     assert len(set(found)) == len(content)
 
 
 def test_a_shard_is_every_nth_line():
     content = b"".join(b"line %d\n" % n for n in range(10))
-    shards = [[index for index, _ in Lines(io.BytesIO(content), "text", (part, 3))] for part in range(3)]
+    shards = [[line.place for line in Lines(InMemory(content), "text", (part, 3))] for part in range(3)]
     assert shards == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]

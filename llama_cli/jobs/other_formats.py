@@ -1,0 +1,101 @@
+"""Names what an input is that holds no rows: a compressed or binary file, UTF-16, one JSON document, a table."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+from ..errors import InputRejected
+from .source import STANDARD_INPUT
+
+# How files begin that are no text, what they are, and how to make rows of one.
+MAGIC = (
+    (b"BZh", "compressed by bzip2", "bunzip2 -c {0} > in.jsonl"),
+    (b"\xfd7zXZ\x00", "compressed by xz", "xz -dc {0} > in.jsonl"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc {0} > in.jsonl"),
+    (b"\x1f\x8b", "gzip within gzip", "gunzip it once more"),
+    (b"PAR1", "a Parquet file", "write it as JSONL: pandas.read_parquet({1}).to_json('in.jsonl', {2})"),
+    (b"\xd0\xcf\x11\xe0", "an old Office file", "save it as JSONL"),
+    (b"SQLite format 3\x00", "an SQLite database", "write its rows as JSONL"),
+    (b"ARROW1", "an Arrow file", "write it as JSONL: pandas.read_feather({1}).to_json('in.jsonl', {2})"),
+    (b"%PDF-", "a PDF", "write its text as JSONL"),
+    (b"version https://git-lfs.github.com/", "the pointer of a file that Git LFS keeps", "git lfs pull"),
+)
+ZIP = b"PK\x03\x04"
+AS_ROWS = "orient='records', lines=True"
+
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+LOOKED_AT = 64  # bytes in which UTF-16 without a mark shows
+
+TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+TABLE_COLUMNS = {"prompt", "messages", "custom_id", "text"}
+
+
+def refuse_other_bytes(beginning: bytes, name: str) -> None:
+    """InputRejected if the beginning of an input shows that it is no text in UTF-8."""
+    if beginning.startswith(ZIP):
+        if b"[Content_Types]" in beginning or b"xl/" in beginning:
+            raise _refused(
+                name, "an Excel workbook", "write it as JSONL: pandas.read_excel({1}).to_json('in.jsonl', {2})"
+            )
+        raise _refused(name, "a zip archive", "unzip -p {0} > in.jsonl")
+    for magic, what, hint in MAGIC:
+        if beginning.startswith(magic):
+            raise _refused(name, what, hint)
+    head = beginning[:LOOKED_AT]
+    every_second = (head[0::2], head[1::2]) if len(head) >= 8 else ()
+    if beginning.startswith(UTF_16_MARKS) or any(half and not half.strip(b"\0") for half in every_second):
+        raise _refused(name, "UTF-16, or UTF-32", "iconv -f utf-16 -t utf-8 {0} > in.jsonl")
+
+
+def refuse_documents(first: bytes, following: bytes, name: str, *, is_json: bool) -> None:
+    """InputRejected if the first line begins a JSON document of several lines or rows, or a table.
+
+    `is_json` says that rows in JSON were asked for; else a line of text may begin with a bracket.
+    """
+    text = first.strip()
+    if text.startswith(b"["):
+        if is_json or text == b"[" or text[1:].lstrip().startswith(b"{") or isinstance(_parse(text), list):
+            raise _refused(
+                name, "one JSON array, not a row on every line", "jq -c '.[]' {0} > in.jsonl", text=not is_json
+            )
+    elif text.startswith(b"{"):
+        if _parse(text) is None and (text == b"{" or _goes_on(first, following)):
+            raise _refused(name, "JSON over several lines, not a row on every line", "jq -c . {0} > in.jsonl")
+    elif name.lower().endswith(TABLE_ENDINGS) or (not is_json and _is_header(text)):
+        hint = "write it as JSONL: pandas.read_csv({1}).to_json('in.jsonl', {2})"
+        raise _refused(name, "a table (CSV)", hint, text=not is_json)
+
+
+def _refused(name: str, what: str, hint: str, *, text: bool = False) -> InputRejected:
+    file = "FILE" if name == STANDARD_INPUT else name
+    hint = hint.format(shlex.quote(file), repr(file), AS_ROWS)
+    return InputRejected(f"{name} is {what}", f"{hint}, or --format text if every line is a prompt" if text else hint)
+
+
+def _parse(text: bytes) -> Any:
+    """What a line holds in JSON; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _goes_on(first: bytes, following: bytes) -> bool:
+    """Whether an object that the first line leaves open is closed by the lines behind it."""
+    begun = first.decode("utf-8", "replace").lstrip()
+    try:
+        _, end = json.JSONDecoder().raw_decode(f"{begun}\n{following.decode('utf-8', 'replace')}")
+    except (ValueError, RecursionError):
+        return False
+    return end > len(begun)
+
+
+def _is_header(text: bytes) -> bool:
+    """Whether a line names columns, one of them a field of our rows."""
+    cells = [cell.strip(b" \"'").lower() for cell in re.split(rb"[,;\t]", text)]
+    words = [cell.decode("utf-8", "replace") for cell in cells]
+    is_plain = all(re.fullmatch(r"[\w .-]{1,40}", word) for word in words)
+    return len(words) > 1 and is_plain and not TABLE_COLUMNS.isdisjoint(words)
