@@ -13,7 +13,7 @@ ANSWERS = [Answer(TEXT, "tool_calls", 3, None, parse_answer(TEXT, python_tag=Fal
 
 
 def row(shape, custom_id):
-    job = Job(0, custom_id, (Message("user", "x"),), Sampling(n=2))
+    job = Job(0, custom_id, 7, (Message("user", "x"),), Sampling(n=2))
     return RowWriter(shape, "model", 0).answer(job, ANSWERS, 2)
 
 
