@@ -12,7 +12,17 @@ from tokenizer.tool_calls import ToolFormat
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, TemplateOption, UseStdin, with_options
+from .options import (
+    OUTPUT_PANEL,
+    MessageOptions,
+    ModelOptions,
+    OneRow,
+    Raw,
+    TemplateOption,
+    UseStdin,
+    Wrap,
+    with_options,
+)
 from .prompts import is_piped, read_prompt
 
 CHAT_PANEL = "Conversation"
@@ -89,6 +99,7 @@ def chat(
         typer.Option("--show-prompt", help="Print the exact prompts and their ids.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
     raw: Raw = False,
+    wrap: Wrap = True,
     stats: Annotated[
         bool,
         typer.Option("--stats", help="Report speed and memory after each answer.", rich_help_panel=OUTPUT_PANEL),
@@ -134,7 +145,7 @@ def chat(
         tool_format=tool_format,
         as_json=as_json,
         raw=raw,
-        view=View(markdown=markdown, show_prompt=show_prompt, stats=stats),
+        view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
     )
     run = ChatRun(settings, model, sampling, messages)
     if on_terminal:

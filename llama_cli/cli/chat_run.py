@@ -31,6 +31,7 @@ class View:
     markdown: bool = False
     show_prompt: bool = False
     stats: bool = False
+    wrap: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +151,9 @@ class ChatRun:
             self.terminal.write_markdown(turn.text)
             return
         try:
-            for chunk in self.answerer.answer(turn):
-                self.terminal.write(chunk.text)
+            with self.terminal.answer(wrap=self.view.wrap) as write:
+                for chunk in self.answerer.answer(turn):
+                    write(chunk.text)
         finally:
             if self.terminal.is_tty or turn.token_ids:
                 self.terminal.write("\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +10,14 @@ import typer
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, UseStdin, with_options
+from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, UseStdin, Wrap, with_options
 from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
 
 if TYPE_CHECKING:
     from ..engine.request import Request
     from ..session import Session
+    from .run import Run
 
 BETWEEN_SAMPLES = "\n---\n"
 
@@ -43,6 +44,7 @@ def complete(
         typer.Option("--json", help="Print one JSON object for each sample.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
     raw: Raw = False,
+    wrap: Wrap = True,
     stats: Annotated[
         bool,
         typer.Option("--stats", help="Report speed and memory at the end.", rich_help_panel=OUTPUT_PANEL),
@@ -77,17 +79,23 @@ def complete(
     if as_json:
         for completion in run.collect([request]):
             terminal.write_json(run.describe(completion, shown))
-    elif sampling.n == 1 and stream:
-        terminal.write(shown)
-        for text in run.texts(request):
-            terminal.write(text)
-        terminal.write("\n")
     else:
-        samples = [shown + completion.text for completion in run.collect([request])]
-        terminal.write(BETWEEN_SAMPLES.join(samples) + "\n")
+        with terminal.answer(wrap=wrap) as write:
+            for text in _texts(run, request, shown, stream=stream):
+                write(text)
+            write("\n")
     session.ensure_unchanged()
     if stats:
         terminal.note(format_stats(run.timings()))
+
+
+def _texts(run: Run, request: Request, shown: str, *, stream: bool) -> Iterator[str]:
+    """What is printed, piece by piece as it is made; several samples at once are printed when all are done."""
+    if request.sampling.n == 1 and stream:
+        yield shown
+        yield from run.texts(request)
+    else:
+        yield BETWEEN_SAMPLES.join(shown + completion.text for completion in run.collect([request]))
 
 
 def _text_of(session: Session, content: str | list[int], request: Request) -> str:

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .chat_run import ChatRun
 from .typed import unquoted
 
-SWITCHES = ("markdown", "show_prompt", "stats")
+SWITCHES = ("markdown", "wrap", "show_prompt", "stats")
 OVERFLOWS = ("error", "truncate", "shift")
 FIXED = {"n", "prompt_logprobs", "logprobs", "top_logprobs"}  # of no use in a chat
 OF_SAMPLING = tuple(each.name for each in dataclasses.fields(Sampling) if each.name not in FIXED)

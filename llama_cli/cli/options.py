@@ -160,6 +160,14 @@ OneJsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON obje
 Raw = Annotated[
     bool, typer.Option("--raw", help="Send control characters to a terminal too.", rich_help_panel=OUTPUT_PANEL)
 ]
+Wrap = Annotated[
+    bool,
+    typer.Option(
+        "--wrap/--no-wrap",
+        help="On a terminal, break lines at words, but not those of code.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
 
 
 @dataclasses.dataclass(frozen=True)

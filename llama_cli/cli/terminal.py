@@ -15,11 +15,12 @@ import shutil
 import sys
 import termios
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import OutputFailed
+from .wrapping import WordWrap
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -73,11 +74,26 @@ class Terminal:
 
     def write(self, text: str) -> None:
         """Part of the product. Flushed at once: people watch it being made."""
-        self._write_bytes((visible(text) if self._show_controls else text).encode("utf-8", "replace"))
+        self._send(visible(text) if self._show_controls else text)
+
+    @contextmanager
+    def answer(self, *, wrap: bool) -> Iterator[Callable[[str], None]]:
+        """Where the pieces of an answer go while it is made; on a terminal its lines are broken at words."""
+        if not (wrap and self._show_controls):
+            yield self.write
+            return
+        wrapped = WordWrap(_width_of_characters())
+        try:
+            yield lambda text: self._send(wrapped.feed(visible(text), _screen_columns()))
+        finally:
+            self._send(wrapped.finish())
 
     def write_json(self, value: object) -> None:
         """One object on one line of plain ASCII, which no reader of lines can split or misread."""
         self._write_bytes(to_json_line(value))
+
+    def _send(self, text: str) -> None:
+        self._write_bytes(text.encode("utf-8", "replace"))
 
     def _write_bytes(self, data: bytes) -> None:
         if sys.stdout is None:
@@ -112,7 +128,7 @@ class Terminal:
         console = Console(markup=False, highlight=False, emoji=False, width=_columns())
         with console.capture() as capture:
             console.print(Markdown(visible(text), hyperlinks=False))
-        self._write_bytes(capture.get().encode("utf-8", "replace"))
+        self._send(capture.get())
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -179,6 +195,21 @@ def write_stderr_text(text: str) -> None:
     """Several lines, made safe."""
     for line in visible(text).split("\n"):
         write_stderr(line)
+
+
+def _screen_columns() -> int:
+    """The width of the screen that answers go to; 0 where it is not known."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def _width_of_characters() -> Callable[[str], int]:
+    """How many cells a character takes on a screen."""
+    from rich.cells import cell_len
+
+    return cell_len
 
 
 def _columns() -> int:
