@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import stat
 from pathlib import Path
@@ -41,7 +42,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def kind_of(path: Path) -> Literal["tiktoken", "char", "sentencepiece"]:
     """Which kind of tokenizer a file begins like; TokenizerError says what else it is."""
-    head = _read_head(path)
+    head = _read_head(path).removeprefix(codecs.BOM_UTF8)  # which an editor may have put before JSON
     if TIKTOKEN_LINE.match(head):
         return "tiktoken"
     if head.lstrip().startswith(b"["):

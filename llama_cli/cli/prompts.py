@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import InputRejected, UsageError
+from ..user_text import text_of
 from .doubts import doubts_about_argument
 from .waiting import told_when_long
 
@@ -43,7 +44,7 @@ def read_prompt(
         data = _read_stdin(note, is_more=bool(parts))
         if data and parts and not asked:
             note(f"{len(data):,} bytes of standard input are joined to the prompt; {LEAVE_IT}")
-        piped = _decode(data, "standard input")
+        piped = _without_end(text_of(data, "standard input"))
         # What starts a program without a terminal often gives it an empty input: that is no second part.
         parts += [piped] if piped or asked or not parts else []
     if not parts:
@@ -54,7 +55,7 @@ def read_prompt(
 
 def read_text_file(path: Path) -> str:
     """The text of a file, without one newline at its end. InputRejected if it cannot be read or is not UTF-8."""
-    return _decode(_read_file(path), str(path))
+    return _without_end(text_of(_read_file(path), str(path)))
 
 
 def stdin_text_lines(note: Note) -> Iterator[str]:
@@ -66,7 +67,7 @@ def stdin_text_lines(note: Note) -> Iterator[str]:
     rest = iter(lambda: sys.stdin.buffer.readline(MAX_BYTES + 1), b"")
     for number, line in enumerate(chain([first] if first else [], rest), 1):
         what = f"line {number} of standard input"
-        yield _decode(_bounded(line, what), what)
+        yield _without_end(text_of(_bounded(line, what), what, begins=number == 1))
 
 
 def is_piped() -> bool:
@@ -88,7 +89,7 @@ def parse_ids(text: str, what: str = "--prompt-ids") -> list[int]:
 
 def check_text(text: str, what: str) -> str:
     """A text from the command line as it was typed; InputRejected if that was no UTF-8."""
-    return _decode(os.fsencode(text), what, strip=False)
+    return text_of(os.fsencode(text), what, begins=False)
 
 
 def _read_file(path: Path) -> bytes:
@@ -118,11 +119,6 @@ def _bounded(data: bytes, what: str) -> bytes:
     return data
 
 
-def _decode(data: bytes, what: str, *, strip: bool = True) -> str:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputRejected(
-            f"{what} is not valid UTF-8 at byte {error.start}", "convert it: iconv -f latin1 -t utf-8"
-        ) from None
-    return text.removesuffix("\n").removesuffix("\r") if strip else text
+def _without_end(text: str) -> str:
+    """Without one newline at the end."""
+    return text.removesuffix("\n").removesuffix("\r")

@@ -15,7 +15,8 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from ..engine.request import Sampling
-from ..errors import UsageError
+from ..errors import InputRejected, UsageError
+from ..user_text import text_of
 from .options import ModelOptions, is_setting, variable_of
 
 if sys.version_info >= (3, 11):
@@ -89,9 +90,9 @@ def _read(path: Path) -> bytes:
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise _wrong(path, f"byte {error.start} is not UTF-8") from None
+        return tomllib.loads(text_of(data, "it"))
+    except InputRejected as error:
+        raise _wrong(path, error.message) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise _wrong(path, str(error)) from None
 

@@ -180,7 +180,7 @@ def write_folder(folder: Path, model: Llama, tokenizer: CharTokenizer) -> None:
 
 def read_text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputRejected(f"{path}: {error}", "give a UTF-8 text file") from None
     if len(text) < 20 * CONTEXT:
