@@ -117,23 +117,21 @@ class BatchRun:
         if settings.force_resume and len(finished):
             self.messages.note("rows are matched by their ids alone, whatever they asked for")
         found = finished.compare(asked, retry_errors=settings.retry_errors, by_id=settings.force_resume)
-        if len(finished) and found.gone.all():
+        if len(finished) and found.gone.all() and not settings.force_resume:
             raise OutputRefused(
                 f"{settings.output} answers another input: none of its rows is in {self.source.name}",
-                "give another output with -o",
+                "give another output with -o, or --force-resume to add to it",
             )
-        n_changed = int(found.changed.sum())
-        if n_changed and not settings.rerun_changed:
-            rows = "row is" if n_changed == 1 else "rows are"
-            names = names_of(self.lines, found.changed)
-            raise OutputRefused(f"{n_changed:,} {rows} not what {settings.output} has answered: {names}", WAYS_ON)
-        if n_changed:
-            self.messages.note(f"{n_changed:,} changed rows run anew: {names_of(self.lines, found.changed)}")
-        n_gone = int(found.gone.sum())
-        if n_gone:
-            ids = (row.custom_id for row in compress(self.rows_out.rows(), found.gone))
-            names = name_ids(ids, n_gone)
-            self.messages.note(f"{n_gone:,} rows of {settings.output} are not in the input any more: {names}")
+        if found.changed.any():
+            n_changed, names = int(found.changed.sum()), names_of(self.lines, found.changed)
+            if not settings.rerun_changed:
+                was = f"{settings.output} has answers to what they asked for before"
+                raise OutputRefused(f"changed rows ({n_changed:,}): {names}; {was}", WAYS_ON)
+            self.messages.note(f"changed rows run anew ({n_changed:,}): {names}")
+        if found.gone.any():
+            n_gone = int(found.gone.sum())
+            names = name_ids((row.custom_id for row in compress(self.rows_out.rows(), found.gone)), n_gone)
+            self.messages.note(f"rows of {settings.output} that are not in the input any more ({n_gone:,}): {names}")
         self._n_before = int(found.done.sum())
         return found
 

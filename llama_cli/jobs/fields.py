@@ -1,4 +1,4 @@
-"""What the fields of a row ask for: OpenAI's spellings, and the refusal by name of all that is not done here."""
+"""What the fields of a row ask for: OpenAI's spellings, and the refusal by name of all that is not supported."""
 
 from __future__ import annotations
 
@@ -142,16 +142,16 @@ def sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
         raise RowError("invalid_request", f"{error.place}: {error.reason}") from None
     best_of = given.get("best_of")
     if best_of is not None and (type(best_of) is not int or best_of != sampling.n):
-        raise RowError("invalid_request", f"best_of is not done: {REFUSED_FIELDS['best_of']}")
+        raise RowError("invalid_request", f"best_of is not supported: {REFUSED_FIELDS['best_of']}")
     return sampling
 
 
 def _is_setting(name: str, value: Any) -> bool:
-    """Whether a field is one of ours, in any spelling; RowError if it asks for what is not done."""
+    """Whether a field is one of ours, in any spelling; RowError if it asks for what is not supported."""
     if name in IGNORED_FIELDS or name == "best_of" or any(value == one for one in ASKS_FOR_NOTHING.get(name, ())):
         return False
     if name in REFUSED_FIELDS:
-        raise RowError("invalid_request", f"{name} is not done: {REFUSED_FIELDS[name]}")
+        raise RowError("invalid_request", f"{name} is not supported: {REFUSED_FIELDS[name]}")
     if name not in SAMPLING_FIELDS | {"max_completion_tokens"}:
         raise RowError("invalid_request", f"unknown field {shorten(name)}")
     return True
