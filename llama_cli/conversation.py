@@ -75,6 +75,12 @@ class Conversation:
     def n_turns(self) -> int:
         return len(turn_starts(self.branch.spoken))
 
+    @property
+    def last_turn(self) -> tuple[Message, ...]:
+        """The last message of the user, and what came behind it."""
+        spoken = self.branch.spoken
+        return spoken[(turn_starts(spoken) or [0])[-1] :]
+
     def add(self, message: Message) -> None:
         self.branch = dataclasses.replace(self.branch, messages=(*self.branch.messages, message))
 
@@ -89,10 +95,9 @@ class Conversation:
 
     def undo(self) -> tuple[Message, ...]:
         """Take back the last turn, question and answer: what was taken back."""
-        spoken = self.branch.spoken
-        start = (turn_starts(spoken) or [0])[-1]
-        self.branch = self.branch.with_spoken(spoken[:start])
-        return spoken[start:]
+        taken, spoken = self.last_turn, self.branch.spoken
+        self.branch = self.branch.with_spoken(spoken[: len(spoken) - len(taken)])
+        return taken
 
     def take_back_answer(self) -> tuple[Message, ...]:
         """Take back what the model said last, so that it can say something else: what was taken back."""

@@ -14,6 +14,7 @@ from tokenizer.tool_calls import says_what_its_ids_say
 
 from .conversation import FIRST_BRANCH, Branch, Conversation, turn_starts
 from .errors import InputRejected, OutputRefused
+from .files.claim import Claim
 from .files.write import replace_file
 from .session import Session
 
@@ -36,18 +37,28 @@ def origin_of(session: Session) -> Origin:
 class SessionFile:
     """One file that a chat keeps. Written whole: a kill at any moment leaves the old one or the new one."""
 
-    def __init__(self, path: Path, origin: Origin) -> None:
+    def __init__(self, path: Path, origin: Origin, claim: Claim | None = None) -> None:
         self.path = path
         self._origin = origin
+        self._claim = claim  # what keeps other chats from it
+        self._is_begun = False  # whether it holds this conversation
         self._known: tuple[int, ...] | None = None  # the file as this process last saw it
 
     def load(self) -> Conversation:
         """Read it, as `read_conversation` does."""
         self._known = _identity(self.path)
-        return read_conversation(self.path, self._origin)
+        conversation = read_conversation(self.path, self._origin)
+        self._is_begun = True
+        return conversation
+
+    def begin_anew(self) -> None:
+        """Let another conversation take the place of the one that the file holds, once something was said."""
+        self._known = _identity(self.path)
 
     def save(self, conversation: Conversation) -> None:
         """Write it. OutputRefused, once, if somebody else wrote it meanwhile: what follows goes beside it."""
+        if not self._is_begun and not any(branch.spoken for branch in conversation.branches.values()):
+            return
         if _identity(self.path) != self._known:
             other, self.path = self.path, _free_name(self.path)
             self._known = None
@@ -56,7 +67,9 @@ class SessionFile:
                 f"{other} was changed by another program", f"this conversation is kept in {self.path} from here on"
             )
         write_conversation(self.path, conversation, self._origin)
-        self._known = _identity(self.path)
+        self._known, self._is_begun = _identity(self.path), True
+        if self._claim is not None:
+            self._claim.renew(self.path)
 
 
 def read_conversation(path: Path, origin: Origin | None = None) -> Conversation:

@@ -14,6 +14,7 @@ from ..engine.request import Sampling
 from ..errors import UsageError
 from .options import (
     OUTPUT_PANEL,
+    KeepSession,
     MessageOptions,
     ModelOptions,
     OneRow,
@@ -45,9 +46,12 @@ def chat(
         Path | None,
         typer.Option("--session", help="Keep the conversation in this file.", rich_help_panel=CHAT_PANEL),
     ] = None,
+    keep_session: KeepSession = True,
     go_on: Annotated[
         bool,
-        typer.Option("--continue", help="Go on with what the session holds.", rich_help_panel=CHAT_PANEL),
+        typer.Option(
+            "--continue", help="Go on with the session's, or with the last conversation.", rich_help_panel=CHAT_PANEL
+        ),
     ] = False,
     keep_cache: Annotated[
         bool,
@@ -111,15 +115,17 @@ def chat(
 ) -> None:
     """Talk with a model.
 
-    On a terminal a conversation: /help lists its commands. Elsewhere the message is the argument, -f FILE and what
-    is piped in; it is answered once, or line by line with --stdin.
+    On a terminal a conversation, which is kept until the next one: /help lists its commands. Elsewhere the message
+    is the argument, -f FILE and what is piped in; it is answered once, or line by line with --stdin.
     """
     messages.apply()
     in_lines = stdin_lines or stdin_json
     on_terminal = _on_terminal() and not as_json and not in_lines
     _check(sampling, as_json=as_json)
-    if session is None and (go_on or keep_cache):
-        raise UsageError("--continue and --save-cache need the file of the conversation", "--session FILE --continue")
+    if session is None and keep_cache:
+        raise UsageError("--save-cache needs the file of the conversation", "--session FILE --save-cache")
+    if session is None and go_on and not keep_session:
+        raise UsageError("--continue needs a conversation, and --no-session keeps none", "--session FILE --continue")
     if in_lines and (message is not None or file is not None):
         raise UsageError("--stdin reads the messages from standard input", "give no other message")
     first = None
@@ -131,7 +137,7 @@ def chat(
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
-    from .chat_run import ChatRun, ChatSettings, View
+    from .chat_run import ChatRun, ChatSettings, View, place_of
 
     settings = ChatSettings(
         system=system,
@@ -147,18 +153,19 @@ def chat(
         raw=raw,
         view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
     )
-    run = ChatRun(settings, model, sampling, messages)
-    if on_terminal:
-        from .repl import talk
+    with place_of(settings, model, messages, keep_last=keep_session and (on_terminal or go_on)) as place:
+        run = ChatRun(settings, model, sampling, messages, place)
+        if on_terminal:
+            from .repl import talk
 
-        code = talk(run, first, history=history)
+            code = talk(run, first, history=history)
+            run.close()
+            raise typer.Exit(code)
+        if in_lines:
+            run.answer_lines(as_messages=stdin_json)
+        else:
+            run.say(str(first))
         run.close()
-        raise typer.Exit(code)
-    if in_lines:
-        run.answer_lines(as_messages=stdin_json)
-    else:
-        run.say(str(first))
-    run.close()
 
 
 def _on_terminal() -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizer import EncodeError
 from tokenizer.chat import Message
@@ -14,9 +16,13 @@ from tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt
 from ..answerer import Answerer, Overflow, Turn
 from ..cache_file import load_cache, save_cache
 from ..chat_template import TemplateChoice
+from ..checkpoint.catalog import TOY
+from ..checkpoint.installed import find_model
 from ..conversation import Conversation
 from ..engine.request import Sampling
-from ..errors import InputRejected, OutputRefused, UsageError
+from ..errors import InputRejected, LlamaError, OutputRefused, UsageError
+from ..files.claim import Claim
+from ..kept_conversations import claim_last, claim_new, forget_older
 from ..session_file import SessionFile, origin_of
 from .options import MessageOptions, ModelOptions
 from .prompts import read_text_file, stdin_text_lines
@@ -52,17 +58,55 @@ class ChatSettings:
     view: View
 
 
+class Place(NamedTuple):
+    """Where a conversation is kept. `is_last`: nobody named the file, it takes the place of the last one."""
+
+    claim: Claim
+    is_last: bool
+
+
+@contextmanager
+def place_of(
+    settings: ChatSettings, model: ModelOptions, messages: MessageOptions, *, keep_last: bool
+) -> Iterator[Place | None]:
+    """The place for a conversation while it lasts; whether it can be kept there is told before the model is loaded."""
+    with ExitStack() as stack:
+        if settings.session is not None:
+            claim = stack.enter_context(Claim(settings.session))
+            if settings.session.exists() and not settings.go_on:
+                hint = "add --continue to go on with it, or give another file"
+                raise OutputRefused(f"{settings.session} exists", hint)
+            yield Place(claim, is_last=False)
+            return
+        last = _claim_last(settings, model, messages) if keep_last else None
+        yield None if last is None else Place(stack.enter_context(last), is_last=True)
+
+
+def _claim_last(settings: ChatSettings, model: ModelOptions, messages: MessageOptions) -> Claim | None:
+    folder = TOY if model.model is None else find_model(model.model)
+    if settings.go_on:
+        return claim_last(folder)
+    try:
+        return claim_new(folder)
+    except LlamaError as error:
+        messages.note(f"this conversation is not kept: {error.message}")
+        return None
+
+
 class ChatRun:
     """One conversation with one model. `view` may be replaced between answers."""
 
     def __init__(
-        self, settings: ChatSettings, model: ModelOptions, sampling: Sampling, messages: MessageOptions
+        self,
+        settings: ChatSettings,
+        model: ModelOptions,
+        sampling: Sampling,
+        messages: MessageOptions,
+        place: Place | None = None,
     ) -> None:
         self.as_json, self.view, self._keep_cache = settings.as_json, settings.view, settings.keep_cache
         self.messages = messages
         self.terminal = Terminal(raw=settings.raw)
-        if settings.session is not None and settings.session.exists() and not settings.go_on:
-            raise OutputRefused(f"{settings.session} exists", "add --continue to go on with it, or give another file")
         if settings.keep_cache and ranks_of_a_group(model) > 1:
             raise UsageError(
                 "--save-cache: several ranks have the cache, each a part of it", "leave out --save-cache, or --tp"
@@ -71,13 +115,16 @@ class ChatRun:
         self.session = load_model(model, batch_size=1, chat_template=settings.chat_template)
         if self.session.template.warning:
             messages.note(self.session.template.warning)
+        self.place = place
         self.file: SessionFile | None = None
         conversation = Conversation()
-        if settings.session is not None:
-            self.file = SessionFile(settings.session, origin_of(self.session))
-            if settings.session.exists():
+        if place is not None:
+            self.file = SessionFile(place.claim.path, origin_of(self.session), place.claim)
+            if settings.go_on and place.claim.path.exists():
                 conversation = self.file.load()
-                self._load_cache(cache_beside(settings.session))
+                self._load_cache(cache_beside(place.claim.path))
+            else:
+                self.file.begin_anew()
         self.answerer = Answerer(
             self.session, conversation, sampling, overflow=settings.on_overflow, prefill=settings.prefill
         )
@@ -168,6 +215,8 @@ class ChatRun:
         """Bring the session's file up to date."""
         if self.file is not None:
             self.file.save(self.conversation)
+        if self.place is not None and self.place.is_last and self.conversation.n_turns:
+            forget_older(self.place.claim)
 
     def close(self) -> None:
         """Keep the cache where that was asked for. ModelRejected if the model's files are no longer the same."""

@@ -13,7 +13,7 @@ from ..engine.request import Sampling
 from ..errors import LlamaError
 from .info import chosen_model
 from .options import OUTPUT_PANEL as PANEL
-from .options import BatchSize, MessageOptions, ModelOptions, UseStdin, is_setting, with_options
+from .options import BatchSize, KeepSession, MessageOptions, ModelOptions, UseStdin, is_setting, with_options
 from .settings import config_file, source_of, unknown_variables
 from .terminal import Terminal, format_table
 
@@ -26,6 +26,7 @@ def config(
     sampling: Sampling,
     batch_size: BatchSize = None,
     stdin: UseStdin = True,
+    keep_session: KeepSession = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False,
     messages: MessageOptions,
 ) -> None:
@@ -37,7 +38,7 @@ def config(
     messages.apply()
     path = config_file()
     values: dict[str, Any] = {**dataclasses.asdict(model), **dataclasses.asdict(sampling)}
-    values |= {"batch_size": batch_size, "stdin": stdin}
+    values |= {"batch_size": batch_size, "stdin": stdin, "keep_session": keep_session}
     settings = {
         name: {"value": _plain(value), "source": source_of(context, name)}
         for name, value in values.items()

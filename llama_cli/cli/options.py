@@ -103,6 +103,15 @@ UseStdin = Annotated[
         help="Leave standard input alone, also where it is a pipe.",
     ),
 ]
+KeepSession = Annotated[
+    bool,
+    typer.Option(
+        " /--no-session",
+        envvar="LLAMA_CLI_KEEP_SESSION",
+        show_envvar=False,
+        help="Keep nothing of a conversation that has no --session.",
+    ),
+]
 OneRow = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, max=4096, hidden=True, help="Taken from Meta's scripts: one prompt runs."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from tokenizer.chat import Message
 from ..answerer import Turn
 from ..errors import ContextTooLong, LlamaError, UsageError
 from .chat_run import ChatRun
-from .line_editor import LineEditor
+from .line_editor import PROMPT, LineEditor
 from .slash import Commands, Outcome, counted
 from .stopping import on_interrupt
 from .terminal import one_line, quiet_keyboard
 from .typed import as_typed, is_command, unquoted
 
 INTERRUPTED = 130
+LINES_SHOWN = 20  # of each message of the turn that a conversation goes on from
 
 
 def talk(run: ChatRun, first: str | None, *, history: bool) -> int:
@@ -30,6 +31,18 @@ def talk(run: ChatRun, first: str | None, *, history: bool) -> int:
 
 def _history_file() -> Path:
     return Path(platformdirs.user_state_path("llama-cli")) / "chat_history"
+
+
+def format_turn(messages: Sequence[Message]) -> str:
+    """What was said last, as it stood on the screen; of long texts the end."""
+    parts = []
+    for message in messages:
+        calls = [f"calls {call.name} {json.dumps(dict(call.arguments))}" for call in message.tool_calls]
+        text = "\n".join(filter(None, [message.content, *calls]))
+        lines = (f"{PROMPT}{text}" if message.role == "user" else text).split("\n")
+        left_out = len(lines) - LINES_SHOWN
+        parts += [f"[{left_out:,} lines]", *lines[-LINES_SHOWN:]] if left_out > 0 else lines
+    return "\n".join([*parts, "", ""])
 
 
 class Repl:
@@ -77,8 +90,11 @@ class Repl:
         context = f"{session.max_seq_len:,} tokens of context"
         note(f"chat with {session.info.name}, template {session.template.name}, {context}")
         note("/help lists the commands, Ctrl-D leaves")
+        if self.run.place is not None and self.run.place.is_last:
+            note("kept until your next conversation with it: chat --continue goes on; --no-session keeps nothing")
         if conversation.branch.spoken:
             note(f"going on with {conversation.current}, {counted(conversation.n_turns, 'turn')}")
+            self.run.terminal.write(format_turn(conversation.last_turn))
 
     def _handle(self, line: str) -> Outcome:
         """One line: a command, or a message to be answered."""

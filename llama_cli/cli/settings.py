@@ -45,7 +45,7 @@ def schema() -> type[BaseModel]:
             if is_setting(each.name):
                 fields[each.name] = (hints[each.name] | None, None)
     fields["tokenizer"] = (str | None, None)  # a path, which TOML writes as text
-    fields["stdin"] = (bool | None, None)
+    fields["stdin"] = fields["keep_session"] = (bool | None, None)
     fields["batch_size"] = (Annotated[int, Field(ge=1, le=4096)] | None, None)
     return create_model("Settings", __config__=ConfigDict(strict=True, extra="forbid"), **fields)
 

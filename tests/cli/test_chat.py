@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from llama_cli.cli.slash import Commands
 from llama_cli.cli.typed import as_typed, file_of, is_command, is_open, unquoted
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, LlamaError, OutputRefused, UsageError
+from llama_cli.files.claim import Claim
+from llama_cli.kept_conversations import claim_new
 
 TINY = str(DATA / "tiny/bpe1024")
 GREEDY = ["-t", "0", "-n", "8", "--ignore-eos"]
@@ -171,7 +174,7 @@ def test_a_cache_that_ranks_share_is_refused_before_the_chat(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "fragment"),
     [
-        (["--continue"], 2, "need the file of the conversation"),
+        (["--save-cache"], 2, "needs the file of the conversation"),
         (["--num-samples", "2"], 2, "one answer to each message"),
         (["--logprobs"], 2, "need --json"),
         (["--prompt-logprobs", "--json"], 2, "does not score its prompts"),
@@ -202,6 +205,68 @@ def test_batch_uses_the_same_choice_of_template(tmp_path):
     assert main(["batch", str(source), "-o", str(out), *flags]) == 6
     assert main(["batch", str(source), "-o", str(out), *flags, "--chat-template", "none", "--retry-errors"]) == 0
     assert len(json.loads(out.read_text())["text"]) == 5
+
+
+# ---- where a conversation is kept
+
+
+@pytest.fixture(name="no_model")
+def _no_model(monkeypatch):
+    """Loading is a failure: what is wrong with a file is told before."""
+    monkeypatch.setattr("llama_cli.cli.chat_run.load_model", None)
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "fragment"),
+    [
+        ("absent/s.jsonl", 74, "there is no folder"),
+        ("file/s.jsonl", 74, "cannot write"),
+        ("", 7, "is a folder"),
+        ("pipe", 7, "is no regular file"),
+        ("read-only", 74, "it is read-only"),
+        ("broken/s.jsonl", 74, "there is no folder"),
+        ("/proc/s.jsonl", 74, "cannot write /proc/s.jsonl"),
+        (f"{'x' * 300}.jsonl", 74, "file name too long"),
+    ],
+)
+@pytest.mark.parametrize("go_on", [True, False])
+def test_a_session_that_cannot_be_kept_is_told_before_the_model_is_loaded(
+    run, no_model, tmp_path, place, code, fragment, go_on
+):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "read-only").touch(mode=0o400)
+    (tmp_path / "broken").symlink_to("nowhere")
+    flags = ["--continue"] if go_on else []
+    got, out, err = run("-m", TINY, "Hi", "--session", tmp_path / place, *flags)
+    assert (got, out, fragment in err) == (code, "", True), err
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken", "file", "pipe", "read-only"]
+
+
+def test_a_session_that_another_chat_has_open(run, no_model, tmp_path):
+    kept = tmp_path / "s.jsonl"
+    kept.touch()
+    with Claim(kept):
+        code, out, err = run("-m", TINY, "Hi", "--session", kept, "--continue")
+    assert (code, out, "is open in another chat" in err) == (7, "", True)
+
+
+def test_the_last_conversation_goes_on_in_a_pipe_too(run, tmp_path, monkeypatch):
+    """One that was kept on a terminal. Elsewhere nothing is kept that nobody asked for."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    flags = ["-m", TINY, *GREEDY]
+    assert run(*flags, "Hi")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = run(*flags, "Hi", "--continue")
+    assert (code, "no conversation with bpe1024 is kept" in err) == (5, True)
+    with claim_new(DATA / "tiny/bpe1024") as claim:
+        messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "you"}]
+        claim.path.write_text(json.dumps({"id": "main", "messages": messages}))
+    code, out, err = run(*flags, "And?", "--continue", "--json")
+    assert (code, json.loads(out)["turn"]) == (0, 2)
+    assert [len(row["messages"]) for row in map(json.loads, claim.path.read_text().splitlines())] == [4]
+    code, _, err = run(*flags, "And?", "--continue", "--no-session")
+    assert (code, "--no-session keeps none" in err) == (2, True)
 
 
 # ---- commands

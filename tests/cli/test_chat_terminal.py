@@ -22,8 +22,7 @@ def _home(tmp_path):
 
 
 def history_file(home):
-    (found,) = (entry for entry in os.scandir(f"{home['XDG_STATE_HOME']}/llama-cli"))
-    return Path(found.path)
+    return Path(home["XDG_STATE_HOME"]) / "llama-cli" / "chat_history"
 
 
 def conversation_of(path):
@@ -238,7 +237,7 @@ def test_what_the_model_says_cannot_act_on_the_terminal(home):
 
 def test_errors_leave_the_conversation_and_the_line(home):
     """The toy knows no digits: the line is there again, to be typed differently. A signal ends the prompt cleanly."""
-    with Terminal(["chat", "-n", "3", "--no-history"], env=home) as terminal:
+    with Terminal(["chat", "-n", "3", "--no-history", "--no-session"], env=home) as terminal:
         terminal.wait_for_prompt(1)
         terminal.type("ROMEO 7")
         terminal.wait_for("'7' at character 6")
@@ -253,6 +252,61 @@ def test_errors_leave_the_conversation_and_the_line(home):
         assert b"Traceback" not in terminal.sent
         assert b"exception" not in terminal.sent
     assert not os.path.exists(home["XDG_STATE_HOME"])
+
+
+def kept_files(home):
+    return sorted(Path(home["XDG_STATE_HOME"]).glob("llama-cli/conversations/*"))
+
+
+def test_the_last_conversation_is_kept(home):
+    """For the model, by its owner alone; a new one takes its place once something was said in it."""
+    flags = ["chat", "-m", TINY, "-n", "5", "-t", "0"]
+
+    def talk(*lines, more=()):
+        with Terminal([*flags, *more], env=home) as terminal:
+            terminal.wait_for_prompt(1)
+            began = terminal.text()
+            for place, line in enumerate(lines):
+                terminal.type(line)
+                terminal.wait_for_prompt(place + 2)
+            terminal.send(CTRL_D)
+            assert terminal.wait_for_end() == 0
+        return "\n".join(began)
+
+    assert "kept until your next conversation" in talk("one", "two")
+    (path,) = kept_files(home)
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    assert said(path, "user") == ["one", "two"]
+    talk("/help")
+    assert "kept" not in talk("none", more=["--no-session"])
+    assert said(path, "user") == ["one", "two"]
+    shown = talk(more=["--continue", "-m", TINY])
+    assert ">>> two\n" + said(path, "assistant")[1].split("\n")[0] in shown
+    assert ">>> one" not in shown
+    talk("new")
+    assert kept_files(home) == [path]
+    assert said(path, "user") == ["new"]
+
+
+def test_terminals_side_by_side_keep_their_own(home):
+    flags = ["chat", "-m", TINY, "-n", "5", "-t", "0"]
+    with Terminal(flags, env=home) as first, Terminal(flags, env=home) as second:
+        for terminal, word in ((first, "one"), (second, "two")):
+            terminal.wait_for_prompt(1)
+            terminal.type(word)
+            terminal.wait_for_prompt(2)
+        assert sorted(said(path, "user")[0] for path in kept_files(home)) == ["one", "two"]
+        first.type("more")
+        first.wait_for_prompt(3)
+        for terminal in (second, first):
+            terminal.send(CTRL_D)
+            assert terminal.wait_for_end() == 0
+    with Terminal([*flags, "--continue"], env=home) as terminal:
+        terminal.wait_for_prompt(2)  # that of the last turn is shown
+        assert ">>> more" in terminal.text()
+        terminal.type("on")
+        terminal.wait_for_prompt(3)
+        assert [said(path, "user") for path in kept_files(home)] == [["one", "more", "on"]]
 
 
 def test_a_termination_within_an_answer(home):

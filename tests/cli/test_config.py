@@ -67,7 +67,7 @@ def test_what_is_left_open_comes_from_the_model(settings, file):
 
 def test_every_field_of_the_flags_is_a_setting(settings):
     fields = [*dataclasses.fields(ModelOptions), *dataclasses.fields(Sampling)]
-    wanted = {field.name for field in fields if is_setting(field.name)} | {"batch_size", "stdin"}
+    wanted = {field.name for field in fields if is_setting(field.name)} | {"batch_size", "stdin", "keep_session"}
     assert set(settings()) == wanted == set(schema().model_fields)
 
 
@@ -75,7 +75,7 @@ def test_every_field_of_the_flags_is_a_setting(settings):
 def test_every_setting_can_be_made_in_each_way(name, settings, file, monkeypatch):
     values = {"model": TINY, "tokenizer": TINY + "/tokenizer.model", "dtype": "fp32", "device": "cpu"}
     values |= {"mmap": False, "ignore_eos": True, "rope_scale_factor": 4.0, "quantize": "int8", "kernels": "plain"}
-    values |= {"compile": True, "stdin": False}
+    values |= {"compile": True, "stdin": False, "keep_session": False}
     value = values.get(name, 1)
     text = str(value).lower() if isinstance(value, bool) else value
     monkeypatch.setenv(f"LLAMA_CLI_{name.upper()}", str(text))
