@@ -16,6 +16,7 @@ import platformdirs
 
 from .errors import InputRejected, LlamaError, OutputFailed
 from .files.claim import Claim, InUse
+from .files.private import make_private
 
 MOST_AT_ONCE = 32
 NUMBER = re.compile(r"(~\d+)?\.jsonl$")  # of a terminal, at the end of a file's name
@@ -59,10 +60,10 @@ def _places(model: Path) -> list[Path]:
 def _folder() -> Path:
     folder = Path(platformdirs.user_state_path("llama-cli")) / "conversations"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        folder = make_private(folder)
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            raise OSError(f"others may read {folder}")
     except OSError as error:
-        raise OutputFailed(f"cannot make {folder}: {(error.strerror or str(error)).lower()}", "--no-session") from None
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise OutputFailed(f"{folder} is not yours alone", f"chmod 700 {folder}, or --no-session")
+        reason = error.strerror and f"{error.strerror.lower()}: {error.filename}"
+        raise OutputFailed(reason or str(error), "--no-session") from None
     return folder

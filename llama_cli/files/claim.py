@@ -48,6 +48,8 @@ class Claim:
     def renew(self, path: Path) -> None:
         """Hold what was written now, which replaced the file that was held."""
         before = self._handle
+        if before is not None and os.path.samestat(os.fstat(before), path.stat()):
+            return
         self.path, self._handle = path, _hold(path)
         if before is not None:
             os.close(before)
