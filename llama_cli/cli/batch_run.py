@@ -23,7 +23,7 @@ from ..jobs.lines import Format, Lines
 from ..jobs.order import InOrder
 from ..jobs.results import OutputFormat, RowWriter
 from ..jobs.rows import BadRow, Job, Row, hash_of, parse_row
-from ..jobs.source import Source
+from ..jobs.source import Source, changed_input
 from ..jobs.starts import Starts
 from ..jobs.survey import name_ids, names_of, survey
 from ..session import Session
@@ -80,6 +80,7 @@ class BatchRun:
         self.lines = Lines(source, settings.input_format, settings.shard)
         self.stopping = Stopping()
         self._standing: Standing | None = None  # None where the input can be read only once
+        self._asked: Asked | None = None  # the same
         self._n_before = 0  # rows that earlier runs have finished
 
     def run(self) -> int:
@@ -116,6 +117,7 @@ class BatchRun:
         settings = self.settings
         if settings.force_resume and len(finished):
             self.messages.note("rows are matched by their ids alone, whatever they asked for")
+        self._asked = asked
         found = finished.compare(asked, retry_errors=settings.retry_errors, by_id=settings.force_resume)
         if len(finished) and found.gone.all() and not settings.force_resume:
             raise OutputRefused(
@@ -189,6 +191,7 @@ class BatchRun:
             order = InOrder(write, ordered=self.settings.ordered)
             answering.run(self._rows_left(order, early), order)
         answering.session.ensure_unchanged()
+        self.source.ensure_unchanged()
         is_untidy = self._standing is not None and self._standing.is_untidy
         if asked is not None and is_untidy and not self.stopping.requested:
             self.rows_out.compact(asked)
@@ -196,12 +199,16 @@ class BatchRun:
 
     def _rows(self) -> Iterator[Row]:
         """The rows of this shard that are left to run."""
-        if self._standing is None:
+        if self._standing is None or self._asked is None:
             yield from self._once()
             return
-        for line, is_done in zip(self.lines, self._standing.done.tolist(), strict=False):
-            if not is_done:
-                yield parse_row(line, self.lines.format, self.sampling)
+        for line, is_done, pair in zip(self.lines, self._standing.done, self._asked.pairs, strict=False):
+            if is_done:
+                continue
+            row = parse_row(line, self.lines.format, self.sampling)
+            if hash_of(row.custom_id) ^ row.digest != int(pair):
+                raise changed_input(f"{self.source.name} changed at line {line.number} while it was read")
+            yield row
 
     def _once(self) -> Iterator[Row]:
         """The rows of an input that can be read only once; ids that come again have become known by then."""

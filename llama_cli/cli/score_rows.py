@@ -54,6 +54,7 @@ class _Rows:
                     progress.advance()
                     progress.show(self.n_tokens)
         self.scorer.session.ensure_unchanged()
+        source.ensure_unchanged()
         mean = self.nats / max(self.n_tokens, 1)
         messages.note(
             f"{self.n_done + self.n_failed} rows: {self.n_done} ok, {self.n_failed} errors, {self.n_tokens} tokens,"

@@ -10,7 +10,10 @@ from typing import Any
 
 from ..engine.request import Sampling
 from ..errors import OutputRefused
+from ..files.own import read_own
 from ..files.write import replace_file
+
+MOST_BYTES = 1 << 20
 
 # When a run began, and what follows from the rows or is compared on its own.
 NOT_COMPARED = {"created", "input", "run_seed"}
@@ -80,9 +83,12 @@ def _shown(value: Any) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    data = read_own(path, MOST_BYTES)
+    if data is None:
+        return None
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(data)
+    except (ValueError, RecursionError):
         return None
     is_ours = isinstance(found, dict) and all(type(found.get(key)) is int for key in ("created", "run_seed"))
     return found if is_ours else None

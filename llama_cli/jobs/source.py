@@ -35,6 +35,7 @@ class Source:
         self.is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.can_rewind = self.is_file
         self._begin = file.tell() if self.is_file else 0  # a shell may have read some of standard input already
+        self._before = _state(os.fstat(file.fileno()))
         self._take(file)
 
     def _take(self, file: Buffered) -> None:
@@ -90,9 +91,28 @@ class Source:
         digest.update(os.pread(handle, SAMPLE_BYTES, self._begin + max(0, size - SAMPLE_BYTES)))
         return {"size": size, "sha256": digest.hexdigest()}
 
+    def ensure_unchanged(self) -> None:
+        """InputRejected if a file is not what it was when it was opened."""
+        if not self.is_file:
+            return
+        now = os.fstat(self._stored.fileno())
+        is_there = self.name == STANDARD_INPUT or self.is_at(Path(self.name))
+        if not is_there or _state(now) != self._before:
+            what = "changed" if is_there else "was removed, renamed or replaced"
+            raise changed_input(f"{self.name} {what} while it was read")
+
     def is_at(self, path: Path) -> bool:
         """Whether a path leads to this very file."""
         return path.exists() and os.path.samestat(os.fstat(self._stored.fileno()), path.stat())
+
+
+def changed_input(message: str) -> InputRejected:
+    """What to say of an input that changes under a run."""
+    return InputRejected(message, "let nothing write to it while it is read; run the same command again for the rest")
+
+
+def _state(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
 
 
 def open_source(stack: ExitStack, name: str) -> Source:

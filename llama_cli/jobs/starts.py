@@ -14,9 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import LlamaError
+from ..files.own import open_own, read_own
 from .rows import CustomId
 
 STARTED, ENDED = b"+", b"-"
+MOST_BYTES = 4 << 30  # of a million rows with the longest ids, many times over
 GIVE_UP_AFTER = 3  # deaths with the row running, the last of them alone
 
 
@@ -24,21 +26,27 @@ class Starts:
     """The file of started rows; none where the output is none. Use it as a context manager."""
 
     def __init__(self, output: Path | None) -> None:
-        self._path = Path(os.devnull) if output is None else _path_beside(output)
+        """OutputRefused if something else has the name of the file."""
+        self._path = None if output is None else _path_beside(output)
         self._deaths: Counter[str] = Counter()
-        if self._path.is_file():
-            for line in self._path.read_bytes().split(b"\n")[:-1]:
-                try:
-                    custom_id = json.loads(line[1:])
-                except (ValueError, RecursionError):
-                    continue  # torn by the death itself
-                if not isinstance(custom_id, str):
-                    continue
-                if line.startswith(STARTED):
-                    self._deaths[custom_id] += 1
-                else:
-                    del self._deaths[custom_id]
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self._path is None:
+            self._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        else:
+            self._read(read_own(self._path, MOST_BYTES) or b"")
+            self._fd = open_own(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def _read(self, notes: bytes) -> None:
+        for line in notes.split(b"\n")[:-1]:
+            try:
+                custom_id = json.loads(line[1:])
+            except (ValueError, RecursionError):
+                continue  # torn by the death itself
+            if not isinstance(custom_id, str):
+                continue
+            if line.startswith(STARTED):
+                self._deaths[custom_id] += 1
+            else:
+                del self._deaths[custom_id]
 
     @staticmethod
     def are_left(output: Path | None) -> bool:
@@ -73,8 +81,8 @@ class Starts:
         """The run ends without dying: nothing is suspect, unless the program itself has failed."""
         os.close(self._fd)
         has_failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, LlamaError)
-        if self._path.is_file() and not has_failed:
-            self._path.unlink()
+        if self._path is not None and not has_failed:
+            self._path.unlink(missing_ok=True)
 
 
 def _path_beside(output: Path) -> Path:
