@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -269,11 +269,11 @@ class Session:
             seed = secrets.randbits(63) if own.seed is None else own.seed
             yield Request(key, self.encode(content, own.max_tokens), own, seed)
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Chunk]:
+    def run(self, requests: Iterable[Request]) -> Generator[Chunk, None, None]:
         """Run requests together, as many at a time as the batch size, and yield text as it is made.
 
         `requests` is read as needed, so it may be endless. Chunks of different requests interleave. A request
-        that fails ends with a chunk that carries the error; the others go on.
+        that fails ends with a chunk that carries the error; the others go on. Closing it abandons what still runs.
         """
         answers: dict[tuple[int, int], _Answer] = {}
 

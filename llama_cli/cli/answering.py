@@ -6,7 +6,8 @@ import dataclasses
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
@@ -104,7 +105,7 @@ class Answering:
         requests = self._requests(rows, order)
         while True:
             try:
-                self._drain(self.session.run(requests), order)
+                self._drain(requests, order)
                 return
             except Exception as error:
                 if not self._can_go_on(error) or (getgeneratorstate(requests) == GEN_CLOSED and not self._all_taken):
@@ -131,7 +132,7 @@ class Answering:
             self._running[key] = dataclasses.replace(Running.of(running.job, running.request), began=running.began)
             try:
                 if len(left) > 1:
-                    self._drain(self.session.run([running.request]), order)
+                    self._drain([running.request], order)
                 else:
                     self._break(key, error, order)
             except Exception as again:
@@ -200,7 +201,11 @@ class Answering:
         """The dialog of a row; that of a chat's session as the chat itself would go on with it."""
         return branch_of(job.content, job.about, origin_of(self.session)).sent  # type: ignore[arg-type]
 
-    def _drain(self, chunks: Iterator[Chunk], order: InOrder) -> None:
+    def _drain(self, requests: Iterable[Request], order: InOrder) -> None:
+        with closing(self.session.run(requests)) as chunks:  # what breaks here must leave none of them in the engine
+            self._take(chunks, order)
+
+    def _take(self, chunks: Iterable[Chunk], order: InOrder) -> None:
         for chunk in chunks:
             running = self._running[chunk.prompt]
             running.completions[chunk.sample].add(chunk)
@@ -241,15 +246,16 @@ class Answering:
                     self.session.cancel(key, sample)
 
     def _finish(self, running: Running) -> bytes:
-        self._n_broken = 0
-        self.counts.ok += 1
-        self._advance()
         sampling = running.job.sampling
         answers = [self._answer(running.job, completion) for completion in running.completions]
         scored: list[Any] | None = None
         if sampling.prompt_logprobs:
             scored = [None, *describe_scores(self.session, running.completions[0].prompt_logprobs)]
-        return self.writer.answer(running.job, answers, len(running.request.prompt), scored)
+        line = self.writer.answer(running.job, answers, len(running.request.prompt), scored)
+        self._n_broken = 0
+        self.counts.ok += 1
+        self._advance()
+        return line
 
     def _answer(self, job: Job, completion: Completion) -> Answer:
         reason, said = completion.finish_reason, None
