@@ -19,7 +19,7 @@ from .errors import LlamaError
 from .memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
 from .model.args import Configuration, ModelArgs, read_configuration
 from .model.family import family_of
-from .vocabulary import open_tokenizer
+from .vocabulary import check_vocabulary, open_tokenizer
 
 RANKS = (1, 2, 4, 8)
 DTYPES = {2: "bfloat16", 4: "float32"}  # that models run in, by the bytes of a value
@@ -60,7 +60,7 @@ def describe_model(headers: Headers, configuration: Configuration) -> dict[str, 
         "quantization": headers.quantization,
         "tied": headers.is_tied,
         "context": args.max_seq_len,
-        "tokenizer": describe_tokenizer(headers),
+        "tokenizer": describe_tokenizer(headers, args),
         "configuration": _describe_configuration(configuration),
         "parameters": count_parameters(args, tied=headers.is_tied),
         "stored_parameters": headers.n_stored,
@@ -93,12 +93,14 @@ _PARTS = {
 }
 
 
-def describe_tokenizer(headers: Headers) -> dict[str, Any]:
-    """Kind, size and chat format of the tokenizer, or in `problem` why there is none."""
+def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:
+    """Kind, size and chat format of the tokenizer, or in `problem` why there is none that fits."""
     described: dict[str, Any] = {"path": None if headers.tokenizer is None else str(headers.tokenizer)}
     described |= {"kind": None, "n_words": None, "known": None, "chat_format": None, "problem": None}
+    described |= {"spare_ids": None, "trained_spare_ids": None, "warning": None}
     try:
         words = open_tokenizer(headers.tokenizer, headers.folder)
+        spare = check_vocabulary(args.vocab_size, words, headers.tokenizer, headers.folder, headers.spare_rows)
     except LlamaError as error:
         return described | {"problem": error.message}
     chat = chat_format(words)
@@ -108,6 +110,9 @@ def describe_tokenizer(headers: Headers) -> dict[str, Any]:
         "n_words": words.n_words,
         "known": known_tokenizer(headers.tokenizer),
         "chat_format": None if chat is None else type(chat).__name__.removesuffix("Format"),
+        "spare_ids": spare.count,
+        "trained_spare_ids": spare.trained,
+        "warning": spare.warning,
     }
 
 

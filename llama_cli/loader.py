@@ -108,7 +108,10 @@ def load(
     if doubt := doubt_about(args, name):
         logger.warning(doubt)
     checkpoint.check(args)
-    check_vocabulary(args.vocab_size, words, checkpoint.tokenizer)
+    read_rows = partial(checkpoint.spare_rows, args)
+    spare = check_vocabulary(args.vocab_size, words, checkpoint.tokenizer, checkpoint.folder, read_rows)
+    if spare.warning:
+        logger.warning(spare.warning)
     tp = tp or 1
     _check_split(args, tp, name)
     place = place_of_leader(tp * dp)

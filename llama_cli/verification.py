@@ -23,6 +23,7 @@ from .checkpoint.checklist import (
 from .checkpoint.contents import Contents, Survey, read_contents, survey
 from .checkpoint.headers import UnmappedShard, read_headers
 from .checkpoint.installed import find_model, model_name
+from .checkpoint.meta import shard_paths
 from .checkpoint.quoting import plain
 from .checkpoint.regular_file import ensure_unchanged
 from .errors import DoesNotFit, LlamaError, ModelRejected
@@ -59,6 +60,7 @@ class Verification:
         self.findings: list[Finding] = []
         self._tokenizer = expand(tokenizer) if tokenizer is not None else find_tokenizer(self.folder)
         self._args: ModelArgs | None = None
+        self._checkpoint: Checkpoint | None = None  # once its names and shapes are right
         self._checksums: dict[Path, Checksum] = {}
         self._surveys: dict[Path, Survey] = {}
 
@@ -83,7 +85,8 @@ class Verification:
         self._collect_checksums()
 
     def _check_weight_files(self) -> None:
-        for path in sorted({path for pattern in WEIGHTS for path in self.folder.glob(pattern)}):
+        named = {path for pattern in WEIGHTS for path in self.folder.glob(pattern)}
+        for path in sorted(named or self._lone_files()):
             try:
                 promised = self._surveys[path] = survey(path)
             except ModelRejected as error:
@@ -93,6 +96,12 @@ class Verification:
         for path in sorted(self.folder.glob("*.pth")):
             if path not in self._surveys and not any(finding.file == path.name for finding in self.findings):
                 self._add("headers", path, "warning", "not a file of Meta's by its name; it is ignored")
+
+    def _lone_files(self) -> list[Path]:
+        try:
+            return shard_paths(self.folder)
+        except ModelRejected:  # said by the check of the model
+            return []
 
     def _check_model(self) -> None:
         """As a loading command does: settings, shards, names, shapes, dtypes, equal norms."""
@@ -108,6 +117,7 @@ class Verification:
             count = args.n_params(tied=checkpoint.is_tied)
             self._add("settings", checkpoint.params_name, "ok", f"{count:,} parameters")
             checkpoint.check(args)
+            self._checkpoint = checkpoint
         except ModelRejected as error:
             self._add("weights" if self._args else "settings", self.folder, "bad", _sentence(error))
         else:
@@ -152,7 +162,11 @@ class Verification:
         try:
             words = open_tokenizer(self._tokenizer, self.folder)
             if self._args is not None:
-                check_vocabulary(self._args.vocab_size, words, self._tokenizer)
+                spare = check_vocabulary(
+                    self._args.vocab_size, words, self._tokenizer, self.folder, self._read_spare_rows
+                )
+                if spare.warning:
+                    self._add("tokenizer", file, "warning", spare.warning)
         except LlamaError as error:
             self._add("tokenizer", file, "bad", _sentence(error))
             return
@@ -160,6 +174,11 @@ class Verification:
         known = known_tokenizer(self._tokenizer)
         whose = known or ("the toy's own" if words.kind == "char" else "not one of Meta's known files")
         self._add("tokenizer", file, "ok", f"{words.kind}, {words.n_words:,} tokens, {whose}")
+
+    def _read_spare_rows(self, begin: int, end: int) -> list[bytes]:
+        if self._checkpoint is None or self._args is None:
+            return []
+        return self._checkpoint.spare_rows(self._args, begin, end)
 
     def _collect_checksums(self) -> None:
         lists = [self.folder / CHECKLIST]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizer import Tokenizer, TokenizerError, load_tokenizer
 
 from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_tokenizer
 from .checkpoint.installed import find_model
-from .checkpoint.quoting import plain
+from .checkpoint.quoting import plain, quote
+from .checkpoint.spare_rows import MOST, added_names, n_trained
 from .errors import ModelRejected
 
 logger = logging.getLogger(__name__)
@@ -42,13 +45,45 @@ def tokenizer_of(model: str | Path, tokenizer: str | Path | None = None) -> Toke
     return open_tokenizer(find_tokenizer(folder), folder)
 
 
-def check_vocabulary(vocab_size: int, tokenizer: Tokenizer, path: Path | None) -> None:
-    """ModelRejected if a tokenizer, read from `path`, is not that of a model with so many ids."""
+@dataclass(frozen=True)
+class SpareIds:
+    """Ids of a model that its tokenizer has no text for; they are never chosen."""
+
+    count: int
+    trained: int  # of which the embedding has a row of its own
+    names: Sequence[str]  # what other programs' files beside the weights call some of them
+
+    @property
+    def warning(self) -> str | None:
+        """What to say about them; None where they are padding."""
+        if not self.trained:
+            return None
+        named = f" (such as {', '.join(map(quote, self.names[:3]))})" if self.names else ""
+        return (
+            f"the model has {self.count} ids that its tokenizer has no text for{named}, {self.trained} of them trained:"
+            " tokens that were added. They are never chosen and cannot be typed; --tokenizer FILE gives a tokenizer"
+            " that has them"
+        )
+
+
+ReadRows = Callable[[int, int], Sequence[bytes]]  # of the embedding, from one id to another
+
+
+def check_vocabulary(
+    vocab_size: int, tokenizer: Tokenizer, path: Path | None, folder: Path, read_rows: ReadRows
+) -> SpareIds:
+    """ModelRejected if a tokenizer, read from `path`, is not that of a model with so many ids.
+
+    `folder` is where the weights lie.
+    """
     spare = vocab_size - tokenizer.n_words
-    if not 0 <= spare <= SPARE_IDS:
+    rows = read_rows(tokenizer.n_words, vocab_size) if 0 < spare < MOST else []
+    found = SpareIds(max(spare, 0), n_trained(rows), added_names(folder, tokenizer.n_words) if spare > 0 else ())
+    if not 0 <= spare < MOST or (spare > SPARE_IDS and found.trained):
         raise ModelRejected(
             f"the tokenizer has {tokenizer.n_words:,} tokens, the model {vocab_size:,}",
             f"{path} belongs to another model: give the right one with --tokenizer",
         )
     if spare:
         logger.info("the model has %d ids without text; they are never chosen", spare)
+    return found

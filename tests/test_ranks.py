@@ -112,6 +112,24 @@ def test_rounded_folders_on_two_ranks(tmp_path):
             assert error < (0.05 if cases[number]["quantize"] else 1e-3), cases[number]
 
 
+def test_uneven_wrapped_and_padded_files_on_two_ranks(tmp_path):
+    """As other programs leave them: one shard larger, names with a beginning, rows of padding, norms in float32."""
+    folder, odd = DATA / "tiny/gqa", tmp_path / "odd"
+    checkpoint, args = open_model(folder)
+    shards = shards_of({name: tensor.clone() for name, tensor in checkpoint.tensors(args)}, 2)
+    for name in ("tok_embeddings.weight", "output.weight"):
+        whole = torch.cat([*(shard[name] for shard in shards), torch.zeros(32, args.dim, dtype=torch.bfloat16)])
+        shards[0][name], shards[1][name] = whole[:100].clone(), whole[100:].clone()
+    odd.mkdir()
+    shutil.copy(folder / "params.json", odd)
+    for rank, shard in enumerate(shards):
+        saved = {f"module.{name}": w.float() if w.dim() == 1 else w for name, w in shard.items()}
+        torch.save({"model": saved, "epoch": 3}, odd / f"consolidated.{rank:02d}.pth")
+    for n_ranks in (1, 2):
+        (result,) = run_cases(n_ranks, [case(odd, prompts_of(folder))], tmp_path)
+        assert_metas(result, folder)
+
+
 def split(folder, n_shards, *, llama2, into):
     """The same weights in so many files."""
     checkpoint, args = open_model(folder)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +25,13 @@ from .pickle_headers import is_unused
 from .pickle_program import check_pickle
 from .quoting import plain, quote
 from .regular_file import Identity, identify, read_head
+from .state_dict import resave, weights_of
 from .zip_directory import Record, read_directory
 
 DTYPES = ("bfloat16", "float16", "float32")
 ZIP_MAGIC = b"PK\x03\x04"
+SPREAD = "not contiguous"
+JOINED = "{n: t.contiguous().clone() for n, t in w.items()}"
 
 
 @dataclass(frozen=True)
@@ -105,25 +107,14 @@ def _load(path: Path) -> Any:
 
 def _plain_tensors(path: Path, loaded: Any, dtypes_of: Callable[[str], tuple[str, ...]]) -> dict[str, Tensor]:
     """Dense tensors under text names; nothing is done with a tensor before it passed."""
-    if type(loaded) not in (dict, OrderedDict):
-        raise ModelRejected(
-            f"{plain(path.name)} holds an object of type {type(loaded).__name__}, not a dictionary of tensors",
-            "torch.save the state_dict of the model",
-        )
-    # A file may give an OrderedDict attributes, `items` among them: ask dict itself.
-    found = dict(dict.items(loaded))
+    found = weights_of(path, loaded, lambda value: isinstance(value, Tensor), Tensor)
     for name, tensor in found.items():
-        if type(name) is not str:
-            raise ModelRejected(
-                f"{plain(path.name)}: a key is of type {type(name).__name__}, not a name",
-                "torch.save the state_dict of the model",
-            )
         flaw = flaw_of(tensor, dtypes_of(name))
         if flaw:
             hint = "use the bf16 checkpoint of the same model"
-            if isinstance(tensor, dict):
-                hint = "the weights are nested: torch.save the inner dictionary alone"
-            raise ModelRejected(f"{plain(path.name)}: {quote(name)} is {flaw}", hint)
+            raise ModelRejected(
+                f"{plain(path.name)}: {quote(name)} is {flaw}", resave(path, JOINED) if flaw == SPREAD else hint
+            )
     return found
 
 
@@ -141,12 +132,25 @@ def flaw_of(tensor: object, dtypes: tuple[str, ...] = DTYPES) -> str | None:
         return f"of dtype {dtype}; {_are_read(dtypes)}"
     if tensor.is_neg() or tensor.__dict__:
         return "no plain tensor: it has attributes"
-    if not tensor.is_contiguous():
-        return "not contiguous"
+    if not _is_in_one_run(tensor):
+        return SPREAD
     end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
     if end > tensor.untyped_storage().nbytes():
         return "larger than its data"
     return None
+
+
+def _is_in_one_run(tensor: Tensor) -> bool:
+    """Whether a tensor's values follow each other without a gap, though its dimensions may be turned round."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
+    for stride, size in sorted((stride, size) for stride, size in dimensions if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return str(tensor.dtype).removeprefix("torch.") in DTYPES
 
 
 def _are_read(dtypes: tuple[str, ...]) -> str:

@@ -12,8 +12,8 @@ from .regular_file import unreadable
 TOY = Path(__file__).parent.parent / "toy"
 
 CONFIG_NAMES = ("params.json", "config.json")
-WEIGHT_PATTERNS = ("consolidated.*.pth", "*.safetensors")
-FILE_SUFFIXES = (".pth", ".safetensors", ".json")
+WEIGHT_PATTERNS = ("*.pth", "*.safetensors", "*.pt")
+FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".json")
 TOKENIZER_NAMES = ("tokenizer.model", "chars.json")
 WANTED = "give the folder with params.json and consolidated.00.pth: -m FOLDER"
 CONVERT = "make a model folder of it: llama-cli convert FILE.gguf FOLDER"

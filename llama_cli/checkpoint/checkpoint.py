@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelRejected
-from ..model.args import ModelArgs, Quantization
+from ..model.args import ModelArgs, Quantization, unnested
+from ..model.keys import tied
 from ..model.rounding import Weight
+from . import spare_rows
 from .doubled_heads import is_doubled, read_once
 from .huggingface import metas_rows
 from .meta import shard_name
@@ -23,6 +27,7 @@ from .regular_file import Identity, ensure_unchanged
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
 from .rounded import RoundedWeights
 from .row_blocks import ComputedMatrix
+from .spare_rows import n_trained
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 FIRST_MATRIX = "layers.0.attention.wq.weight"
@@ -76,9 +81,18 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype the weights are stored in."""
+        """The dtype that most of the weights are stored in; some programs keep norms in float32."""
         self._require(EMBEDDING)
-        return self.shards[0].dtype(EMBEDDING)
+        return max(self.dtypes.items(), key=lambda pair: pair[1])[0]
+
+    @cached_property
+    def dtypes(self) -> Mapping[torch.dtype, int]:
+        """How many bytes are stored in each dtype."""
+        found: Counter[torch.dtype] = Counter()
+        for shard in self.shards:
+            for name in shard.names():
+                found[shard.dtype(name)] += prod(shard.shape(name)) * shard.dtype(name).itemsize
+        return found
 
     @property
     def n_bytes(self) -> int:
@@ -96,7 +110,20 @@ class Checkpoint:
         """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
         (rows, columns), (dim,) = self._require(EMBEDDING, 2), self._require(LAST_NORM, 1)
         split_on_rows = len(self.shards) > 1 and columns == dim
-        return rows * len(self.shards) if split_on_rows else rows
+        return sum(prod(shape[:1]) for shape in self._shapes(EMBEDDING)) if split_on_rows else rows
+
+    def _shapes(self, name: str) -> list[Shape]:
+        """The shape of a tensor in every shard that has it."""
+        return [shard.shape(name) for shard in self.shards if name in shard.names()]
+
+    def _stored_shape(self, name: str, shape: Shape) -> Shape:
+        """The whole shape as stored: the embedding and the output matrix may be padded with rows that nobody uses."""
+        if name not in (EMBEDDING, OUTPUT):
+            return shape
+        shapes = self._shapes(name)
+        is_split_on_columns = len(shapes) > 1 and shapes[0][1:] != shape[1:]
+        rows = shapes[0][0] if is_split_on_columns else sum(each[0] for each in shapes)
+        return (max(rows, shape[0]), *shape[1:])
 
     def _require(self, name: str, n_dims: int | None = None) -> Shape:
         """The shape of a tensor of shard 0 that no Llama checkpoint lacks."""
@@ -132,11 +159,34 @@ class Checkpoint:
             expected |= {name: (2 * shape[0], shape[1]) for name, shape in expected.items() if is_doubled(name)}
         self._check_count(expected)
         for number, shard in enumerate(self.shards):
-            where = plain(self.folder.name) + (f", shard {number:02d}" if len(self.shards) > 1 else "") + ": "
-            self._check_names(shard, expected, where)
-            present = set(shard.names())
-            for name in [name for name in expected if name in present]:
-                self._check_tensor(shard, name, expected[name], where)
+            self._check_names(shard, expected, self._where(number))
+        for name, whole in expected.items():
+            if name in self.shards[0].names():
+                self._check_tensor(name, whole)
+        self._check_tied()
+
+    def _where(self, number: int) -> str:
+        return plain(self.folder.name) + (f", shard {number:02d}" if len(self.shards) > 1 else "") + ": "
+
+    def _check_tied(self) -> None:
+        """What the settings say about the output matrix must be so."""
+        said = tied(unnested(self.params))
+        if said is None or said == self.is_tied:
+            return
+        if not said and OUTPUT not in self.shards[0].names():
+            raise ModelRejected(
+                f"{plain(self.folder)}: {OUTPUT} is missing, and {self.params_name} says that it is not the embedding",
+                "finish the download, or take that key out if the model is tied",
+            )
+        if said and not self._is_twice():
+            raise ModelRejected(
+                f"{plain(self.folder)}: {self.params_name} says that {OUTPUT} is the embedding, and they differ",
+                "take that key out if the model is not tied",
+            )
+
+    def _is_twice(self) -> bool:
+        pairs = [(shard.tensor(EMBEDDING), shard.tensor(OUTPUT)) for shard in self.shards]
+        return all(isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b) for a, b in pairs)
 
     def _check_count(self, expected: Mapping[str, Shape]) -> None:
         """Shards missing at the end leave no gap in the names; the size of a part tells how many there are."""
@@ -159,26 +209,58 @@ class Checkpoint:
         if missing or unexpected:
             raise ModelRejected(where + "; ".join(filter(None, lists)), f"does {self.params_name} belong to it?")
 
-    def _check_tensor(self, shard: Shard, name: str, whole: Shape, where: str) -> None:
-        first, shape, n_shards = self.shards[0], shard.shape(name), len(self.shards)
-        hint = f"does {self.params_name} belong to it?"
+    def _check_tensor(self, name: str, whole: Shape) -> None:
+        shapes = [shard.shape(name) for shard in self.shards]
+        stored = self._stored_shape(name, whole) if all(len(shape) == len(whole) for shape in shapes) else whole
         try:
-            dim = split_dimension(whole, shape, n_shards)
+            dim = split_dimension(stored, shapes)
         except ValueError:
-            share = "" if n_shards == 1 else f"a part in {n_shards} of "
-            raise ModelRejected(f"{where}{name} has shape {shape}, must be {share}{whole}", hint) from None
-        if shard.dtype(name) != self.dtype:
-            raise ModelRejected(
-                f"{where}{name} is {_name(shard.dtype(name))}, the rest {_name(self.dtype)}",
-                "use a checkpoint stored in one dtype",
-            )
-        if shape != first.shape(name):
-            raise ModelRejected(f"{where}{name} has shape {shape}, in shard 00 {first.shape(name)}", hint)
-        if dim is None and shard is not first and not _same_bytes(shard.tensor(name), first.tensor(name)):
-            raise ModelRejected(
-                f"{where}{name} differs from shard 00's: these are parts of two models",
-                "download all shards again, from one place",
-            )
+            raise self._misfit(name, whole) from None
+        if stored != whole and not self._is_padded(name, whole, stored):
+            raise self._misfit(name, whole) if len(shapes) > 1 else self._surplus(name, whole, stored)
+        if dim is None:
+            self._check_copies(name)
+
+    def _misfit(self, name: str, whole: Shape) -> ModelRejected:
+        """The refusal that names the first shard whose part does not fit."""
+        shapes, n_shards = self._shapes(name), len(self.shards)
+        hint = f"does {self.params_name} belong to it?"
+        for number, shape in enumerate(shapes):
+            try:
+                split_dimension(whole, [shape] * n_shards)
+            except ValueError:
+                share = "" if n_shards == 1 else f"a part in {n_shards} of "
+                return ModelRejected(f"{self._where(number)}{name} has shape {shape}, must be {share}{whole}", hint)
+        number = next(number for number, shape in enumerate(shapes) if shape != shapes[0])
+        return ModelRejected(f"{self._where(number)}{name} has shape {shapes[number]}, in shard 00 {shapes[0]}", hint)
+
+    def _is_padded(self, name: str, whole: Shape, stored: Shape) -> bool:
+        """Whether rows behind the vocabulary's are what programs pad with: zeros, or all equal."""
+        (n_rows, _), n_known = stored, whole[0]
+        if n_rows - n_known > spare_rows.MOST:
+            return False
+        parts = [shard.tensor(name) for shard in self.shards]
+        return not n_trained(bytes_of_rows(read_slice(parts, stored, 0, n_known, n_rows)))
+
+    def _surplus(self, name: str, whole: Shape, stored: Shape) -> ModelRejected:
+        return ModelRejected(
+            f"{plain(self.folder.name)}: {name} has shape {stored}, must be {whole}; the rows more are no padding",
+            f'"vocab_size": {stored[0]} in {self.params_name}, if they belong to tokens that were added',
+        )
+
+    def _check_copies(self, name: str) -> None:
+        first, *others = (shard.tensor(name) for shard in self.shards)
+        for number, other in enumerate(others, 1):
+            if not _same_bytes(other, first):
+                raise ModelRejected(
+                    f"{self._where(number)}{name} differs from shard 00's: these are parts of two models",
+                    "download all shards again, from one place",
+                )
+
+    def spare_rows(self, args: ModelArgs, begin: int, end: int) -> list[bytes]:
+        """Rows of the embedding behind the tokenizer's, as they are stored."""
+        wanted = Slice(0, begin, end)
+        return bytes_of_rows(self.read(EMBEDDING, (args.vocab_size, args.dim), wanted, head_dim=args.head_dim))
 
     def tensors(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
         """Tensors in the order of `args.weight_shapes()`, one at a time, after `check`; a tied output is left out.
@@ -205,7 +287,9 @@ class Checkpoint:
         stored = [shard.tensor(name) for shard in self.shards]
         if self.has_doubled_heads and is_doubled(name):
             return read_once(name, stored, shape, wanted, head_dim)
-        tensor = read_slice(stored, shape, *wanted)
+        tensor = read_slice(stored, self._stored_shape(name, shape), *wanted)
+        if wanted.dim and len(tensor) > shape[0]:
+            tensor = tensor[: shape[0]]  # without the padding
         if self.huggingface_rows:
             tensor = metas_rows(name, tensor, head_dim)
         in_file = {source.untyped_storage().data_ptr() for source in stored if isinstance(source, Tensor)}
@@ -237,8 +321,9 @@ def _list_names(what: str, names: list[str]) -> str:
     return f"{what}: {shown}{more}" if names else ""
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def bytes_of_rows(rows: Tensor) -> list[bytes]:
+    """Each row as it is stored."""
+    return [row.tobytes() for row in rows.contiguous().view(torch.uint8).numpy()]
 
 
 def _same_bytes(a: Tensor | ComputedMatrix, b: Tensor | ComputedMatrix) -> bool:

@@ -22,6 +22,7 @@ from .quoting import plain
 from .regular_file import Identity, identify, read_head
 from .rounded import RoundedWeights
 from .safetensors_folder import open_safetensors_folder
+from .spare_rows import stored_rows
 from .zip_directory import read_directory
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Headers:
     identities: Mapping[Path, Identity]  # of the files with the weights
     has_doubled_heads: bool = False  # by its shape: what lies in the files is not looked at
     quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
+    embedding_files: Sequence[Path] = ()  # that hold the embedding, in the order of the shards
 
     @property
     def file_bytes(self) -> int:
@@ -65,7 +67,9 @@ class Headers:
     def vocab_size(self) -> int:
         """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
         (rows, columns), (dim,) = self._shape(EMBEDDING, 2), self._shape(LAST_NORM, 1)
-        return rows * len(self.shards) if len(self.shards) > 1 and columns == dim else rows
+        if len(self.shards) == 1 or columns != dim:
+            return rows
+        return sum(prod(shard[EMBEDDING].shape[:1]) for shard in self.shards if EMBEDDING in shard)
 
     def _shape(self, name: str, n_dims: int) -> tuple[int, ...]:
         tensor = self.shards[0].get(name)
@@ -75,6 +79,12 @@ class Headers:
                 "this is no Llama checkpoint, or a damaged one",
             )
         return tensor.shape
+
+    def spare_rows(self, begin: int, end: int) -> list[bytes]:
+        """Rows of the embedding behind the tokenizer's, as they are stored."""
+        (dim,) = self._shape(LAST_NORM, 1)
+        parts = [shard[EMBEDDING] for shard in self.shards]
+        return stored_rows(dict(zip(self.embedding_files, parts, strict=True)), begin, end, dim)
 
     @property
     def is_tied(self) -> bool:
@@ -116,7 +126,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         identities = {shard: identify(shard) for shard in paths}
         return Headers(
             folder, "pth", once(params) or params, "params.json", words, _read_shards(identities), identities,
-            has_doubled_heads=once(params) is not None,
+            has_doubled_heads=once(params) is not None, embedding_files=paths,
         )  # fmt: skip
     found = open_safetensors_folder(folder, mapped=False)
     weights = found.weights
@@ -134,6 +144,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         [tensors],
         found.identities,
         quantization=found.quantization,
+        embedding_files=[weights.path(EMBEDDING)] if EMBEDDING in tensors else [],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
@@ -177,6 +178,9 @@ class HuggingFaceWeights:
 
     def dtype(self, name: str) -> torch.dtype:
         return self._files.dtype(self._theirs[name])
+
+    def path(self, name: str) -> Path:
+        return self._files.path(self._theirs[name])
 
     def describe(self, name: str) -> TensorHeader:
         return self._files.describe(self._theirs[name])

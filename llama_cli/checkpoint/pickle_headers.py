@@ -15,6 +15,7 @@ from ..errors import ModelRejected
 from .foreign import DOWNLOAD_AGAIN
 from .pickle_program import check_pickle
 from .quoting import plain, quote
+from .state_dict import weights_of
 from .zip_directory import Record
 
 # torch's names of typed storages; an UntypedStorage comes with a dtype beside it.
@@ -112,13 +113,7 @@ def describe_pickle(path: Path, program: bytes) -> Described:
         found = _Reader(io.BytesIO(program)).load()  # it makes descriptions, and calls nothing else
     except Exception:  # damaged pickles raise many kinds
         raise ModelRejected(f"{plain(path.name)}: its list of tensors is damaged", DOWNLOAD_AGAIN) from None
-    # A file may give an OrderedDict attributes, `items` among them: ask dict itself.
-    tensors = dict(dict.items(found)) if isinstance(found, dict) else {}
-    if not tensors or not all(isinstance(name, str) and isinstance(t, _Tensor) for name, t in tensors.items()):
-        raise ModelRejected(
-            f"{plain(path.name)} holds no dictionary of tensors by name", "torch.save the state_dict of the model"
-        )
-    return tensors
+    return weights_of(path, found, lambda value: isinstance(value, _Tensor), _Tensor)
 
 
 def place(path: Path, described: Described, records: Mapping[str, Record]) -> dict[str, TensorHeader]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -26,19 +27,22 @@ class Slice(NamedTuple):
 Part = Callable[[str, Shape], Slice | None]
 
 
-def split_dimension(whole: Shape, part: Shape, n_shards: int) -> int | None:
-    """The dimension on which `n_shards` parts make up the whole; None where every shard has all of it.
+def split_dimension(whole: Shape, parts: Sequence[Shape]) -> int | None:
+    """The dimension on which parts of these shapes make up the whole; None where every one has all of it.
 
-    Families split the embedding differently (Llama 2 on dim, Llama 3 on vocabulary), so no table says it.
-    ValueError if the shapes do not fit.
+    Families split the embedding differently (Llama 2 on dim, Llama 3 on vocabulary), so no table says it, and
+    some programs leave one part larger than the others. ValueError if the shapes do not fit.
     """
-    if whole == part and (n_shards == 1 or len(whole) == 1):
+    if all(part == whole for part in parts) and (len(parts) == 1 or len(whole) == 1):
         return None  # norms are on every shard
-    if len(whole) == len(part):
-        differing = [dim for dim in range(len(whole)) if whole[dim] != part[dim]]
-        if len(differing) == 1 and part[differing[0]] * n_shards == whole[differing[0]]:
-            return differing[0]
-    raise ValueError(f"{n_shards} parts of {part} do not make {whole}")
+    for dim in range(len(whole)) if all(len(part) == len(whole) for part in parts) else ():
+        others = [part[:dim] + part[dim + 1 :] for part in parts]
+        if any(other != whole[:dim] + whole[dim + 1 :] for other in others):
+            continue
+        sizes = [part[dim] for part in parts]
+        if sum(sizes) == whole[dim] and all(sizes):
+            return dim
+    raise ValueError(f"parts of {', '.join(map(str, parts))} do not make {whole}")
 
 
 def read_slice(shards: Sequence[Tensor | ComputedMatrix], shape: Shape, dim: int, begin: int, end: int) -> Tensor:
@@ -51,16 +55,17 @@ def read_slice(shards: Sequence[Tensor | ComputedMatrix], shape: Shape, dim: int
         wanted           [=======)                     the end of 0, the beginning of 1
     """
     assert 0 <= begin < end <= shape[dim], f"part [{begin}, {end}) of {shape} along {dim}"
-    source = split_dimension(shape, tuple(shards[0].shape), len(shards))
+    source = split_dimension(shape, [tuple(shard.shape) for shard in shards])
     if source is None:
         parts = [shards[0].narrow(dim, begin, end - begin)]
     elif source != dim:
         parts = [shard.narrow(dim, begin, end - begin) for shard in shards]
     else:
-        each = shape[dim] // len(shards)
+        ends = list(accumulate(shard.shape[dim] for shard in shards))
+        starts = [0, *ends[:-1]]
         parts = [
-            shards[number].narrow(dim, first, last - first)
-            for number in range(begin // each, (end - 1) // each + 1)
-            for first, last in [(max(begin - number * each, 0), min(end - number * each, each))]
+            shard.narrow(dim, max(begin, start) - start, min(end, stop) - max(begin, start))
+            for shard, start, stop in zip(shards, starts, ends, strict=True)
+            if begin < stop and start < end
         ]
     return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, source or 0)

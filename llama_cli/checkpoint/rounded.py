@@ -9,6 +9,7 @@ model/rounding.py says what the numbers mean. The embedding, the norms, and what
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelRejected
@@ -46,6 +47,9 @@ class RoundedWeights:
 
     def names(self) -> list[str]:
         return [name for name in self._headers if not is_extra(name)]
+
+    def path(self, name: str) -> Path:
+        return self._files.path(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.describe(name).shape

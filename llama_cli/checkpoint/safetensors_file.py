@@ -17,6 +17,7 @@ from .json_file import read_object, without_duplicates
 from .pickle_headers import TensorHeader, item_size
 from .quoting import plain, quote
 from .regular_file import Identity, identify, read_head, unreadable
+from .state_dict import plain_names
 
 if TYPE_CHECKING:
     import torch
@@ -134,24 +135,32 @@ class SafetensorsFiles:
 
     def __init__(self, files: Sequence[SafetensorsFile]) -> None:
         self.files = files
-        self._where: dict[str, SafetensorsFile] = {}
-        for file in files:
-            for name in file.names():
-                if name in self._where:
-                    raise ModelRejected(
-                        f"{quote(name)} lies in {plain(self._where[name].path.name)} and in {plain(file.path.name)}",
-                        "download the model again",
-                    )
-                self._where[name] = file
+        self._where: dict[str, tuple[SafetensorsFile, str]] = {}  # a tensor's file, and its name there
+        stored = [(file, name) for file in files for name in file.names()]
+        for name, (file, its_name) in zip(plain_names(name for _, name in stored), stored, strict=True):
+            if name in self._where:
+                other, _ = self._where[name]
+                raise ModelRejected(
+                    f"{quote(name)} lies in {plain(other.path.name)} and in {plain(file.path.name)}",
+                    "download the model again",
+                )
+            self._where[name] = file, its_name
 
     def names(self) -> list[str]:
         return list(self._where)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._where[name].shape(name)
+        file, its_name = self._where[name]
+        return file.shape(its_name)
 
     def dtype(self, name: str) -> torch.dtype:
-        return self._where[name].dtype(name)
+        file, its_name = self._where[name]
+        return file.dtype(its_name)
+
+    def path(self, name: str) -> Path:
+        """The file that a tensor lies in."""
+        file, _ = self._where[name]
+        return file.path
 
     def require_floats(self) -> None:
         """ModelRejected for a tensor of whole numbers, which only folders of `convert --quantize` have."""
@@ -159,10 +168,12 @@ class SafetensorsFiles:
             file.require_floats()
 
     def describe(self, name: str) -> TensorHeader:
-        return self._where[name].describe(name)
+        file, its_name = self._where[name]
+        return file.describe(its_name)
 
     def tensor(self, name: str) -> Tensor:
-        return self._where[name].tensor(name)
+        file, its_name = self._where[name]
+        return file.tensor(its_name)
 
 
 def open_safetensors(folder: Path, *, metas_first: bool, mapped: bool = True) -> SafetensorsFiles:

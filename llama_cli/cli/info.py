@@ -124,6 +124,7 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
         *(runs if rounded else []),
         ("output matrix", "the embedding (tied)" if described["tied"] else "of its own"),
         ("tokenizer", tokenizer),
+        *([("warning", words["warning"])] if words["warning"] else []),
         ("chat format", words["chat_format"] or "none"),
         ("context", f"{described['context']:,} tokens"),
     ]

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.installed import model_name
 from ..checkpoint.regular_file import read_small
-from ..checkpoint.reshard import split_dimension
 from ..model.args import ModelArgs, Quantization, read_params
 from ..model.rounding import Weight
 from .split import EMBEDDING
@@ -89,9 +88,9 @@ class FolderSource:
     @property
     def embedding_dim(self) -> int:
         """As it is split; where it is not, Llama 2 (known by its tokenizer) splits the width."""
-        shape, n_shards = self.args.weight_shapes()[EMBEDDING], len(self.checkpoint.shards)
-        if n_shards > 1:
-            return split_dimension(shape, self.checkpoint.shards[0].shape(EMBEDDING), n_shards) or 0
+        shards = self.checkpoint.shards
+        if len(shards) > 1:
+            return int(shards[0].shape(EMBEDDING)[1] != self.args.dim)
         return int(is_sentencepiece(self.small_files))
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:

@@ -287,7 +287,22 @@ PICKLE = [
     BadArchive("billion laughs", saved(deep_list), "of type list"),
     BadArchive("bare tensor", saved(lambda: torch.ones(2)), "of type Tensor"),
     BadArchive("empty dictionary", saved(dict), "tok_embeddings.weight is missing"),
-    BadArchive("nested", saved(lambda: {"model": random_weights()}), "'model' is of type dict"),
+    BadArchive("nested twice", saved(lambda: {"model": {"model": random_weights()}}), "'model' is of type dict"),
+    BadArchive(
+        "an optimizer beside",
+        saved(lambda: {"model": random_weights(), "optimizer": {0: torch.ones(2)}}),
+        "'optimizer'",
+    ),
+    BadArchive(
+        "two models", saved(lambda: {"model": random_weights(), "ema": random_weights()}), "'ema', of type dict"
+    ),
+    BadArchive("numbers alone", saved(lambda: {"model": {"epoch": 3}, "epoch": 3}), "'model' is of type dict"),
+    BadArchive(
+        "laughs beside", saved(lambda: random_weights() | {"x": [deep_list(), torch.ones(2)]}), "'x' is of type list"
+    ),
+    BadArchive(
+        "one weight twice", saved(lambda: random_weights() | {f"_orig_mod.{NAME}": torch.ones(32)}), "under two names"
+    ),
     BadArchive("dictionary with own items", program(SHADOWED_ITEMS), "'evil' is of type list"),
     BadArchive("number as a value", with_value(lambda: 3), f"'{NAME}' is of type int"),
     BadArchive("text as a value", with_value(lambda: "x"), f"'{NAME}' is of type str"),
@@ -320,7 +335,8 @@ TENSORS = [
     BadArchive("bool", with_value(lambda: torch.ones(32, dtype=torch.bool)), "dtype bool"),
     BadArchive("float8", with_value(lambda: torch.ones(32).to(torch.float8_e4m3fn)), "dtype float8_e4m3fn"),
     BadArchive("stride 0", with_value(lambda: torch.ones(1).expand(1 << 30)), "not contiguous"),
-    BadArchive("transposed view", with_value(lambda: torch.ones(4, 8).T), "not contiguous"),
+    BadArchive("every second column", with_value(lambda: torch.ones(4, 8)[:, ::2]), "not contiguous"),
+    BadArchive("transposed float64", with_value(lambda: torch.ones(4, 8, dtype=torch.float64).T), "dtype float64"),
     BadArchive("part of a storage", with_value(lambda: torch.ones(64, dtype=torch.bfloat16)[::2]), "not contiguous"),
     BadArchive("scalar", with_value(lambda: torch.tensor(1.0)), "must have 1 dimensions"),
 ]

@@ -21,7 +21,7 @@ CHANGES = {
     "flat": lambda weights, name: weights.update({name: weights[name].flatten()}),
     "scalar": lambda weights, name: weights.update({name: torch.tensor(1.0, dtype=torch.bfloat16)}),
     "no rows": lambda weights, name: weights.update({name: weights[name][:0].clone()}),
-    "other dtype": lambda weights, name: weights.update({name: weights[name].float()}),
+    "other dtype": lambda weights, name: weights.update({name: weights[name].double()}),
 }
 KINDS = ["tok_embeddings.weight", "norm.weight", "output.weight"] + [
     f"layers.1.{part}.weight"

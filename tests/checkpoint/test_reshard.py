@@ -75,7 +75,7 @@ def test_other_shards_are_not_touched(source, wanted):
     ],
 )
 def test_split_dimension(whole, part, n_shards, dim):
-    assert split_dimension(whole, part, n_shards) == dim
+    assert split_dimension(whole, [part] * n_shards) == dim
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_split_dimension(whole, part, n_shards, dim):
 )
 def test_shapes_that_do_not_fit(whole, part, n_shards):
     with pytest.raises(ValueError, match="do not make"):
-        split_dimension(whole, part, n_shards)
+        split_dimension(whole, [part] * n_shards)
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
@@ -120,3 +120,15 @@ def test_ranks_together_have_the_whole(write, n_ranks, tmp_path):
         for name in ARGS.weight_shapes()
     }
     assert_same(together, random_weights())
+
+
+def test_parts_may_be_uneven():
+    """49,953 rows as 24,976 and 24,977."""
+    weight = torch.arange(35.0).view(7, 5)
+    parts = [weight[:3].clone(), weight[3:].clone()]
+    assert split_dimension((7, 5), [(3, 5), (4, 5)]) == 0
+    for begin, end in ((0, 7), (2, 4), (3, 7), (0, 3), (6, 7)):
+        assert torch.equal(read_slice(parts, (7, 5), 0, begin, end), weight[begin:end])
+    assert torch.equal(read_slice(parts, (7, 5), 1, 1, 4), weight[:, 1:4])
+    with pytest.raises(ValueError, match="do not make"):
+        split_dimension((7, 5), [(7, 5), (0, 5)])
