@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -52,6 +53,8 @@ from .vocabulary import check_vocabulary, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
+OnLayer = Callable[[int, int], None]  # with how many layers are in place, and of how many
+
 DtypeName = Literal["auto", "bf16", "fp16", "fp32"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -80,6 +83,7 @@ def load(
     chat_template: TemplateChoice = "auto",
     tp: int | None = None,
     dp: int = 1,
+    on_layer: OnLayer | None = None,
 ) -> Session:
     """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
 
@@ -91,6 +95,7 @@ def load(
     takes half a minute and is for GPUs and long runs. `chat_template` auto is the family's format of dialogs.
     `tp` processes share the model, each with a part of every layer, and `dp` groups of them share the prompts;
     they are started here, or by torchrun, and end with the session.
+    `on_layer` is called with the number of layers that are in place, and that of all.
     LlamaError says what is wrong with the folder, or what does not fit.
     """
     began = time.perf_counter()
@@ -155,7 +160,7 @@ def load(
         stop_tokens=stop_tokens,
     )
     team = Team(job, tp * dp) if tp * dp > 1 else None
-    runner = build_runner(checkpoint, job, where, team.share if team else WHOLE)
+    runner = build_runner(checkpoint, job, where, team.share if team else WHOLE, on_layer)
     checkpoint.ensure_unchanged()
     engine = Engine(
         team.lead(runner) if team else runner, n_words=job.n_words, n_ids=args.vocab_size, stop_tokens=stop_tokens
@@ -222,10 +227,12 @@ def load_part(job: Job, ranks: Ranks) -> Runner:
     return build_runner(checkpoint, job, where, Share(ranks.place.rank % job.tp, job.tp))
 
 
-def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: Share) -> Runner:
+def build_runner(
+    checkpoint: Checkpoint, job: Job, device: torch.device, share: Share, on_layer: OnLayer | None = None
+) -> Runner:
     """One rank's part of the model of a job, joined with the other parts, and its cache."""
     recipe = choose_recipe(getattr(torch, job.dtype), device, quantize=job.quantize, kernels=job.kernels)
-    model = build_model(checkpoint, job.args, recipe, device, share)
+    model = build_model(checkpoint, job.args, recipe, device, share, on_layer)
     if share.size > 1:
         parallelize(model, job.args, share)
     if job.compiled:
@@ -241,7 +248,12 @@ def build_runner(checkpoint: Checkpoint, job: Job, device: torch.device, share: 
 
 
 def build_model(
-    checkpoint: Checkpoint, args: ModelArgs, recipe: Recipe, device: torch.device, share: Share = WHOLE
+    checkpoint: Checkpoint,
+    args: ModelArgs,
+    recipe: Recipe,
+    device: torch.device,
+    share: Share = WHOLE,
+    on_layer: OnLayer | None = None,
 ) -> Llama:
     """A share of the transformer with its weights in place, made layer by layer: one copy of them is in memory."""
 
@@ -268,6 +280,8 @@ def build_model(
         if is_tied and place == EMBEDDING and recipe.make_output is None:
             model.output.weight = model.tok_embeddings.weight
         checkpoint.drop_pages()
+        if on_layer is not None and place.startswith("layers."):
+            on_layer(int(place.removeprefix("layers.")) + 1, args.n_layers)
     assert not any(weight.is_meta for weight in model.parameters()), "every weight has been filled"
     return model.eval()
 

@@ -62,7 +62,7 @@ def test_load_takes_what_the_flags_give():
     from llama_cli.loader import load
 
     flags = {field.name for field in dataclasses.fields(ModelOptions)}
-    assert flags == set(inspect.signature(load).parameters) - {"batch_size", "chat_template", "dp"}
+    assert flags == set(inspect.signature(load).parameters) - {"batch_size", "chat_template", "dp", "on_layer"}
 
 
 @pytest.mark.parametrize("package", ["llama_cli", "tokenizer"])

@@ -25,9 +25,10 @@ from ..jobs.starts import Starts
 from ..session import Chunk, Completion, Session
 from ..session_file import branch_of, origin_of
 from .options import MessageOptions
+from .progress import RowProgress
 from .run import describe_scores
 from .stopping import GRACE_SECONDS, Stopping
-from .terminal import ReaderGone, RowProgress, write_stderr_text
+from .terminal import ReaderGone, write_stderr_text
 
 # So many rows that end in errors of the program one after the other are not to blame themselves.
 MOST_INTERNAL_ERRORS = 32

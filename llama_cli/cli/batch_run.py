@@ -30,9 +30,9 @@ from ..session import Session
 from .answering import Answering, Counts, Manner
 from .options import MessageOptions, ModelOptions
 from .printed_rows import PrintedRows
+from .progress import RowProgress
 from .run import load_model, ranks_of_a_group
 from .stopping import Stopping
-from .terminal import RowProgress
 
 WAYS_ON = (
     "give the input as it was or another output with -o, or --rerun-changed to answer these rows anew,"

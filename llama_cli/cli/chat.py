@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ from .options import (
     Wrap,
     with_options,
 )
+from .progress import PATIENCE_SECONDS, Loading
 from .prompts import is_piped, read_prompt
 
 CHAT_PANEL = "Conversation"
@@ -137,24 +139,27 @@ def chat(
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
-    from .chat_run import ChatRun, ChatSettings, View, place_of
+    with ExitStack() as stack:
+        with Loading(model.model, quiet=messages.quiet, patience=0 if on_terminal else PATIENCE_SECONDS) as loading:
+            from .chat_run import ChatRun, ChatSettings, View, place_of
 
-    settings = ChatSettings(
-        system=system,
-        chat_template=chat_template,
-        session=session,
-        go_on=go_on,
-        keep_cache=keep_cache,
-        on_overflow=on_overflow,
-        prefill=prefill,
-        tools=tools,
-        tool_format=tool_format,
-        as_json=as_json,
-        raw=raw,
-        view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
-    )
-    with place_of(settings, model, messages, keep_last=keep_session and (on_terminal or go_on)) as place:
-        run = ChatRun(settings, model, sampling, messages, place)
+            settings = ChatSettings(
+                system=system,
+                chat_template=chat_template,
+                session=session,
+                go_on=go_on,
+                keep_cache=keep_cache,
+                on_overflow=on_overflow,
+                prefill=prefill,
+                tools=tools,
+                tool_format=tool_format,
+                as_json=as_json,
+                raw=raw,
+                view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
+            )
+            keep_last = keep_session and (on_terminal or go_on)
+            place = stack.enter_context(place_of(settings, model, messages, keep_last=keep_last))
+            run = ChatRun(settings, model, sampling, messages, place, loading.on_layer)
         if on_terminal:
             from .repl import talk
 

@@ -23,8 +23,11 @@ from ..engine.request import Sampling
 from ..errors import InputRejected, LlamaError, OutputRefused, UsageError
 from ..files.claim import Claim
 from ..kept_conversations import claim_last, claim_new, forget_older
+from ..loader import OnLayer
+from ..session import Chunk
 from ..session_file import SessionFile, origin_of
 from .options import MessageOptions, ModelOptions
+from .progress import shown_while_read
 from .prompts import read_text_file, stdin_text_lines
 from .run import describe_scores, describe_timings, load_model, ranks_of_a_group
 from .terminal import Terminal, format_stats, write_stderr_text
@@ -103,6 +106,7 @@ class ChatRun:
         sampling: Sampling,
         messages: MessageOptions,
         place: Place | None = None,
+        on_layer: OnLayer | None = None,
     ) -> None:
         self.as_json, self.view, self._keep_cache = settings.as_json, settings.view, settings.keep_cache
         self.messages = messages
@@ -112,7 +116,7 @@ class ChatRun:
                 "--save-cache: several ranks have the cache, each a part of it", "leave out --save-cache, or --tp"
             )
         functions = None if settings.tools is None else _read_tools(settings.tools)
-        self.session = load_model(model, batch_size=1, chat_template=settings.chat_template)
+        self.session = load_model(model, batch_size=1, chat_template=settings.chat_template, on_layer=on_layer)
         if self.session.template.warning:
             messages.note(self.session.template.warning)
         self.place = place
@@ -192,18 +196,21 @@ class ChatRun:
 
     def _show(self, turn: Turn) -> None:
         if self.view.markdown and self.terminal.is_tty:
-            with self.terminal.waiting():
-                for _ in self.answerer.answer(turn):
-                    pass
+            for _ in self._read_first(turn):
+                pass
             self.terminal.write_markdown(turn.text)
             return
         try:
             with self.terminal.answer(wrap=self.view.wrap) as write:
-                for chunk in self.answerer.answer(turn):
+                for chunk in self._read_first(turn):
                     write(chunk.text)
         finally:
             if self.terminal.is_tty or turn.token_ids:
                 self.terminal.write("\n")
+
+    def _read_first(self, turn: Turn) -> Iterator[Chunk]:
+        n_prompt, quiet = len(turn.prompt), self.messages.quiet
+        return shown_while_read(self.answerer.answer(turn), n_prompt, self.session.stats, quiet=quiet)
 
     def _show_prompt(self, turn: Turn) -> None:
         if self.view.show_prompt:

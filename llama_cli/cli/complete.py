@@ -11,6 +11,7 @@ import typer
 from ..engine.request import Sampling
 from ..errors import UsageError
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, UseStdin, Wrap, with_options
+from .progress import Loading, shown_while_read
 from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
 
@@ -66,9 +67,10 @@ def complete(
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
-    from .run import Run, load_model
+    with Loading(model.model, quiet=messages.quiet) as loading:
+        from .run import Run, load_model
 
-    session = load_model(model, batch_size=sampling.n)
+        session = load_model(model, batch_size=sampling.n, on_layer=loading.on_layer)
     asked: str | Sequence[int] = content
     if suffix is not None and isinstance(content, str):
         asked = session.encode_infilling(content, check_text(suffix, "--suffix"), sampling.max_tokens)
@@ -81,7 +83,7 @@ def complete(
             terminal.write_json(run.describe(completion, shown))
     else:
         with terminal.answer(wrap=wrap) as write:
-            for text in _texts(run, request, shown, stream=stream):
+            for text in _texts(run, request, shown, stream=stream, quiet=messages.quiet):
                 write(text)
             write("\n")
     session.ensure_unchanged()
@@ -89,11 +91,12 @@ def complete(
         terminal.note(format_stats(run.timings()))
 
 
-def _texts(run: Run, request: Request, shown: str, *, stream: bool) -> Iterator[str]:
+def _texts(run: Run, request: Request, shown: str, *, stream: bool, quiet: bool) -> Iterator[str]:
     """What is printed, piece by piece as it is made; several samples at once are printed when all are done."""
     if request.sampling.n == 1 and stream:
-        yield shown
-        yield from run.texts(request)
+        pieces = shown_while_read(run.texts(request), len(request.prompt), run.session.stats, quiet=quiet)
+        yield shown + next(pieces, "")  # what is read is shown in the row where it begins
+        yield from pieces
     else:
         yield BETWEEN_SAMPLES.join(shown + completion.text for completion in run.collect([request]))
 

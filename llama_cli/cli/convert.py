@@ -10,7 +10,7 @@ import typer
 
 from ..errors import OutputRefused, UsageError
 from .options import MessageOptions, with_options
-from .terminal import PhaseProgress
+from .progress import PhaseProgress
 
 
 @with_options

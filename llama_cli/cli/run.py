@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..loader import load
+from ..loader import OnLayer, load
 from ..ranks import Place
 from ..session import Chunk, Completion
 from ..team import place_of_leader
@@ -30,7 +30,12 @@ def ranks_of_a_group(options: ModelOptions, dp: int = 1) -> int:
 
 
 def load_model(
-    options: ModelOptions, *, batch_size: int | None, chat_template: TemplateChoice = "auto", dp: int = 1
+    options: ModelOptions,
+    *,
+    batch_size: int | None,
+    chat_template: TemplateChoice = "auto",
+    dp: int = 1,
+    on_layer: OnLayer | None = None,
 ) -> Session:
     """A session as the flags ask for it, on the ranks that torchrun has started or those they ask for."""
     tp = ranks_of_a_group(options, dp)
@@ -52,6 +57,7 @@ def load_model(
         chat_template=chat_template,
         tp=tp,
         dp=dp,
+        on_layer=on_layer,
     )
 
 

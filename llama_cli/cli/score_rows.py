@@ -16,8 +16,9 @@ from ..jobs.texts import TextRow, read_text_rows
 from ..scoring import Text
 from .options import MessageOptions
 from .printed_rows import PrintedRows
+from .progress import RowProgress
 from .scorer import Scorer
-from .terminal import RowProgress, to_json_line
+from .terminal import to_json_line
 
 
 @dataclass

@@ -14,16 +14,12 @@ import select
 import shutil
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import OutputFailed
 from .wrapping import WordWrap
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # C0 but tab and newline, DEL, C1, line and paragraph separators, bidirectional controls, tag characters:
 # what moves a cursor, renames a window, writes a clipboard or hides what it says.
@@ -130,14 +126,6 @@ class Terminal:
             console.print(Markdown(visible(text), hyperlinks=False))
         self._send(capture.get())
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Show on standard error that something is being made; it leaves no trace."""
-        from rich.console import Console
-
-        with Console(stderr=True, markup=False).status("answering"):
-            yield
-
 
 def _write_all(data: bytes) -> None:
     """Write and flush. Waits where whoever started this process made the output one that does not wait.
@@ -180,6 +168,9 @@ def write_stderr(text: str, tone: Tone = "plain") -> None:
     try:
         if tone != "plain" and line and _has_colours():
             line = f"{TONES[tone]}{line}\x1b[0m"
+        if hasattr(sys.stderr, "rich_proxied_file"):  # a progress is shown: the line goes above it
+            sys.stderr.write(line + "\n")
+            return
         sys.stderr.buffer.write((line + "\n").encode())
         sys.stderr.buffer.flush()
     except (OSError, ValueError, AttributeError):
@@ -264,98 +255,8 @@ def show_log(level: int) -> None:
     logger.setLevel(level)
 
 
-class _Progress:
-    """How far something is, on standard error: a bar on a terminal, which leaves no trace.
-
-    Elsewhere there is none, and what has to be said is said in lines, one every half minute.
-    """
-
-    SECONDS_BETWEEN_LINES = 30.0
-
-    def __init__(self, kind: Literal["rows", "bytes"], total: int | None, *, quiet: bool, what: str = "") -> None:
-        self._quiet = quiet
-        self._last = time.monotonic()
-        self._bar: Any = None
-        if not quiet and sys.stderr is not None and sys.stderr.isatty():
-            self._bar = _make_bar(kind)
-            self._task = self._bar.add_task(what, total=total)
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _is_time_for_a_line(self) -> bool:
-        now = time.monotonic()
-        if self._quiet or self._bar is not None or now - self._last < self.SECONDS_BETWEEN_LINES:
-            return False
-        self._last = now
-        return True
-
-
-class RowProgress(_Progress):
-    """Rows done of all, where their number is known."""
-
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
-        super().__init__("rows", total, quiet=quiet)
-        self._total = total
-        self._done = self._failed = 0
-        self._began = time.monotonic()
-
-    def advance(self, *, failed: bool = False) -> None:
-        """One more row is settled."""
-        self._done += 1
-        self._failed += failed
-
-    def show(self, tokens: int) -> None:
-        """Bring what is shown up to date."""
-        rate = tokens / max(time.monotonic() - self._began, 1e-9)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=f"{self._failed} failed, {rate:.0f} tok/s")
-        elif self._is_time_for_a_line():
-            of = "" if self._total is None else f" of {self._total}"
-            write_stderr(f"llama-cli: {self._done}{of} rows, {self._failed} failed, {rate:.1f} tok/s")
-
-
-class ReadProgress(_Progress):
-    """Bytes read of all; off a terminal nothing. Any thread may advance it."""
-
-    def __init__(self, total: int, *, quiet: bool) -> None:
-        super().__init__("bytes", total, quiet=quiet, what="reading")
-
-    def advance(self, n_bytes: int) -> None:
-        """So many bytes more are read."""
-        if self._bar is not None:
-            self._bar.advance(self._task, n_bytes)
-
-
-class PhaseProgress(_Progress):
-    """Bytes done of all, phase by phase."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        super().__init__("bytes", None, quiet=quiet)
-        self._what, self._total, self._done = "", 0, 0
-
-    def begin(self, what: str, n_bytes: int) -> None:
-        """The next phase, from its beginning."""
-        self._what, self._total, self._done = what, n_bytes, 0
-        if self._bar is not None:
-            self._bar.reset(self._task, total=n_bytes, description=what)
-
-    def advance(self, n_bytes: int) -> None:
-        """So many bytes more are done."""
-        self._done += n_bytes
-        if self._bar is not None:
-            self._bar.advance(self._task, n_bytes)
-        elif self._is_time_for_a_line():
-            write_stderr(f"llama-cli: {self._what}: {self._done / 1e9:,.1f} of {self._total / 1e9:,.1f} GB")
-
-
-def _make_bar(kind: Literal["rows", "bytes"]) -> Any:
+def make_bar(kind: Literal["rows", "bytes", "waiting"]) -> Any:
+    """rich's display of a progress, on standard error; it leaves no trace."""
     from rich import progress
     from rich.console import Console
 
@@ -365,8 +266,9 @@ def _make_bar(kind: Literal["rows", "bytes"]) -> Any:
     columns = {
         "rows": (bar, progress.MofNCompleteColumn(), text, left),
         "bytes": (text, bar, progress.DownloadColumn(), progress.TransferSpeedColumn(), left),
+        "waiting": (progress.SpinnerColumn(), text, progress.TimeElapsedColumn()),
     }
-    return progress.Progress(*columns[kind], console=console, transient=True)
+    return progress.Progress(*columns[kind], console=console, transient=True, redirect_stdout=False)
 
 
 def format_stats(stats: dict[str, Any]) -> str:

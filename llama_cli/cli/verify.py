@@ -12,7 +12,8 @@ import typer
 from ..errors import ModelRejected
 from .info import chosen_model
 from .options import MessageOptions, ModelArgument, ModelName, OneJsonObject, TokenizerFile, with_options
-from .terminal import ReadProgress, Terminal, format_table
+from .progress import ReadProgress
+from .terminal import Terminal, format_table
 
 if TYPE_CHECKING:
     from ..verification import Finding

@@ -330,6 +330,7 @@ def test_blocks_in_commands(home, tmp_path):
         terminal.wait_for_prompt(2)
         terminal.type('"""/exit"""')  # a message, though it looks like a command
         terminal.wait_for_prompt(3)
+        assert terminal.sent.index(b"loading bpe1024") < terminal.sent.index(b"chat with")  # not a blank screen
         assert said(kept, "system") == ["two\nlines"]
         assert said(kept, "user") == ["/exit"]
         terminal.type("/edit")

@@ -177,7 +177,7 @@ def test_the_bar_is_for_terminals(tmp_path):
 
 
 def test_a_log_gets_a_line_now_and_then(convert, tmp_path, monkeypatch):
-    monkeypatch.setattr("llama_cli.cli.terminal.PhaseProgress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("llama_cli.cli.progress.PhaseProgress.SECONDS_BETWEEN_LINES", 0)
     lines = convert(TINY, tmp_path / "model")[1].splitlines()
     assert lines[0].startswith("llama-cli: writing: 0.0 of 0.0 GB")
     assert lines[-2].startswith("llama-cli: checking: ")
