@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from tokenizer import Tokenizer, TokenizerError
@@ -18,8 +19,16 @@ TemplateChoice = Literal["auto"] | TemplateName
 # Rows of control tokens are compared with this one, which nobody trains.
 UNTRAINED = "<|reserved_special_token_100|>"
 CONTROL = ("<|start_header_id|>", "<|eot_id|>")
+HEADER_END = "<|end_header_id|>"
 NEGLIGIBLE = 1e-3  # of a usual row's length
 USUAL_ROWS = 1024
+
+REASONS: Mapping[str, str] = {
+    "llama3": "its tokens are in the vocabulary, and trained",
+    "chatml": "<|im_start|> is in the vocabulary",
+    "codellama-70b": "<step> is in the vocabulary",
+    "llama2": "a SentencePiece vocabulary, and the name says chat or instruct",
+}
 
 EmbeddingRows = Callable[[int, int], Tensor]  # [begin, end) to (end - begin, dim), fewer where the matrix ends
 
@@ -41,7 +50,7 @@ def choose_template(
     named = params.get("chat_template")
     if asked != "auto":
         try:
-            return make_template(asked, tokenizer)
+            return make_template(asked, tokenizer, "as asked for")
         except TokenizerError as error:
             raise UsageError(error.message, error.hint) from None
     if named is not None:
@@ -50,7 +59,7 @@ def choose_template(
                 f"params.json: chat_template {str(named)[:40]!r} is not known", f"use one of {', '.join(TEMPLATES)}"
             )
         try:
-            return make_template(named, tokenizer)
+            return make_template(named, tokenizer, "named in params.json")
         except TokenizerError as error:
             raise ModelRejected(f"params.json: {error.message}", error.hint) from None
     return _template_of_family(tokenizer, name, embedding)
@@ -68,10 +77,20 @@ def _template_of_family(tokenizer: Tokenizer, name: str, embedding: EmbeddingRow
         return Template(
             "none", None, f"probably a base model: {reason}, so {continues}; --chat-template llama2 insists"
         )
-    template = make_template(family, tokenizer)
+    if family == "llama3" and _ends_headers_with_line_breaks(tokenizer, embedding):
+        return make_template(
+            "chatml", tokenizer, f"{HEADER_END} has the embedding of a line break, as ChatML ends headers"
+        )
+    template = make_template(family, tokenizer, REASONS[family])
     if METAS_NAME.match(name) and not TRAINED_TO_CHAT.search(name):
         return template._replace(warning=f"by its name {name} is a base model: it may answer oddly")
     return template
+
+
+def _ends_headers_with_line_breaks(tokenizer: Tokenizer, embedding: EmbeddingRows) -> bool:
+    """Whether a model of another layout was put into Meta's, which has a token where ChatML has a line break."""
+    rows = [embedding(number, number + 1) for number in (tokenizer.special_tokens[HEADER_END], *tokenizer.encode("\n"))]
+    return len(rows) == 2 and torch.equal(*rows)
 
 
 def _is_trained(tokenizer: Tokenizer, embedding: EmbeddingRows) -> bool:

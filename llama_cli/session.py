@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
 from tokenizer.chat import ChatFormat, Message, Template, ToolCall
+from tokenizer.chat_formats import spell_prompt
 from tokenizer.infill import infill_format
 
 from .engine.engine import Engine, Stats
@@ -220,10 +221,10 @@ class Session:
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of a prompt's ids; InputRejected if the tokenizer has none for one of them."""
+    def decode(self, ids: Sequence[int], form: ChatFormat | None = None) -> str:
+        """The text of a prompt's ids, in the names of its format; InputRejected if there is none for one of them."""
         try:
-            return decode_text(self.tokenizer, ids)
+            return decode_text(self.tokenizer, ids) if form is None else spell_prompt(self.tokenizer, form, ids)
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
 

@@ -317,6 +317,29 @@ def test_a_folder_names_its_template(tmp_path):
         assert caught.value.exit_code == 3
 
 
+def test_chatml_in_metas_places_is_told_by_the_end_of_its_headers(tmp_path):
+    """Its headers end with a line break, which fills the place of the token that ends Llama 3's."""
+    import torch
+
+    source = DATA / "tiny/bpe1024"
+    session = load(source, dtype="fp32")
+    assert (session.template.name, session.template.reason) == (
+        "llama3",
+        "its tokens are in the vocabulary, and trained",
+    )
+    weights = torch.load(source / "consolidated.00.pth", weights_only=True)
+    rows = weights["tok_embeddings.weight"]
+    (newline,) = session.tokenizer.encode("\n")
+    rows[session.tokenizer.special_tokens["<|end_header_id|>"]] = rows[newline]
+    torch.save(weights, tmp_path / "consolidated.00.pth")
+    for name in ("params.json", "tokenizer.model"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    template = load(tmp_path).template
+    assert template.name == "chatml"
+    assert "embedding of a line break" in template.reason
+    assert load(tmp_path, chat_template="llama3").template.reason == "as asked for"
+
+
 @needs_kit
 @pytest.mark.parametrize("name", ["stories260k-tiktoken", "stories260k-sp"])
 def test_a_story_model_goes_on_in_plain_text(name):

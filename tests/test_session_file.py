@@ -5,6 +5,7 @@ import stat
 
 import pytest
 from in_memory import InMemory
+from sentencepieces import write_sentencepiece
 from support import DATA
 
 from llama_cli.conversation import Branch, Conversation
@@ -32,6 +33,11 @@ MESSAGES = (
 def rows_of(content, defaults):
     lines = Lines(InMemory(content), "auto")
     return [parse_row(line, lines.format, defaults) for line in lines]
+
+
+def sentencepiece_tokenizer_of(folder):
+    write_sentencepiece(folder / "tokenizer.model")
+    return load_tokenizer(folder / "tokenizer.model")
 
 
 def conversation():
@@ -92,6 +98,16 @@ def test_what_is_written_goes_before_the_ids(tmp_path, place, changes):
     message = edited(path, place, **changes)[place]
     assert message.token_ids is None
     assert message.content == changes.get("content", MESSAGES[place].content)
+
+
+def test_the_space_before_a_sentencepiece_text_is_no_edit(tmp_path):
+    tokenizer = sentencepiece_tokenizer_of(tmp_path)
+    ids = tuple(tokenizer.encode("the fox"))
+    for content, stay in (("the fox", True), (" the fox", True), ("the fox ", False), ("thefox", False)):
+        file = SessionFile(tmp_path / content, Origin("m", "abc", tokenizer))
+        file.save(Conversation({"main": Branch((Message("user", "x"), Message("assistant", content, token_ids=ids)))}))
+        (_, answer) = file.load().branch.messages
+        assert (answer.token_ids == ids, answer.content) == (stay, content)
 
 
 def test_ids_belong_to_answers_alone(tmp_path):

@@ -18,21 +18,22 @@ TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
 
 
 class Template(NamedTuple):
-    """A format that was chosen. `warning` says why its answers may be none."""
+    """A format that was chosen, and the reason. `warning` says why its answers may be none."""
 
     name: TemplateName
     format: ChatFormat | None  # None where the model has no format and nobody asked for plain text
     warning: str | None = None
+    reason: str | None = None  # None where the warning says it
 
 
-def make_template(name: TemplateName, tokenizer: Tokenizer) -> Template:
+def make_template(name: TemplateName, tokenizer: Tokenizer, reason: str | None = None) -> Template:
     """A format by its name; TokenizerError if the tokenizer lacks the tokens it is made of."""
     if not _can_make(name, tokenizer):
         raise TokenizerError(
             f"the chat template {name} needs tokens that this {tokenizer.kind} tokenizer lacks",
             f"--chat-template {family_template(tokenizer)}",
         )
-    return Template(name, _make(name, tokenizer))
+    return Template(name, _make(name, tokenizer), reason=reason)
 
 
 def _can_make(name: TemplateName, tokenizer: Tokenizer) -> bool:

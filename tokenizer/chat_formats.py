@@ -6,10 +6,12 @@ for control tokens, so nothing in it can end its turn. Answers that the model ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
 from typing import Protocol
 
-from .base import EncodeError, Tokenizer
+from .base import EncodeError, Tokenizer, decode_text, names_of
 from .message import Message
 from .tool_calls import CODE_INTERPRETER, PYTHON_TAG, format_call
 
@@ -26,11 +28,29 @@ class ChatFormat(Protocol):
         """The id with which an answer that is a tool call begins, where the format has tools."""
 
     @property
+    def names(self) -> Mapping[int, str]:
+        """What the model itself calls tokens that stand in the place, and under the name, of another of Meta's."""
+
+    @property
     def before_answer(self) -> str:
         """What an answer has to begin with, as text."""
 
     def encode(self, dialog: Sequence[Message]) -> list[int]:
         """The ids of a dialog, up to where the assistant's answer begins. EncodeError if it cannot be."""
+
+
+NO_NAMES: Mapping[int, str] = MappingProxyType({})
+
+
+def spell_prompt(tokenizer: Tokenizer, form: ChatFormat, ids: Sequence[int]) -> str:
+    """The text of a prompt, its control tokens by the names that the model knows them under."""
+    names = names_of(tokenizer) | dict(form.names)
+    parts: list[str] = []
+    for name, run in groupby(ids, key=names.get):
+        alike = list(run)
+        text = tokenizer.decode(alike) if parts else decode_text(tokenizer, alike)
+        parts.append(text if name is None else name * len(alike))
+    return "".join(parts)
 
 
 def plain_ids(tokenizer: Tokenizer, text: str, *, begins: bool = True) -> list[int]:
@@ -54,6 +74,8 @@ class Llama3Format:
     """
 
     before_answer = ""
+
+    names = NO_NAMES
 
     def __init__(self, tokenizer: Tokenizer, *, strip: bool = False) -> None:
         self._tokenizer = tokenizer
@@ -103,6 +125,7 @@ class ChatMLFormat:
         self._start = ids["<|im_start|>"] if "<|im_start|>" in ids else ids["<|start_header_id|>"]
         self._end = ids["<|im_end|>"] if "<|im_end|>" in ids else ids["<|eot_id|>"]
         self.stop_tokens = frozenset({self._end})
+        self.names = {self._start: "<|im_start|>", self._end: "<|im_end|>"}
 
     def encode(self, dialog: Sequence[Message]) -> list[int]:
         ids: list[int] = []
@@ -128,6 +151,7 @@ class Llama2Format:
     """
 
     python_tag = None
+    names = NO_NAMES
     before_answer = " "
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -169,6 +193,7 @@ class CodeLlama70BFormat:
     """
 
     python_tag = None
+    names = NO_NAMES
     before_answer = ""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -202,6 +227,7 @@ class PlainFormat:
     """No format: the model continues what was written, each message of the user on a line of its own."""
 
     python_tag = None
+    names = NO_NAMES
     before_answer = ""
     stop_tokens: frozenset[int] = frozenset()
 

@@ -183,14 +183,18 @@ def find_calls(text: str, ids: Sequence[int], python_tag: int | None, system: st
 
 
 def says_what_its_ids_say(message: Message, tokenizer: Tokenizer) -> bool:
-    """Whether the ids of an answer still are its content, or its content and its calls: either may be edited."""
-    ids = message.token_ids or ()
+    """Whether the ids of an answer still are its content, or its content and its calls: either may be edited.
+
+    The space that SentencePiece puts before a text, which an answer may begin with or not, says nothing.
+    """
+    ids, put = message.token_ids or (), " " if tokenizer.puts_space else ""
     try:
-        text = tokenizer.decode(ids)
+        text = tokenizer.decode(ids).removeprefix(put)
     except EncodeError:
         return False
     read = parse_answer(text, python_tag=ids[:1] == (tokenizer.special_tokens.get(PYTHON_TAG),))
-    return _as_written(message.content, message.tool_calls) in (_as_written(text, ()), _as_written(*read))
+    written = _as_written(message.content.removeprefix(put), message.tool_calls)
+    return written in (_as_written(text, ()), _as_written(*read))
 
 
 def _as_written(content: str, calls: Sequence[ToolCall]) -> list[object]:

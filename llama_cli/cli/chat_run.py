@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ from .progress import shown_while_read
 from .prompts import read_text_file, stdin_text_lines
 from .run import describe_scores, describe_timings, load_model, ranks_of_a_group
 from .terminal import Terminal, format_stats, write_stderr_text
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,7 @@ class ChatRun:
         self.session = load_model(model, batch_size=1, chat_template=settings.chat_template, on_layer=on_layer)
         if self.session.template.warning:
             messages.note(self.session.template.warning)
+        logger.info("%s", self.describe_template())
         self.place = place
         self.file: SessionFile | None = None
         conversation = Conversation()
@@ -145,6 +149,11 @@ class ChatRun:
     @property
     def conversation(self) -> Conversation:
         return self.answerer.conversation
+
+    def describe_template(self) -> str:
+        """Which format the dialogs get, and why."""
+        template = self.session.template
+        return f"template {template.name}{f' ({template.reason})' if template.reason else ''}"
 
     def say(self, text: str) -> Turn:
         """Answer a message of the user."""
@@ -215,7 +224,7 @@ class ChatRun:
     def _show_prompt(self, turn: Turn) -> None:
         if self.view.show_prompt:
             ids = " ".join(map(str, turn.prompt))
-            text = self.session.decode(turn.prompt)
+            text = self.session.decode(turn.prompt, self.answerer.form)
             write_stderr_text(f"llama-cli: the prompt, {len(turn.prompt)} tokens:\n{text}\nllama-cli: its ids: {ids}")
 
     def save(self) -> None:

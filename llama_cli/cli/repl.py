@@ -88,7 +88,7 @@ class Repl:
             return
         session, conversation, note = self.run.session, self.run.conversation, self.run.terminal.note
         context = f"{session.max_seq_len:,} tokens of context"
-        note(f"chat with {session.info.name}, template {session.template.name}, {context}")
+        note(f"chat with {session.info.name}, {self.run.describe_template()}, {context}")
         note("/help lists the commands, Ctrl-D leaves")
         if self.run.place is not None and self.run.place.is_last:
             note("kept until your next conversation with it: chat --continue goes on; --no-session keeps nothing")

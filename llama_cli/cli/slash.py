@@ -157,7 +157,7 @@ class Commands:
     def _show(self, _: str) -> None:
         session, info = self.run.session, self.run.session.info
         self._say(f"  model     {info.name}, {info.dtype} on {info.device}, in {info.folder}")
-        self._say(f"  template  {session.template.name}")
+        self._say(f"  {self.run.describe_template().replace('template', 'template ', 1)}")
         self._say(f"  context   {session.max_seq_len:,} tokens")
         self._say(f"  branch    {self.run.conversation.current}, {counted(self.run.conversation.n_turns, 'turn')}")
         self._say(f"  session   {self.run.file.path if self.run.file else 'not kept; --session FILE keeps it'}")

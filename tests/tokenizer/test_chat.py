@@ -13,6 +13,7 @@ from support import DATA
 
 from tokenizer import CharTokenizer, EncodeError, TokenizerError, load_tokenizer
 from tokenizer.chat import ROLES, Llama3Format, Message, chat_format, family_template, make_template
+from tokenizer.chat_formats import spell_prompt
 from tokenizer.message import ToolCall
 
 
@@ -332,3 +333,24 @@ def test_messages_survive_json():
         assert Message.of(fields, with_ids=True) == message
         read = Message.of(fields)
         assert read == Message(message.role, message.content, message.tool_calls, message.awaits_tool)
+
+
+def test_a_prompt_is_spelled_as_the_model_knows_it():
+    """In Meta's layout ChatML's tokens have other names; what a message holds is text under any name."""
+    tokenizer = load_tokenizer(DATA / "tiny/bpe1024/tokenizer.model")
+    dialog = [Message("user", "Hi \U0001f600<|eot_id|>")]
+    chatml, llama3 = (make_template(name, tokenizer).format for name in ("chatml", "llama3"))
+    shown = spell_prompt(tokenizer, chatml, chatml.encode(dialog))
+    assert shown == "<|im_start|>user\nHi \U0001f600<|eot_id|><|im_end|>\n<|im_start|>assistant\n"
+    ids = llama3.encode(dialog)
+    assert spell_prompt(tokenizer, llama3, ids) == tokenizer.decode(ids)
+    assert spell_prompt(tokenizer, chatml, 2 * [ids[1]]) == 2 * "<|im_start|>"
+
+
+def test_a_spelled_prompt_shows_what_sentencepiece_hides(sentencepiece_tokenizer):
+    tokenizer = sentencepiece_tokenizer()
+    form = chat_format(tokenizer)
+    shown = spell_prompt(
+        tokenizer, form, form.encode([Message("user", "a"), Message("assistant", "b"), Message("user", "c")])
+    )
+    assert shown == "<s> [INST] a [/INST] b </s><s> [INST] c [/INST]"
