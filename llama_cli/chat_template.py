@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from tokenizer import Tokenizer, TokenizerError
-from tokenizer.chat import TEMPLATES, Template, TemplateName, family_template, make_template
+from tokenizer.chat import (
+    TEMPLATES,
+    Template,
+    TemplateName,
+    family_template,
+    make_template,
+    recognise_template,
+)  # fmt: skip
 
 from .errors import ModelRejected, UsageError
+
+JINJA = re.compile(r"\{[{%#]")  # how the text of a template begins to say something
 
 TemplateChoice = Literal["auto"] | TemplateName
 
@@ -40,7 +49,7 @@ METAS_NAME = re.compile(r"^(meta-)?(code)?llama", re.IGNORECASE)
 def choose_template(
     asked: TemplateChoice, params: Mapping[str, Any], tokenizer: Tokenizer, name: str, embedding: EmbeddingRows
 ) -> Template:
-    """The one asked for, the one that `chat_template` in params.json names, else the family's.
+    """The one asked for, the one that the model's files name or write out, else the family's.
 
     Nothing in a folder says for sure that a model was trained to chat. It is taken for a base model, and gets
     plain text, if the rows of its control tokens in the `embedding` are zero or as a reserved token's, or if
@@ -53,6 +62,8 @@ def choose_template(
             return make_template(asked, tokenizer, "as asked for")
         except TokenizerError as error:
             raise UsageError(error.message, error.hint) from None
+    if isinstance(named, str) and JINJA.search(named):
+        return _template_of_jinja(named, tokenizer, name, embedding)
     if named is not None:
         if named not in TEMPLATES:
             raise ModelRejected(
@@ -63,6 +74,21 @@ def choose_template(
         except TokenizerError as error:
             raise ModelRejected(f"params.json: {error.message}", error.hint) from None
     return _template_of_family(tokenizer, name, embedding)
+
+
+def _template_of_jinja(jinja: str, tokenizer: Tokenizer, name: str, embedding: EmbeddingRows) -> Template:
+    """The format that a text of Hugging Face's writes; where it writes none of ours, the family's and a warning."""
+    written = recognise_template(jinja)
+    reason = "writes none of the formats known here"
+    if written is not None:
+        try:
+            return make_template(written, tokenizer, "written out in the model's own files")
+        except TokenizerError as error:
+            reason = error.message
+    template = _template_of_family(tokenizer, name, embedding)
+    return template._replace(
+        warning=f"the model's own chat template is not used ({reason}), but {template.name}; --chat-template chooses"
+    )
 
 
 def _template_of_family(tokenizer: Tokenizer, name: str, embedding: EmbeddingRows) -> Template:
@@ -94,12 +120,14 @@ def _ends_headers_with_line_breaks(tokenizer: Tokenizer, embedding: EmbeddingRow
 
 
 def _is_trained(tokenizer: Tokenizer, embedding: EmbeddingRows) -> bool:
-    """Whether the control tokens have rows of their own."""
+    """Whether the control tokens have rows of their own, as far as there is one to compare with."""
 
     def row_of(token: str) -> Tensor:
         number = tokenizer.special_tokens[token]
         return embedding(number, number + 1)[0].float()
 
+    if UNTRAINED not in tokenizer.special_tokens:
+        return True
     usual = embedding(0, USUAL_ROWS).float().norm(dim=1).median()
     untrained = row_of(UNTRAINED)
     rows = [row_of(token) for token in CONTROL]

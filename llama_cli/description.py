@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tokenizer import TokenizerError
-from tokenizer.chat import chat_format
+from tokenizer import Tokenizer, TokenizerError
+from tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from tokenizer.known import known_tokenizer
 from tokenizer.loader import kind_of
 
@@ -17,11 +17,18 @@ from .checkpoint.installed import model_name
 from .checkpoint.pickle_headers import item_size
 from .errors import LlamaError
 from .memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
-from .model.args import Configuration, ModelArgs, read_configuration
+from .model.args import Configuration, ModelArgs, read_configuration, unnested
 from .model.family import family_of
 from .vocabulary import check_vocabulary, open_tokenizer
 
 RANKS = (1, 2, 4, 8)
+FORMATS = {
+    "llama3": "Llama3",
+    "llama3-strip": "Llama3",
+    "chatml": "ChatML",
+    "llama2": "Llama2",
+    "codellama-70b": "CodeLlama70B",
+}
 DTYPES = {2: "bfloat16", 4: "float32"}  # that models run in, by the bytes of a value
 
 
@@ -94,26 +101,42 @@ _PARTS = {
 
 
 def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:
-    """Kind, size and chat format of the tokenizer, or in `problem` why there is none that fits."""
+    """Kind, size, ends and chat format of the tokenizer, or in `problem` why there is none that fits."""
     described: dict[str, Any] = {"path": None if headers.tokenizer is None else str(headers.tokenizer)}
-    described |= {"kind": None, "n_words": None, "known": None, "chat_format": None, "problem": None}
-    described |= {"spare_ids": None, "trained_spare_ids": None, "warning": None}
+    described |= dict.fromkeys(("kind", "n_words", "known", "chat_format", "chat_template", "chat_template_from"))
+    described |= dict.fromkeys(("stop_tokens", "problem", "spare_ids", "trained_spare_ids", "warning"))
     try:
         words = open_tokenizer(headers.tokenizer, headers.folder)
         spare = check_vocabulary(args.vocab_size, words, headers.tokenizer, headers.folder, headers.spare_rows)
     except LlamaError as error:
         return described | {"problem": error.message}
-    chat = chat_format(words)
     assert headers.tokenizer is not None, "it has been opened"
+    template, source = named_template(headers, words)
+    ends = {words.token_bytes(number).decode(errors="replace"): number for number in sorted(words.stop_tokens)}
     return described | {
         "kind": words.kind,
         "n_words": words.n_words,
         "known": known_tokenizer(headers.tokenizer),
-        "chat_format": None if chat is None else type(chat).__name__.removesuffix("Format"),
+        "chat_format": FORMATS.get(template),
+        "chat_template": template,
+        "chat_template_from": source,
+        "stop_tokens": ends,
         "spare_ids": spare.count,
         "trained_spare_ids": spare.trained,
         "warning": spare.warning,
     }
+
+
+def named_template(headers: Headers, words: Tokenizer) -> tuple[TemplateName, str]:
+    """The template that the files name, else the family's, which a base model does not use; and who says so."""
+    said = unnested(headers.params).get("chat_template")
+    named = recognise_template(said) if isinstance(said, str) and said not in TEMPLATES else said
+    if named in TEMPLATES:
+        try:
+            return make_template(named, words).name, "params.json" if named == said else "the folder's own template"
+        except TokenizerError:
+            pass
+    return family_template(words), "the family, if this is no base model"
 
 
 def plan_table(

@@ -173,7 +173,8 @@ class Verification:
         assert self._tokenizer is not None, "it has been opened"
         known = known_tokenizer(self._tokenizer)
         whose = known or ("the toy's own" if words.kind == "char" else "not one of Meta's known files")
-        self._add("tokenizer", file, "ok", f"{words.kind}, {words.n_words:,} tokens, {whose}")
+        ends = ", ".join(map(str, sorted(words.stop_tokens))) or "nothing"
+        self._add("tokenizer", file, "ok", f"{words.kind}, {words.n_words:,} tokens, {whose}; answers end at {ends}")
 
     def _read_spare_rows(self, begin: int, end: int) -> list[bytes]:
         if self._checkpoint is None or self._args is None:

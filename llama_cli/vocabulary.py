@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from tokenizer.marks import NO_MARKS, Marks
 
 from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_tokenizer
 from .checkpoint.installed import find_model
 from .checkpoint.quoting import plain, quote
 from .checkpoint.spare_rows import MOST, added_names, n_trained
+from .checkpoint.tokenizer_marks import read_marks
 from .errors import ModelRejected
 
 logger = logging.getLogger(__name__)
@@ -22,14 +24,21 @@ SPARE_IDS = 128
 
 
 def open_tokenizer(path: Path | None, folder: Path) -> Tokenizer:
-    """The tokenizer in a file found for a model's folder; ModelRejected if there is none, or none of ours."""
+    """The tokenizer in a file found for a model's folder, with what the folder's other files say about it.
+
+    ModelRejected if there is none, or none of ours.
+    """
     if path is None:
         raise ModelRejected(
             f"no {' or '.join(TOKENIZER_NAMES)} in {plain(folder)}, above it or in its original/",
             "give one with --tokenizer FILE",
         )
+    return _load(path, read_marks(folder))
+
+
+def _load(path: Path, marks: Marks) -> Tokenizer:
     try:
-        return load_tokenizer(path)
+        return load_tokenizer(path, marks)
     except TokenizerError as error:
         raise ModelRejected(error.message, error.hint) from None
 
@@ -37,10 +46,10 @@ def open_tokenizer(path: Path | None, folder: Path) -> Tokenizer:
 def tokenizer_of(model: str | Path, tokenizer: str | Path | None = None) -> Tokenizer:
     """The tokenizer of a model, or the one given instead of it; the folder needs no weights for that."""
     if tokenizer is not None:
-        return open_tokenizer(expand(tokenizer), Path())
+        return _load(expand(tokenizer), NO_MARKS)
     alone = find_tokenizer(expand(model)) if expand(model).is_dir() else None
     if alone is not None:
-        return open_tokenizer(alone, alone.parent)
+        return open_tokenizer(alone, expand(model))
     folder = find_model(model)
     return open_tokenizer(find_tokenizer(folder), folder)
 

@@ -1,11 +1,12 @@
-"""Meta's byte-pair tokenizer of Llama 3 and later: a file of `base64(token) rank` lines, run by tiktoken."""
+"""Byte-pair tokenizers, run by tiktoken; Llama 3's own is a file of `base64(token) rank` lines."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -13,14 +14,24 @@ from typing import TypeVar
 import tiktoken
 
 from .base import EncodeError, TokenizerError
+from .marks import NO_MARKS, Cuts, Marks, check_ids
 
 T = TypeVar("T")
 
-# The pattern that cuts text into words before merging; a fact of the trained vocabulary.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# The patterns that cut text into words before merging.
+PATTERNS: Mapping[Cuts, str] = {
+    "llama3": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    # Each digit is cut out first, and GPT-2's pattern cuts what lies between: white space before a digit ends a part.
+    "smollm": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+}
 
 # Meta feeds tiktoken slices of this many characters, cut again inside runs of (non-)whitespace this long;
 # the cuts change the ids around them, so parity needs the same ones.
@@ -41,6 +52,8 @@ NAMED_SPECIAL = {
     "<|python_tag|>": 10,
     "<|image|>": 11,
 }
+
+FAMILY_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
 
 def special_names() -> list[str]:
@@ -96,45 +109,78 @@ def _without_panic(call: Callable[[], T]) -> T:
         raise EncodeError("the tokenizer library gave up on this text") from None
 
 
+@dataclass(frozen=True)
+class BytePairs:
+    """A vocabulary in the order of merging, which need not be that of its ids."""
+
+    ranks: Mapping[bytes, int]  # every byte is there
+    specials: Mapping[str, int]  # names of ids that text never becomes; of two for one id the first is shown
+    cuts: Cuts = "llama3"
+    ids: Sequence[int | None] | None = None  # of each rank, None: text loses it; no list: the rank is the id
+    unmerged: Mapping[int, bytes] = field(default_factory=dict)  # ids of tokens that no merge makes
+    bos_id: int | None = None
+    eos_id: int | None = None
+
+
+def metas_vocabulary(path: Path, cuts: Cuts) -> BytePairs:
+    """A file of Meta's: the ranks, then 256 special tokens."""
+    ranks = read_ranks(path)
+    primary = metas_specials(len(ranks))
+    begin, end = (primary[name] for name in ("<|begin_of_text|>", "<|end_of_text|>"))
+    return BytePairs(ranks, primary, cuts, bos_id=begin, eos_id=end)
+
+
+def metas_specials(n_ranks: int) -> dict[str, int]:
+    """Meta's names behind so many ranks.
+
+    Llama 3's own file counted four reserved names more, to 250. Where both count, 3.1's meaning stands;
+    the names that only Llama 3 has are the last five ids.
+    """
+    names = {name: n_ranks + place for place, name in enumerate(special_names())}
+    return names | {f"<|reserved_special_token_{k}|>": n_ranks + 5 + k for k in range(246, 251)}
+
+
 class BPETokenizer:
-    """Ranks first, then 256 special tokens. Only `encode(bos=..., eos=...)` makes special tokens, never text."""
+    """Byte pairs and special tokens. Only `encode(bos=..., eos=...)` makes special tokens, never text."""
 
     kind = "tiktoken"
     puts_space = False
 
-    def __init__(self, path: Path) -> None:
-        ranks = read_ranks(path)
-        self._n_ranks = len(ranks)
-        names = special_names()
-        self._primary = {name: self._n_ranks + place for place, name in enumerate(names)}
-        # Llama 3's own file counted four reserved names more, to 250. Where both count, 3.1's meaning stands;
-        # the names that only Llama 3 has are the last five ids.
-        older = {f"<|reserved_special_token_{k}|>": self._n_ranks + 5 + k for k in range(246, 251)}
-        self.special_tokens = {**self._primary, **older}
-        self.max_token_bytes = max(map(len, ranks))
-        self._name, self._ranks = path.name, ranks
+    def __init__(self, name: str, vocabulary: BytePairs, marks: Marks = NO_MARKS) -> None:
+        self._name, self.vocabulary = name, vocabulary
+        self.special_tokens: dict[str, int] = {**marks.names, **_without(vocabulary.specials, marks.names)}
+        ranked = (len(vocabulary.ranks) - 1,) if vocabulary.ids is None else filter(None, vocabulary.ids)
+        self.n_words = 1 + max(*self.special_tokens.values(), *vocabulary.unmerged, *ranked, 0)
+        self.max_token_bytes = max(map(len, vocabulary.ranks))
+        check_ids(marks, self.n_words)
+        own = vocabulary.bos_id if marks.bos_token is None else self.special_tokens.get(marks.bos_token)
+        self.bos_id = {None: vocabulary.bos_id, True: own, False: None}[marks.adds_bos]
+        self.eos_id = vocabulary.eos_id if marks.eos_token is None else self.special_tokens.get(marks.eos_token)
+        ends = (self.special_tokens.get(name) for name in FAMILY_ENDS)
+        said = [self.eos_id, *ends]
+        self.stop_tokens = marks.stop_ids.union(number for number in said if number is not None)
 
     @cached_property
     def _encoding(self) -> tiktoken.Encoding:
         """Made at the first use: who only asks for sizes and special tokens need not wait for it."""
-        return tiktoken.Encoding(self._name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens=self._primary)
+        ranks = dict(self.vocabulary.ranks)
+        pattern = PATTERNS[self.vocabulary.cuts]
+        return tiktoken.Encoding(self._name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
-    @property
-    def n_words(self) -> int:
-        return self._n_ranks + N_SPECIAL
-
-    @property
-    def bos_id(self) -> int:
-        return self.special_tokens["<|begin_of_text|>"]
-
-    @property
-    def eos_id(self) -> int:
-        return self.special_tokens["<|end_of_text|>"]
-
-    @property
-    def stop_tokens(self) -> frozenset[int]:
-        names = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
-        return frozenset(self.special_tokens[name] for name in names)
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        """What each id says; an id that nothing is said of says nothing."""
+        found = [b""] * self.n_words
+        ids = self.vocabulary.ids
+        for rank, token in enumerate(self.vocabulary.ranks):
+            number = rank if ids is None else ids[rank]
+            if number is not None:
+                found[number] = token
+        for number, token in self.vocabulary.unmerged.items():
+            found[number] = token
+        for name, number in reversed(self.special_tokens.items()):
+            found[number] = name.encode()
+        return found
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of `text`, the same as Meta's; a lone surrogate is an EncodeError that says where."""
@@ -142,10 +188,14 @@ class BPETokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise EncodeError(f"character {error.start} is a lone surrogate, {text[error.start]!r}") from None
-        ids = [self.bos_id] if bos else []
+        ids: list[int] = []
         for piece in slices(text):
             ids += _without_panic(lambda piece=piece: self._encoding.encode_ordinary(piece))  # type: ignore[misc]
-        return [*ids, self.eos_id] if eos else ids
+        if self.vocabulary.ids is not None:
+            numbers = self.vocabulary.ids
+            ids = [number for rank in ids if (number := numbers[rank]) is not None]
+        begin = [self.bos_id] if bos and self.bos_id is not None else []
+        return [*begin, *ids, *([self.eos_id] if eos and self.eos_id is not None else [])]
 
     def encode_more(self, text: str) -> list[int]:
         return self.encode(text)
@@ -156,4 +206,9 @@ class BPETokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         if not 0 <= token_id < self.n_words:
             raise EncodeError(f"id {token_id} is outside the vocabulary of {self.n_words}")
-        return self._encoding.decode_single_token_bytes(token_id)
+        return self._bytes[token_id]
+
+
+def _without(specials: Mapping[str, int], names: Mapping[str, int]) -> dict[str, int]:
+    """The names that the model itself does not use for another id."""
+    return {name: number for name, number in specials.items() if name not in names}

@@ -7,14 +7,22 @@ from typing import Literal, NamedTuple, get_args
 from .base import Tokenizer, TokenizerError
 from .chat_formats import ChatFormat, ChatMLFormat, CodeLlama70BFormat, Llama2Format, Llama3Format, PlainFormat
 from .message import ROLES, Message, Role, ToolCall
+from .tool_calls import PYTHON_TAG
 
 __all__ = [
     "ROLES", "TEMPLATES", "ChatFormat", "Llama3Format", "Message", "PlainFormat", "Role", "Template", "TemplateName",
-    "ToolCall", "chat_format", "family_template", "make_template",
+    "ToolCall", "chat_format", "family_template", "make_template", "recognise_template",
 ]  # fmt: skip
 
 TemplateName = Literal["llama3", "llama3-strip", "llama2", "codellama-70b", "chatml", "none"]
 TEMPLATES: tuple[TemplateName, ...] = get_args(TemplateName)
+
+
+LLAMA3_TOKENS = {
+    "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", PYTHON_TAG,
+}  # fmt: skip
+CHATML_TOKENS = {"<|im_start|>", "<|im_end|>"}
+CHATML_IN_METAS_NAMES = {"<|start_header_id|>", "<|eot_id|>"}
 
 
 class Template(NamedTuple):
@@ -41,8 +49,8 @@ def _can_make(name: TemplateName, tokenizer: Tokenizer) -> bool:
         return tokenizer.kind == "sentencepiece"
     if name == "codellama-70b":
         return "<step>" in tokenizer.special_tokens
-    starts = {"<|start_header_id|>"} | ({"<|im_start|>"} if name == "chatml" else set())
-    return name == "none" or not starts.isdisjoint(tokenizer.special_tokens)
+    needed = [LLAMA3_TOKENS] if name in ("llama3", "llama3-strip") else [CHATML_TOKENS, CHATML_IN_METAS_NAMES]
+    return name == "none" or any(tokens <= tokenizer.special_tokens.keys() for tokens in needed)
 
 
 def _make(name: TemplateName, tokenizer: Tokenizer) -> ChatFormat:
@@ -57,13 +65,25 @@ def _make(name: TemplateName, tokenizer: Tokenizer) -> ChatFormat:
 
 def family_template(tokenizer: Tokenizer) -> TemplateName:
     """The format of the family whose vocabulary this is; `none` where it has none, as a toy's."""
-    if "<|im_start|>" in tokenizer.special_tokens:
+    if tokenizer.special_tokens.keys() >= CHATML_TOKENS:
         return "chatml"
-    if "<|start_header_id|>" in tokenizer.special_tokens:
+    if tokenizer.special_tokens.keys() >= LLAMA3_TOKENS:
         return "llama3"
     if "<step>" in tokenizer.special_tokens:
         return "codellama-70b"
     return "llama2" if tokenizer.kind == "sentencepiece" else "none"
+
+
+def recognise_template(jinja: str) -> TemplateName | None:
+    """Which format the text of a chat template of Hugging Face's writes, told by its marks; None if none of these."""
+    # The headers of Llama 3 end with a token, those of ChatML, which may have its names, with a line break.
+    if "<|im_start|>" in jinja or ("<|start_header_id|>" in jinja and "<|end_header_id|>" not in jinja):
+        return "chatml"
+    if "<|start_header_id|>" in jinja:
+        return "llama3-strip" if "trim" in jinja or "strip()" in jinja else "llama3"
+    if "[INST]" in jinja and "<<SYS>>" in jinja:
+        return "llama2"
+    return "codellama-70b" if "<step>" in jinja and "Source:" in jinja else None
 
 
 def chat_format(tokenizer: Tokenizer) -> ChatFormat | None:

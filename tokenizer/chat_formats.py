@@ -122,10 +122,10 @@ class ChatMLFormat:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         ids = tokenizer.special_tokens
-        self._start = ids["<|im_start|>"] if "<|im_start|>" in ids else ids["<|start_header_id|>"]
-        self._end = ids["<|im_end|>"] if "<|im_end|>" in ids else ids["<|eot_id|>"]
-        self.stop_tokens = frozenset({self._end})
-        self.names = {self._start: "<|im_start|>", self._end: "<|im_end|>"}
+        self.start = ids["<|im_start|>"] if "<|im_start|>" in ids else ids["<|start_header_id|>"]
+        self.end = ids["<|im_end|>"] if "<|im_end|>" in ids else ids["<|eot_id|>"]
+        self.stop_tokens = frozenset({self.end})
+        self.names = {self.start: "<|im_start|>", self.end: "<|im_end|>"}
 
     def encode(self, dialog: Sequence[Message]) -> list[int]:
         ids: list[int] = []
@@ -136,8 +136,8 @@ class ChatMLFormat:
                 body = plain_ids(self._tokenizer, f"{role}\n{_with_calls(message)}")
             else:
                 body = [*self._tokenizer.encode(f"{role}\n"), *message.token_ids]
-            ids += [self._start, *body, self._end, *newline]
-        return [*ids, self._start, *self._tokenizer.encode("assistant\n")]
+            ids += [self.start, *body, self.end, *newline]
+        return [*ids, self.start, *self._tokenizer.encode("assistant\n")]
 
 
 LLAMA2_TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")

@@ -10,6 +10,7 @@ from typing import Literal
 
 from .base import Tokenizer, TokenizerError
 from .char import CharTokenizer
+from .marks import NO_MARKS, Marks, check_ids
 
 MAX_FILE_BYTES = 64 << 20
 
@@ -19,28 +20,40 @@ TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n")
 FOREIGN = {
     b"version https://git-lfs": ("a git-lfs pointer, not the file itself", "git lfs pull"),
     b"<": ("a web page, not a tokenizer", "download the file again, signed in"),
-    b"{": ("JSON, as Hugging Face's tokenizer.json is", "give Meta's tokenizer.model with --tokenizer"),
     b"\x1f\x8b": ("compressed with gzip", "gunzip it"),
     b"PK\x03\x04": ("a zip archive, not a tokenizer", "give Meta's tokenizer.model with --tokenizer"),
 }
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read chars.json, Meta's tiktoken file or a SentencePiece model; TokenizerError says what else it is."""
+Kind = Literal["tiktoken", "char", "sentencepiece", "tokenizer.json"]
+
+
+def load_tokenizer(path: str | Path, marks: Marks = NO_MARKS) -> Tokenizer:
+    """Read chars.json, Meta's tiktoken file, a SentencePiece model or a tokenizer.json of byte pairs.
+
+    `marks` is what the model's other files say about it. TokenizerError says what else a file is.
+    """
     path = Path(path)
     kind = kind_of(path)
     if kind == "tiktoken":
-        from .bpe import BPETokenizer
+        from .bpe import BPETokenizer, metas_vocabulary
 
-        return BPETokenizer(path)
+        return BPETokenizer(path.name, metas_vocabulary(path, marks.cuts), marks)
+    if kind == "tokenizer.json":
+        from .tokenizer_json import open_tokenizer_json
+
+        return open_tokenizer_json(path, marks)
     if kind == "char":
-        return CharTokenizer.from_file(path)
+        tokenizer = CharTokenizer.from_file(path)
+        check_ids(marks, tokenizer.n_words)
+        tokenizer.stop_tokens = marks.stop_ids
+        return tokenizer
     from .spm import SentencePieceTokenizer
 
-    return SentencePieceTokenizer(path)
+    return SentencePieceTokenizer(path, marks)
 
 
-def kind_of(path: Path) -> Literal["tiktoken", "char", "sentencepiece"]:
+def kind_of(path: Path) -> Kind:
     """Which kind of tokenizer a file begins like; TokenizerError says what else it is."""
     head = _read_head(path).removeprefix(codecs.BOM_UTF8)  # which an editor may have put before JSON
     if TIKTOKEN_LINE.match(head):
@@ -49,6 +62,8 @@ def kind_of(path: Path) -> Literal["tiktoken", "char", "sentencepiece"]:
         return "char"
     if head.startswith(b"\n"):  # field 1 of the protobuf: the first piece
         return "sentencepiece"
+    if head.lstrip().startswith(b"{"):
+        return "tokenizer.json"
     for beginning, (what, hint) in FOREIGN.items():
         if head.lstrip().startswith(beginning):
             raise TokenizerError(f"{path} is {what}", hint)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .base import UNKNOWN, EncodeError, TokenizerError
 from .distribution import install_line
+from .marks import NO_MARKS, Marks, check_ids
 
 SPACE = "\u2581"  # how SentencePiece writes a space
 
@@ -27,7 +28,7 @@ class SentencePieceTokenizer:
 
     kind = "sentencepiece"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, marks: Marks = NO_MARKS) -> None:
         try:
             import sentencepiece
         except ImportError:
@@ -41,19 +42,26 @@ class SentencePieceTokenizer:
         except (RuntimeError, ValueError):
             raise TokenizerError(f"{path.name} is damaged: SentencePiece cannot read it") from None
         model = self._model
-        self.n_words: int = model.GetPieceSize()
-        self.bos_id: int = model.bos_id()
+        n_pieces: int = model.GetPieceSize()
+        self.n_words: int = 1 + max(n_pieces - 1, *marks.names.values(), 0)
+        self.bos_id: int | None = None if marks.adds_bos is False else model.bos_id()
         self.eos_id: int = model.eos_id()
-        control = (token_id for token_id in range(self.n_words) if model.IsControl(token_id))
+        control = (token_id for token_id in range(n_pieces) if model.IsControl(token_id))
         self.special_tokens: dict[str, int] = {model.IdToPiece(token_id): token_id for token_id in control}
         named = {name: model.PieceToId(name) for name in NAMED}
         named = {name: token_id for name, token_id in named.items() if token_id != model.unk_id()}
         self.special_tokens |= named
+        named |= {name: number for name, number in marks.names.items() if model.PieceToId(name) == number}
         self._spelt_out = {token_id: self._spell(name) for name, token_id in named.items()}
-        self.stop_tokens = frozenset({self.eos_id, *(named[name] for name in ENDS if name in named)})
+        self.special_tokens = {**marks.names, **{n: i for n, i in self.special_tokens.items() if n not in marks.names}}
+        ends = (self.special_tokens[name] for name in (*ENDS, marks.eos_token) if name in self.special_tokens)
+        check_ids(marks, self.n_words)
+        self.stop_tokens = marks.stop_ids.union({self.eos_id}, ends)
         self._n_shield = len(model.EncodeAsIds(SHIELD))
         self.puts_space = str(model.IdToPiece(model.EncodeAsIds("a")[0])).startswith(SPACE)
-        self._bytes = [self._bytes_of(token_id) for token_id in range(self.n_words)]
+        added = {token_id: name.encode() for name, token_id in marks.names.items()}
+        pieces = dict(enumerate(map(self._bytes_of, range(n_pieces))))
+        self._bytes = [pieces.get(token_id, added.get(token_id, b"")) for token_id in range(self.n_words)]
         self.max_token_bytes = max(map(len, self._bytes))
 
     def _bytes_of(self, token_id: int) -> bytes:
@@ -78,7 +86,8 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Ids of `text`. SentencePiece puts a space before the first word; `decode` shows it."""
-        return [self.bos_id] * bos + self._ids_of(text) + [self.eos_id] * eos
+        begin = [self.bos_id] if bos and self.bos_id is not None else []
+        return begin + self._ids_of(text) + [self.eos_id] * eos
 
     def encode_more(self, text: str) -> list[int]:
         return self._ids_of(text, SHIELD)[self._n_shield :]

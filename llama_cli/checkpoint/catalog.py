@@ -14,7 +14,7 @@ TOY = Path(__file__).parent.parent / "toy"
 CONFIG_NAMES = ("params.json", "config.json")
 WEIGHT_PATTERNS = ("*.pth", "*.safetensors", "*.pt")
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".json")
-TOKENIZER_NAMES = ("tokenizer.model", "chars.json")
+TOKENIZER_NAMES = ("tokenizer.model", "chars.json", "tokenizer.json")
 WANTED = "give the folder with params.json and consolidated.00.pth: -m FOLDER"
 CONVERT = "make a model folder of it: llama-cli convert FILE.gguf FOLDER"
 
@@ -65,12 +65,12 @@ def _search(asked: Path) -> Path:
 
 
 def find_tokenizer(folder: Path) -> Path | None:
-    """tokenizer.model or chars.json in the folder, in the one above (Llama 2's place) or in its `original/`."""
-    for place in (folder, folder.parent, folder / "original"):
-        for name in TOKENIZER_NAMES:
-            if (place / name).exists():
-                return place / name
-    return None
+    """The tokenizer in the folder or in its `original/`, else in the one above (Llama 2's place).
+
+    A tokenizer.json, which takes longest to read, comes behind a tokenizer.model of the same folder.
+    """
+    own = [place / name for name in TOKENIZER_NAMES for place in (folder, folder / "original")]
+    return next((path for path in (*own, *(folder.parent / name for name in TOKENIZER_NAMES)) if path.exists()), None)
 
 
 def expand(path: str | Path) -> Path:

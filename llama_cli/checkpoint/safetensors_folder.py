@@ -13,6 +13,7 @@ from .json_file import read_object
 from .regular_file import Identity
 from .rounded import RoundedWeights
 from .safetensors_file import SafetensorsFiles, open_safetensors
+from .tokenizer_marks import read_their_template
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def open_safetensors_folder(folder: Path, *, mapped: bool = True) -> Safetensors
     if has_config and (theirs or not has_params):
         config = read_object(folder / "config.json")
         params, source, tied = params_of(config), "config.json", bool(config.get("tie_word_embeddings"))
+        if (template := read_their_template(folder)) is not None:
+            params["chat_template"] = template
     else:
         params, source = read_object(folder / "params.json"), "params.json"
         tied = "lm_head.weight" not in files.names()

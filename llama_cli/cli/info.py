@@ -114,6 +114,7 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
     if tokenizer is None:
         known = f", {words['known']}" if words["known"] else ""
         tokenizer = f"{words['kind']}, {words['n_words']:,} tokens{known}: {words['path']}"
+    ends = ", ".join(f"{name} ({number})" for name, number in (words["stop_tokens"] or {}).items())
     rounded = described["quantization"]
     runs = [("rounded", f"to {rounded} by llama-cli convert; runs so on an x86 CPU, as full weights elsewhere")]
     return [
@@ -125,9 +126,15 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
         ("output matrix", "the embedding (tied)" if described["tied"] else "of its own"),
         ("tokenizer", tokenizer),
         *([("warning", words["warning"])] if words["warning"] else []),
-        ("chat format", words["chat_format"] or "none"),
+        ("chat format", _chat_format(words)),
+        ("ends at", ends or "nothing"),
         ("context", f"{described['context']:,} tokens"),
     ]
+
+
+def _chat_format(words: dict[str, Any]) -> str:
+    name = words["chat_format"]
+    return "none" if name is None else f"{name}, template {words['chat_template']}, from {words['chat_template_from']}"
 
 
 def _configuration(configuration: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:

@@ -36,10 +36,15 @@ COMPUTED: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("position_embedding_type", "pos_embed_type", "position_embedding"), ("rope", "rotary")),
 }
 
+# Of the tokenizer and the chats: read by checkpoint/tokenizer_marks.py.
+TOKENS = frozenset((
+    "add_bos_token", "bos_token", "chat_template", "pre_tokenizer", "special_tokens", "stop_token_ids",
+))  # fmt: skip
+
 # Of training, of how the files came to be, of other programs' memory, of an answer: nothing of what is computed.
 HARMLESS = frozenset((
     "architectures", "attention_dropout", "attn_dropout", "attn_implementation", "auto_map",
-    "begin_suppress_tokens", "block_size", "bos_id", "bos_token", "bos_token_id", "chat_template",
+    "begin_suppress_tokens", "block_size", "bos_id", "bos_token_id",
     "context_length", "dropout", "dtype", "embd_pdrop", "embedding_dropout", "eos_id", "eos_token",
     "eos_token_id", "ffn_dropout", "flash_attention", "hidden_dropout", "hidden_dropout_prob", "init_std",
     "initializer_range", "is_decoder", "is_llama_config", "layer_init", "license_name", "max_batch_size",
@@ -69,7 +74,7 @@ def is_off(value: object) -> bool:
 def refused(settings: Mapping[str, Any], read: Iterable[str]) -> list[str]:
     """The keys, but for those `read` elsewhere, by which a model computes what this program does not."""
     found = []
-    for key in settings.keys() - set(read) - HARMLESS - set(TIED_KEYS):
+    for key in settings.keys() - set(read) - HARMLESS - TOKENS - set(TIED_KEYS):
         if key.startswith("_"):  # a comment, by custom
             continue
         value = settings[key]
@@ -89,7 +94,7 @@ def _changes_the_arithmetic(key: str, value: object) -> bool:
 
 def unknown(settings: Mapping[str, Any], read: Iterable[str]) -> list[str]:
     """The keys that nothing is known of, and whose names say nothing of the arithmetic either."""
-    others = settings.keys() - set(read) - HARMLESS - set(TIED_KEYS) - COMPUTED.keys()
+    others = settings.keys() - set(read) - HARMLESS - TOKENS - set(TIED_KEYS) - COMPUTED.keys()
     return sorted(key for key in others if not key.startswith("_") and not is_off(settings[key]))
 
 
