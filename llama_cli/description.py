@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tokenizer import Tokenizer, TokenizerError
+from tokenizer import Tokenizer, TokenizerError, names_of
 from tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from tokenizer.known import known_tokenizer
 from tokenizer.loader import kind_of
@@ -112,7 +112,8 @@ def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:
         return described | {"problem": error.message}
     assert headers.tokenizer is not None, "it has been opened"
     template, source = named_template(headers, words)
-    ends = {words.token_bytes(number).decode(errors="replace"): number for number in sorted(words.stop_tokens)}
+    names = names_of(words)
+    ends = {names.get(number, repr(words.decode([number]))): number for number in sorted(words.stop_tokens)}
     return described | {
         "kind": words.kind,
         "n_words": words.n_words,

@@ -32,7 +32,7 @@ def convert(
         typer.Option("--quantize", help="Round the linear layers, as --quantize of a loading command. In safetensors."),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="tokenizer.model or chars.json, if it lies elsewhere.")
+        Path | None, typer.Option("--tokenizer", help="The tokenizer's file, if it lies elsewhere.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of a model at DST.")] = False,
     messages: MessageOptions,
@@ -54,7 +54,7 @@ def convert(
     from ..convert.folder import check_target
     from ..convert.gguf import is_gguf, open_gguf
     from ..convert.outputs import Target
-    from ..convert.source import open_folder
+    from ..convert.source import Source, open_folder
     from ..loader import DTYPES
 
     path, folder = expand(source), expand(target)
@@ -62,7 +62,10 @@ def convert(
     if here == there or (there in here.parents and there.exists() and force):
         raise OutputRefused(f"{source} would be replaced by itself", "give another folder")
     check_target(folder, replace=force)
-    opened = open_gguf(path, tokenizer) if is_gguf(path) else open_folder(path, tokenizer)
+    if is_gguf(path):
+        opened: Source = open_gguf(path, tokenizer, keep_ids=form == "hf")
+    else:
+        opened = open_folder(path, tokenizer)
     wanted = Target(form, mp, dtype and DTYPES[dtype], quantize)
     with PhaseProgress(quiet=messages.quiet) as progress:
         n_bytes = run(opened, folder, wanted, progress, replace=force)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tokenizer.distribution import install_line
+from tokenizer.marks import Marks
 
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.pages import drop_pages
@@ -25,10 +26,9 @@ from ..checkpoint.quoting import plain, quote
 from ..checkpoint.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..errors import ModelRejected
 from ..model.args import ModelArgs, read_params
-from .gguf_metadata import GIVE_LLAMA, params_from, vocabulary_from
+from .gguf_metadata import GIVE_LLAMA, Words, ends_of, params_from, template_of, words_from
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
 from .split import EMBEDDING, OUTPUT
-from .tiktoken_file import Vocabulary
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -67,13 +67,25 @@ class GgufSource:
     args: ModelArgs
     dtype: torch.dtype
     tensors: Mapping[str, ReaderTensor]  # by Meta's name
-    small_files: Mapping[str, bytes]
-    vocabulary: Vocabulary | None  # None: ids stay as they are
+    name: str
+    words: Words
 
     @property
     def is_tied(self) -> bool:
         """With other ids the matrices differ: a token may be read in two places, and is predicted in one."""
-        return OUTPUT not in self.tensors and self.vocabulary is None
+        return OUTPUT not in self.tensors and self.words.vocabulary is None
+
+    @property
+    def small_files(self) -> Mapping[str, bytes]:
+        return self.words.small_files
+
+    @property
+    def marks(self) -> Marks:
+        return self.words.marks
+
+    @property
+    def template(self) -> str | None:
+        return self.words.template
 
     @property
     def quantization(self) -> None:
@@ -84,9 +96,10 @@ class GgufSource:
         return int(is_sentencepiece(self.small_files))
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
-        if self.vocabulary is None or name not in (EMBEDDING, OUTPUT):
+        vocabulary = self.words.vocabulary
+        if vocabulary is None or name not in (EMBEDDING, OUTPUT):
             return self._stored(name, slice(begin, end))
-        wanted = self.vocabulary.input_rows if name == EMBEDDING else self.vocabulary.output_rows
+        wanted = vocabulary.input_rows if name == EMBEDDING else vocabulary.output_rows
         stored_name = name if name in self.tensors else EMBEDDING
         numbers = wanted[begin:end]
         rows = self._stored(stored_name, [number or 0 for number in numbers])
@@ -121,8 +134,11 @@ class GgufSource:
         return means
 
 
-def open_gguf(path: Path, tokenizer: Path | None = None) -> GgufSource:
-    """Open a GGUF file and check it; ModelRejected says what is wrong with it."""
+def open_gguf(path: Path, tokenizer: Path | None = None, *, keep_ids: bool = False) -> GgufSource:
+    """Open a GGUF file and check it; ModelRejected says what is wrong with it.
+
+    `keep_ids`: tokens keep their ids, in whatever order they are, as Hugging Face's folders can have them.
+    """
     identity = identify(path)
     reader = _read(path)
     try:
@@ -134,16 +150,16 @@ def open_gguf(path: Path, tokenizer: Path | None = None) -> GgufSource:
     n_rows = int(tensors[EMBEDDING].shape[-1]) if EMBEDDING in tensors else 0
     params = params_from(plain(path.name), fields, factors)
     if tokenizer is not None:
-        vocabulary, small_files = None, {tokenizer_name(tokenizer): read_small(tokenizer, MAX_TOKENIZER_BYTES)}
+        given = {tokenizer_name(tokenizer): read_small(tokenizer, MAX_TOKENIZER_BYTES)}
+        words = Words(given, Marks(stop_ids=ends_of(fields)), template_of(fields))
     else:
-        vocabulary, model = vocabulary_from(plain(path.name), fields, n_rows)
-        small_files = {"tokenizer.model": model}
-    n_ids = len(vocabulary.input_rows) if vocabulary else n_rows
+        words = words_from(plain(path.name), fields, n_rows, keep_ids=keep_ids)
+    n_ids = len(words.vocabulary.input_rows) if words.vocabulary else n_rows
     args = read_params(params | {"vocab_size": n_ids}, source=plain(path.name))
     _check_shapes(path, tensors, args, n_rows)
     kinds = {tensors[name].tensor_type.name for name in args.weight_shapes() if name in tensors and "norm" not in name}
     dtype = DTYPES.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16
-    return GgufSource(path, identity, args, dtype, tensors, small_files, vocabulary)
+    return GgufSource(path, identity, args, dtype, tensors, path.stem, words)
 
 
 def _read(path: Path) -> GGUFReader:

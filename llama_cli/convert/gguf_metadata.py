@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy
 import torch
 from torch import Tensor
 
+from tokenizer.marks import Cuts, Marks
+
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.quoting import quote
 from ..errors import ModelRejected
 from ..model.rope import scale_frequencies
 from ..model.rope_scaling import RopeScaling
-from .sentencepiece_file import sentencepiece_model
-from .tiktoken_file import Vocabulary, make_vocabulary
+from .sentencepiece_file import USER_DEFINED, sentencepiece_model
+from .tiktoken_file import BYTE, NORMAL, Vocabulary, make_vocabulary
+from .tokenizer_json import Special, byte_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +41,13 @@ REQUIRED = ("embedding_length", "block_count", "attention.head_count", "feed_for
 EPSILON, DEFAULT_EPSILON = "attention.layer_norm_rms_epsilon", 1e-5
 THETA, DEFAULT_THETA = "rope.freq_base", 10000.0  # llama.cpp's own
 
-# How text is cut into words before merging; tokenizer/bpe.py knows the one of Llama 3.
-LLAMA3_CUTS = ("llama-bpe", "llama3", "llama-v3")
+# llama.cpp's names for how text is cut into words before merging.
+CUTS: Mapping[str, Cuts] = {
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx"), "llama3"),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), "qwen2"),
+    "gpt-2": "gpt2",
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell"), "smollm"),
+}
 
 GIVE_LLAMA = "give the GGUF of a Llama text model"
 GIVE_TOKENIZER = "give the model's tokenizer.model with --tokenizer"
@@ -102,8 +112,18 @@ def _rope_scaling(name: str, factors: Tensor, head_dim: int, theta: float) -> di
     raise ModelRejected(f"{name}: its RoPE factors are not those of Llama 3.1", GIVE_LLAMA)
 
 
-def vocabulary_from(name: str, fields: Mapping[str, Any], n_rows: int) -> tuple[Vocabulary | None, bytes]:
-    """How ids change, None if not at all, and the content of tokenizer.model.
+@dataclass(frozen=True)
+class Words:
+    """The tokenizer of a GGUF file as the files of a folder, and what they do not say."""
+
+    small_files: Mapping[str, bytes]
+    marks: Marks
+    template: str | None
+    vocabulary: Vocabulary | None = None  # how ids change; None: not at all
+
+
+def words_from(name: str, fields: Mapping[str, Any], n_rows: int, *, keep_ids: bool = False) -> Words:
+    """The tokenizer as tokenizer.model, or with `keep_ids` byte pairs of any order as tokenizer.json.
 
     `n_rows` is how many the embedding has: one for each token, and maybe some more.
     """
@@ -112,24 +132,78 @@ def vocabulary_from(name: str, fields: Mapping[str, Any], n_rows: int) -> tuple[
     scores, merges = _list(fields, "scores", float), _list(fields, "merges", str)
     if not 0 < len(tokens) == len(types) <= n_rows:
         raise ModelRejected(f"{name}: it has no tokenizer, or a damaged one", GIVE_TOKENIZER)
+    if n_rows > len(tokens):
+        logger.warning(
+            "the model has %d ids that its tokenizer has no token for; they are never chosen", n_rows - len(tokens)
+        )
+    template, stops, begin = template_of(fields), ends_of(fields), _id(fields, "bos")
+    adds_bos = fields.get("tokenizer.ggml.add_bos_token")
+    adds_bos = adds_bos if isinstance(adds_bos, bool) else None
     if kind == "llama" and len(scores) == len(tokens):
         prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
-        return None, sentencepiece_model(tokens, scores, types, add_prefix=bool(prefix))
+        model = sentencepiece_model(tokens, scores, types, add_prefix=bool(prefix))
+        return Words({"tokenizer.model": model}, Marks(stop_ids=stops, adds_bos=adds_bos), template)
     if kind != "gpt2" or not merges:
         raise ModelRejected(
             f"{name}: its tokenizer is of the kind {quote(kind)}, which is not supported", GIVE_TOKENIZER
         )
-    vocabulary = make_vocabulary(tokens, types, merges)
-    cuts = fields.get("tokenizer.ggml.pre")
-    if cuts not in LLAMA3_CUTS:
+    written = fields.get("tokenizer.ggml.pre")
+    cuts = CUTS.get(written if isinstance(written, str) else "")
+    if cuts is None:
         logger.warning(
             "the model was trained on text cut into words as %s does; Llama 3's way, used here, may differ in places",
-            quote(cuts),
+            quote(written),
         )
+    if adds_bos is None and cuts != "llama3":
+        adds_bos = False  # as llama.cpp decides
+    vocabulary = make_vocabulary(tokens, types, merges)
+    marks = vocabulary.marks(stops, adds_bos=adds_bos, begin=begin, cuts=cuts or "llama3")
     if vocabulary.is_identity:
-        return None, vocabulary.file()
+        return Words({"tokenizer.model": vocabulary.file()}, marks, template)
+    if keep_ids:
+        begins = begin if adds_bos is not False else None
+        data = byte_pairs_as_they_are(tokens, types, merges, cuts or "llama3", begins)
+        return Words({"tokenizer.json": data}, Marks(stop_ids=stops), template)
     logger.info("%d tokens become %d ids in Meta's order", len(tokens), len(vocabulary.input_rows))
-    return vocabulary, vocabulary.file()
+    return Words({"tokenizer.model": vocabulary.file()}, marks, template, vocabulary)
+
+
+def byte_pairs_as_they_are(
+    tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], cuts: Cuts, begin: int | None
+) -> bytes:
+    """A tokenizer.json in which every token keeps its id."""
+    words = {token: number for number, token in enumerate(tokens) if types[number] in (NORMAL, BYTE)}
+    specials = [
+        Special(number, token, types[number] != USER_DEFINED)
+        for number, token in enumerate(tokens)
+        if types[number] not in (NORMAL, BYTE)
+    ]
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
+    first = None if begin is None else Special(begin, tokens[begin])
+    made = byte_pairs(words, pairs, specials, cuts, first, whole_words=cuts == "llama3")
+    return json.dumps(made, ensure_ascii=False).encode()
+
+
+def template_of(fields: Mapping[str, Any]) -> str | None:
+    """The text of the chat template."""
+    template = fields.get("tokenizer.chat_template")
+    return template if isinstance(template, str) else None
+
+
+def ends_of(fields: Mapping[str, Any]) -> frozenset[int]:
+    """The ids with which the file says that something ends: a text, a turn, a message."""
+    return frozenset(number for which in ("eos", "eot", "eom") if (number := _id(fields, which)) is not None)
+
+
+def _id(fields: Mapping[str, Any], which: str) -> int | None:
+    n_tokens = len(_list(fields, "tokens", str))
+    number = fields.get(f"tokenizer.ggml.{which}_token_id")
+    if number is None:
+        return None
+    if type(number) is not int or not 0 <= number < n_tokens:
+        logger.warning("its %s_token_id %s is none of its tokens, and left out", which, quote(number))
+        return None
+    return number
 
 
 def _list(fields: Mapping[str, Any], key: str, kind: type[T]) -> list[T]:

@@ -1,4 +1,4 @@
-"""A SentencePiece vocabulary as GGUF files hold it becomes Llama 2's tokenizer.model again.
+"""Llama 2's tokenizer.model: written from a vocabulary as GGUF files hold it, and taken apart again.
 
 The file is a protobuf of a few fields (sentencepiece_model.proto), which takes less to write than to depend on.
 """
@@ -6,12 +6,13 @@ The file is a protobuf of a few fields (sentencepiece_model.proto), which takes 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from ..errors import ModelRejected
 
 UNKNOWN, CONTROL = 2, 3  # types of pieces, the same numbers in GGUF and in SentencePiece
-BYTE = 6
+USER_DEFINED, BYTE = 4, 6
 BPE_MODEL = 2
 
 
@@ -58,3 +59,60 @@ def _varint(value: int) -> bytes:
         low += bytes([value & 0x7F | 0x80])
         value >>= 7
     return low + bytes([value])
+
+
+class Pieces(NamedTuple):
+    """A vocabulary, and what becomes of a text before it is cut."""
+
+    pieces: list[str]
+    scores: list[float]
+    types: list[int]
+    add_prefix: bool
+    charsmap: bytes  # SentencePiece's own table of characters that are replaced; empty: none is
+
+
+def read_pieces(data: bytes) -> Pieces | None:
+    """What a tokenizer.model says; None where it is of a kind that Hugging Face's file of merges cannot be.
+
+    That is every algorithm but byte pairs, and white space that is not kept as it is.
+    """
+    found = Pieces([], [], [], add_prefix=True, charsmap=b"")
+    for field, value in _fields(data):
+        inner: dict[int, Any] = dict(_fields(value)) if isinstance(value, bytes) else {}
+        if field == 1:
+            found.pieces.append(inner[1].decode())
+            found.scores.append(struct.unpack("<f", inner.get(2, bytes(4)))[0])
+            found.types.append(inner.get(3, 1))
+        elif field == 2 and inner.get(3, 1) != BPE_MODEL:
+            return None
+        elif field == 3:
+            if inner.get(4, 1) or not inner.get(5, 1):
+                return None
+            found = found._replace(add_prefix=bool(inner.get(3, 1)), charsmap=inner.get(2, b""))
+    return found
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf, one after the other; of numbers with a point the bytes."""
+    place = 0
+    while place < len(data):
+        key, place = _read_varint(data, place)
+        field, kind = key >> 3, key & 7
+        if kind == 0:
+            number, place = _read_varint(data, place)
+            yield field, number
+            continue
+        size = {1: 8, 5: 4}.get(kind)
+        if size is None:
+            size, place = _read_varint(data, place)
+        yield field, data[place : place + size]
+        place += size
+
+
+def _read_varint(data: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        value |= (data[place] & 0x7F) << shift
+        if data[place] < 0x80:
+            return value, place + 1
+        place, shift = place + 1, shift + 7

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from tokenizer import TokenizerError
+from tokenizer.loader import kind_of
+from tokenizer.marks import Marks
+
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.installed import model_name
 from ..checkpoint.regular_file import read_small
-from ..model.args import ModelArgs, Quantization, read_params
+from ..checkpoint.tokenizer_marks import read_marks
+from ..model.args import ModelArgs, Quantization, read_params, unnested
 from ..model.rounding import Weight
 from .split import EMBEDDING
 
@@ -22,10 +28,10 @@ Format = Literal["pth", "safetensors", "hf"]
 MAX_TOKENIZER_BYTES = 64 << 20
 SENTENCEPIECE_BEGINNING = b"\n"  # field 1 of the protobuf: the first piece
 
-# What lies beside a tokenizer.model in Hugging Face's folders, for programs that need it.
+# What lies beside the weights in Hugging Face's folders, for programs that need it.
 THEIR_SMALL_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json",
-    "chat_template.jinja", "chat_template.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "generation_config.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 
 
@@ -55,6 +61,18 @@ class Source(Protocol):
     def small_files(self) -> Mapping[str, bytes]:
         """Settings and tokenizer by the names that they have beside weights."""
 
+    @property
+    def name(self) -> str:
+        """The model's."""
+
+    @property
+    def marks(self) -> Marks:
+        """What its files say about its tokens."""
+
+    @property
+    def template(self) -> str | None:
+        """Its chat template: a name, or a text of Hugging Face's."""
+
     def rows(self, name: str, begin: int, end: int) -> Tensor:
         """Rows [begin, end) of a tensor of `args.weight_shapes()`, in memory of their own; whole heads of wq and wk.
 
@@ -72,6 +90,19 @@ class FolderSource:
     checkpoint: Checkpoint
     args: ModelArgs
     small_files: Mapping[str, bytes]
+
+    @property
+    def name(self) -> str:
+        return model_name(self.checkpoint.folder)
+
+    @cached_property
+    def marks(self) -> Marks:
+        return read_marks(self.checkpoint.folder)
+
+    @property
+    def template(self) -> str | None:
+        named = unnested(self.checkpoint.params).get("chat_template")
+        return named if isinstance(named, str) else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,4 +173,8 @@ def _small_files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 def tokenizer_name(path: Path) -> str:
     """The name under which a model folder has such a tokenizer."""
-    return "chars.json" if path.suffix == ".json" else "tokenizer.model"
+    try:
+        kind = kind_of(path)
+    except TokenizerError:
+        kind = "tiktoken"
+    return {"char": "chars.json", "tokenizer.json": "tokenizer.json"}.get(kind, "tokenizer.model")

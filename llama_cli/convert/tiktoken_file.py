@@ -7,10 +7,12 @@ Tokens get other ids on the way, so the rows of the embedding and of the output 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizer.bpe import N_SPECIAL, NAMED_SPECIAL
+from tokenizer.byte_pairs import in_order_of_merging, unspell
+from tokenizer.marks import Cuts, Marks
 
 from ..errors import ModelRejected
 
@@ -42,6 +44,21 @@ class Vocabulary:
     ranks: list[bytes]
     input_rows: list[int | None]
     output_rows: list[int | None]
+    specials: Mapping[str, int]  # the new id of each special token, by the name that it had
+
+    def new_id(self, number: int) -> int | None:
+        """The id that a token now has; where it stands in several places, the one that the model says."""
+        for rows in (self.output_rows, self.input_rows):
+            if number in rows:
+                return rows.index(number)
+        return None
+
+    def marks(self, stops: Iterable[int], *, adds_bos: bool | None, begin: int | None, cuts: Cuts) -> Marks:
+        """What the source says about its tokens; `stops` and `begin` are ids as they were there."""
+        ends = frozenset(number for stop in stops if (number := self.new_id(stop)) is not None)
+        begin = None if begin is None else self.new_id(begin)
+        bos_token = next((name for name, number in self.specials.items() if number == begin), None)
+        return Marks(self.specials, ends, adds_bos=adds_bos, bos_token=bos_token if adds_bos else None, cuts=cuts)
 
     @property
     def is_identity(self) -> bool:
@@ -50,21 +67,21 @@ class Vocabulary:
 
     def file(self) -> bytes:
         """The content of tokenizer.model."""
-        return b"".join(base64.b64encode(token) + f" {rank}\n".encode() for rank, token in enumerate(self.ranks))
+        return file_of(self.ranks)
+
+
+def file_of(ranks: Iterable[bytes]) -> bytes:
+    """The content of a tokenizer.model."""
+    return b"".join(base64.b64encode(token) + f" {rank}\n".encode() for rank, token in enumerate(ranks))
 
 
 def make_vocabulary(tokens: Sequence[str], types: Sequence[int], merges: Sequence[str]) -> Vocabulary:
     """Place every token; ModelRejected if Meta's layout cannot hold them."""
-    bytes_of = _bytes_by_letter()
     ids = {token: number for number, token in enumerate(tokens)}
     special = [number for number, kind in enumerate(types) if kind not in (NORMAL, BYTE)]
     try:
-        normal = {
-            number: bytes(bytes_of[letter] for letter in tokens[number])
-            for number, kind in enumerate(types)
-            if kind in (NORMAL, BYTE)
-        }
-        order = _in_order_of_merging(normal, [ids[merge.replace(" ", "")] for merge in merges])
+        normal = {number: unspell(tokens[number]) for number, kind in enumerate(types) if kind in (NORMAL, BYTE)}
+        order = in_order_of_merging(normal, [ids[merge.replace(" ", "")] for merge in merges])
     except KeyError as error:
         raise ModelRejected(
             f"the tokenizer has {error.args[0]!r}, which no byte-pair vocabulary of bytes has",
@@ -75,11 +92,13 @@ def make_vocabulary(tokens: Sequence[str], types: Sequence[int], merges: Sequenc
     ranks += [bytes([byte]) for byte in range(256) if bytes([byte]) not in known]  # tiktoken wants every byte
     if _is_metas(tokens, special, order, ranks):
         rows: list[int | None] = list(range(len(tokens)))
-        return Vocabulary(ranks, rows, rows)
+        return Vocabulary(ranks, rows, rows, {tokens[number]: number for number in special})
     missing: list[int | None] = [None] * (len(ranks) - len(order))
     newline = next((number for number, token in normal.items() if token == NEWLINE), None)
     inputs, outputs = _place_special(tokens, special, newline)
-    return Vocabulary(ranks, [*order, *missing, *inputs], [*order, *missing, *outputs])
+    said = {number: len(ranks) + place for place, number in enumerate(outputs) if number is not None}
+    specials = {tokens[number]: said[number] for number in special}
+    return Vocabulary(ranks, [*order, *missing, *inputs], [*order, *missing, *outputs], specials)
 
 
 def _is_metas(tokens: Sequence[str], special: list[int], order: list[int], ranks: list[bytes]) -> bool:
@@ -92,17 +111,6 @@ def _is_metas(tokens: Sequence[str], special: list[int], order: list[int], ranks
         and len(special) >= N_SPECIAL
         and all(tokens[n_ranks + place] == name for place, name in names.items())
     )
-
-
-def _in_order_of_merging(normal: Mapping[int, bytes], merged: list[int]) -> list[int]:
-    """Ids in the order in which tiktoken has to rank them: as they are, if that is the order of the merges."""
-    first: dict[int, int] = {}
-    for place, number in enumerate(merged):
-        first.setdefault(number, place)
-    if list(first) == sorted(first):
-        return list(normal)
-    # Single bytes, then what is merged of them, then what no merge makes.
-    return sorted(normal, key=lambda number: first.get(number, -1 if len(normal[number]) == 1 else len(merged)))
 
 
 def _place_special(
@@ -122,18 +130,9 @@ def _place_special(
     if HEADER_END not in ids and CHATML_START in ids:
         inputs[NAMED_SPECIAL[HEADER_END]] = newline
     others = [number for number in special if number not in said]
-    if len(others) > len(SPECIAL_PLACES):
-        raise ModelRejected(
-            f"the tokenizer has {len(special)} special tokens; Meta's layout has {N_SPECIAL} places",
-            "give the model's tokenizer.model with --tokenizer",
-        )
-    for place, number in zip(SPECIAL_PLACES, others, strict=False):
+    n_behind = max(len(others) - len(SPECIAL_PLACES), 0)  # of Meta's 256
+    inputs += [None] * n_behind
+    outputs += [None] * n_behind
+    for place, number in zip(range(SPECIAL_PLACES.start, len(inputs)), others, strict=False):
         inputs[place] = outputs[place] = number
     return inputs, outputs
-
-
-def _bytes_by_letter() -> Mapping[str, int]:
-    """GPT-2's spelling of bytes as letters: printable ones as themselves, the others from U+0100 on."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}

@@ -21,12 +21,16 @@ from llama_cli.convert.outputs import Target
 from llama_cli.convert.params_json import resolved
 from llama_cli.convert.source import open_folder
 from llama_cli.convert.tiktoken_file import make_vocabulary
+from llama_cli.engine.request import Sampling
 from llama_cli.errors import LlamaError, ModelRejected
+from llama_cli.loader import load
 from llama_cli.model.args import read_params
 from llama_cli.model.rope import scale_frequencies
 from llama_cli.model.rope_scaling import RopeScaling
+from llama_cli.vocabulary import tokenizer_of
 from tokenizer import load_tokenizer
 from tokenizer.bpe import read_ranks, special_names
+from tokenizer.chat import Message
 
 TINY = DATA / "tiny/bpe1024"
 NORMAL, CONTROL = 1, 3
@@ -118,6 +122,8 @@ def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="ll
     for key, value in values.items():
         if isinstance(value, str):
             writer.add_string(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
         elif value is not None:
             writer.add_uint32(key, value)
     writer.add_layer_norm_rms_eps(args.norm_eps)
@@ -148,7 +154,7 @@ def _tiny():
 
 
 def converted(path, target, **options):
-    convert(open_gguf(path), target, Target(**options), Silent())
+    convert(open_gguf(path, keep_ids=options.get("form") == "hf"), target, Target(**options), Silent())
     return target
 
 
@@ -390,8 +396,155 @@ def test_a_sentencepiece_vocabulary_is_written_again(pieces, tiny, tmp_path):
 def test_another_way_of_cutting_words_is_told(tiny, tmp_path, caplog):
     open_gguf(write_gguf(tmp_path / "llama.gguf", *tiny, llama3_words()))
     assert not caplog.records
-    open_gguf(write_gguf(tmp_path / "other.gguf", *tiny, llama3_words(), pre="gpt-2"))
-    assert "cut into words as 'gpt-2' does" in caplog.text
+    open_gguf(write_gguf(tmp_path / "other.gguf", *tiny, llama3_words(), pre="falcon"))
+    assert "cut into words as 'falcon' does" in caplog.text
+
+
+def renamed(**names):
+    """Llama 3's vocabulary with other names in some of its places, as fine-tunes have them."""
+    tokens, types, merges = llama3_words()
+    n_ranks = len(tokens) - 256
+    for place, name in names.items():
+        tokens[n_ranks + int(place.removeprefix("at"))] = name
+    return tokens, types, merges
+
+
+def added(*names, kind=CONTROL):
+    """The same with tokens behind its 256."""
+    tokens, types, merges = llama3_words()
+    return [*tokens, *names], [*types, *([kind] * len(names))], merges
+
+
+def with_rows(weights, n_rows):
+    """Weights for so many tokens, of which none is ever said by itself."""
+    made = dict(weights)
+    for name in ("tok_embeddings.weight", "output.weight"):
+        more = torch.zeros(n_rows - len(weights[name]), weights[name].shape[1], dtype=weights[name].dtype)
+        made[name] = torch.cat([weights[name], more])
+    return made
+
+
+CHATML = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endfor %}"
+KEY = "tokenizer__ggml__"
+
+ENDS = {
+    "on reserved places": (lambda: renamed(at14="<|im_start|>", at15="<|im_end|>"), 782, 783, "eos"),
+    "added ids": (lambda: added("<|im_start|>", "<|im_end|>"), 1024, 1025, "eos"),
+    "added by the user": (lambda: added("<|im_start|>", "<|im_end|>", kind=4), 1024, 1025, "eot"),
+    "the end of a message": (lambda: renamed(at14="<|im_start|>", at200="<|im_end|>"), 782, 968, "eom"),
+}
+
+
+@pytest.mark.parametrize("form", ["pth", "hf"])
+@pytest.mark.parametrize("name", ENDS)
+def test_the_end_that_the_file_names_ends_answers(name, form, tiny, tmp_path, capfd):
+    """Each of these was converted without a word before, and never stopped."""
+    args, weights = tiny
+    make, start, end, which = ENDS[name]
+    words = make()
+    path = write_gguf(
+        tmp_path / "model.gguf", args, with_rows(weights, len(words[0])), words,
+        **{f"{KEY}{which}_token_id": end, "tokenizer__chat_template": CHATML},
+    )  # fmt: skip
+    folder = converted(path, tmp_path / "model", form=form)
+    session = load(folder)
+    assert end in session.engine.stop_tokens
+    assert session.template.name == "chatml"
+    assert session.template.format.encode([Message("user", "x")])[0] == start
+    if form == "pth":
+        params = json.loads((folder / "params.json").read_text())
+        assert (params["stop_token_ids"], params["chat_template"]) == ([end], "chatml")
+        assert params["special_tokens"] == {"<|im_start|>": start, "<|im_end|>": end}
+    (answer,) = session.complete([[768, 5]], Sampling(max_tokens=5, logit_bias={end: 100.0}))
+    assert (answer.finish_reason, answer.token_ids) == ("stop", [end])
+
+
+def test_an_end_of_another_name_in_another_order(tiny, tmp_path):
+    """The id moves with its token, whatever it is called, special or not."""
+    args, weights = tiny
+    tokens, types, merges = chatml_words()
+    tokens[3] = "<end_of_turn>"
+    for special, which in ((3, "eos"), (4 + 65, "eot")):
+        words = tokens, types, merges
+        rows = with_rows({name: tensor[:500] if "norm" not in name and tensor.shape[0] == args.vocab_size else tensor
+                          for name, tensor in weights.items()}, len(tokens))  # fmt: skip
+        path = write_gguf(
+            tmp_path / "model.gguf", args, rows, words, pre="smollm", **{f"{KEY}{which}_token_id": special}
+        )
+        folder = converted(path, tmp_path / f"{special}")
+        tokenizer = tokenizer_of(folder)
+        (end,) = json.loads((folder / "params.json").read_text())["stop_token_ids"]
+        assert end in tokenizer.stop_tokens
+        name = (
+            "<end_of_turn>"
+            if special == 3
+            else bytes(c for c, letter in letters().items() if letter == tokens[special])
+        )
+        assert tokenizer.token_bytes(end) == (name.encode() if isinstance(name, str) else name)
+
+
+@pytest.mark.parametrize(
+    ("says", "pre", "begins"),
+    [(None, "smollm", False), (True, "smollm", True), (None, "llama-bpe", True), (False, "llama-bpe", False)],
+)
+def test_whether_texts_begin_with_the_begin_token(says, pre, begins, tiny, tmp_path):
+    args, weights = tiny
+    words = chatml_words() if pre == "smollm" else llama3_words()
+    weights = {
+        n: t[: len(words[0])] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
+    }
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre=pre,
+                      **{f"{KEY}add_bos_token": says, f"{KEY}bos_token_id": 1 if pre == "smollm" else 768})  # fmt: skip
+    for form in ("pth", "hf"):
+        tokenizer = tokenizer_of(converted(path, tmp_path / form, form=form))
+        assert tokenizer.decode(tokenizer.encode("a", bos=True)[:-1]) == (
+            ("<|im_start|>" if pre == "smollm" else "<|begin_of_text|>") if begins else ""
+        )
+
+
+def test_words_are_cut_as_the_file_says(tiny, tmp_path):
+    args, weights = tiny
+    words = chatml_words()
+    weights = {
+        n: t[: len(words[0])] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
+    }
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre="smollm")
+    metas, theirs = (tokenizer_of(converted(path, tmp_path / form, form=form)) for form in ("pth", "hf"))
+    for text in ("a 12  345\n6", "I'm  7", "\t\n 8x"):
+        assert [metas.token_bytes(n) for n in metas.encode(text)] == [
+            theirs.token_bytes(n) for n in theirs.encode(text)
+        ]
+    assert all(len(metas.token_bytes(n)) == 1 for n in metas.encode("12345"))
+
+
+def test_a_hugging_face_folder_keeps_the_ids(tiny, tmp_path):
+    """Programs that know a tokenizer by its ids, as llama.cpp's converter does, know it again."""
+    args, weights = tiny
+    tokens, _, merges = words = chatml_words()
+    weights = {
+        n: t[: len(tokens)] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
+    }
+    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre="smollm", **{f"{KEY}eos_token_id": 2})
+    folder = converted(path, tmp_path / "hf", form="hf")
+    file = json.loads((folder / "tokenizer.json").read_text())
+    assert [word for word, _ in sorted(file["model"]["vocab"].items(), key=lambda pair: pair[1])] == tokens
+    assert [" ".join(pair) for pair in file["model"]["merges"]] == merges
+    assert [(each["id"], each["content"]) for each in file["added_tokens"]] == list(enumerate(tokens[:4]))
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    found = open_folder(folder)
+    assert torch.equal(found.rows("tok_embeddings.weight", 0, len(tokens)), weights["tok_embeddings.weight"].float())
+
+
+def test_what_the_metadata_get_wrong_is_told(tiny, tmp_path, caplog):
+    args, weights = tiny
+    template = {"tokenizer__chat_template": "{{ '<|user|>' }}"}
+    path = write_gguf(tmp_path / "model.gguf", args, with_rows(weights, 1030), llama3_words(),
+                      **{f"{KEY}eos_token_id": 99999}, **template)  # fmt: skip
+    folder = converted(path, tmp_path / "model")
+    assert "6 ids that its tokenizer has no token for" in caplog.text
+    assert "eos_token_id '99999' is none of its tokens" in caplog.text
+    assert "chat template is left out" in caplog.text
+    assert "chat_template" not in json.loads((folder / "params.json").read_text())
 
 
 @pytest.fixture(name="sound")
