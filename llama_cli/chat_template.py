@@ -104,9 +104,7 @@ def _template_of_family(tokenizer: Tokenizer, name: str, embedding: EmbeddingRow
             "none", None, f"probably a base model: {reason}, so {continues}; --chat-template llama2 insists"
         )
     if family == "llama3" and _ends_headers_with_line_breaks(tokenizer, embedding):
-        return make_template(
-            "chatml", tokenizer, f"{HEADER_END} has the embedding of a line break, as ChatML ends headers"
-        )
+        return make_template("chatml", tokenizer, "its headers end with a line break")
     template = make_template(family, tokenizer, REASONS[family])
     if METAS_NAME.match(name) and not TRAINED_TO_CHAT.search(name):
         return template._replace(warning=f"by its name {name} is a base model: it may answer oddly")

@@ -141,7 +141,7 @@ def chat(
 
     with ExitStack() as stack:
         with Loading(model.model, quiet=messages.quiet, patience=0 if on_terminal else PATIENCE_SECONDS) as loading:
-            from .chat_run import ChatRun, ChatSettings, View, place_of
+            from .chat_run import ChatRun, ChatSettings, View, keep_conversation
 
             settings = ChatSettings(
                 system=system,
@@ -158,7 +158,7 @@ def chat(
                 view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
             )
             keep_last = keep_session and (on_terminal or go_on)
-            place = stack.enter_context(place_of(settings, model, messages, keep_last=keep_last))
+            place = stack.enter_context(keep_conversation(settings, model, messages, keep_last=keep_last))
             run = ChatRun(settings, model, sampling, messages, place, loading.on_layer)
         if on_terminal:
             from .repl import talk

@@ -22,7 +22,7 @@ from ..checkpoint.installed import find_model
 from ..conversation import Conversation
 from ..engine.request import Sampling
 from ..errors import InputRejected, LlamaError, OutputRefused, UsageError
-from ..files.claim import Claim
+from ..files.claim import Claim, ensure_writable
 from ..kept_conversations import claim_last, claim_new, forget_older
 from ..loader import OnLayer
 from ..session import Chunk
@@ -64,7 +64,7 @@ class ChatSettings:
     view: View
 
 
-class Place(NamedTuple):
+class Keeping(NamedTuple):
     """Where a conversation is kept. `is_last`: nobody named the file, it takes the place of the last one."""
 
     claim: Claim
@@ -72,9 +72,9 @@ class Place(NamedTuple):
 
 
 @contextmanager
-def place_of(
+def keep_conversation(
     settings: ChatSettings, model: ModelOptions, messages: MessageOptions, *, keep_last: bool
-) -> Iterator[Place | None]:
+) -> Iterator[Keeping | None]:
     """The place for a conversation while it lasts; whether it can be kept there is told before the model is loaded."""
     with ExitStack() as stack:
         if settings.session is not None:
@@ -82,10 +82,12 @@ def place_of(
             if settings.session.exists() and not settings.go_on:
                 hint = "add --continue to go on with it, or give another file"
                 raise OutputRefused(f"{settings.session} exists", hint)
-            yield Place(claim, is_last=False)
+            if settings.keep_cache:
+                ensure_writable(cache_beside(settings.session))
+            yield Keeping(claim, is_last=False)
             return
         last = _claim_last(settings, model, messages) if keep_last else None
-        yield None if last is None else Place(stack.enter_context(last), is_last=True)
+        yield None if last is None else Keeping(stack.enter_context(last), is_last=True)
 
 
 def _claim_last(settings: ChatSettings, model: ModelOptions, messages: MessageOptions) -> Claim | None:
@@ -108,7 +110,7 @@ class ChatRun:
         model: ModelOptions,
         sampling: Sampling,
         messages: MessageOptions,
-        place: Place | None = None,
+        keeping: Keeping | None = None,
         on_layer: OnLayer | None = None,
     ) -> None:
         self.as_json, self.view, self._keep_cache = settings.as_json, settings.view, settings.keep_cache
@@ -123,14 +125,14 @@ class ChatRun:
         if self.session.template.warning:
             messages.note(self.session.template.warning)
         logger.info("%s", self.describe_template())
-        self.place = place
+        self.keeping = keeping
         self.file: SessionFile | None = None
         conversation = Conversation()
-        if place is not None:
-            self.file = SessionFile(place.claim.path, origin_of(self.session), place.claim)
-            if settings.go_on and place.claim.path.exists():
+        if keeping is not None:
+            self.file = SessionFile(keeping.claim.path, origin_of(self.session), keeping.claim)
+            if settings.go_on and keeping.claim.path.exists():
                 conversation = self.file.load()
-                self._load_cache(cache_beside(place.claim.path))
+                self._load_cache(cache_beside(keeping.claim.path))
             else:
                 self.file.begin_anew()
         self.answerer = Answerer(
@@ -231,8 +233,8 @@ class ChatRun:
         """Bring the session's file up to date."""
         if self.file is not None:
             self.file.save(self.conversation)
-        if self.place is not None and self.place.is_last and self.conversation.n_turns:
-            forget_older(self.place.claim)
+        if self.keeping is not None and self.keeping.is_last and self.conversation.n_turns:
+            forget_older(self.keeping.claim)
 
     def close(self) -> None:
         """Keep the cache where that was asked for. ModelRejected if the model's files are no longer the same."""

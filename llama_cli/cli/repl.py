@@ -90,11 +90,12 @@ class Repl:
         context = f"{session.max_seq_len:,} tokens of context"
         note(f"chat with {session.info.name}, {self.run.describe_template()}, {context}")
         note("/help lists the commands, Ctrl-D leaves")
-        if self.run.place is not None and self.run.place.is_last:
+        if self.run.keeping is not None and self.run.keeping.is_last:
             note("kept until your next conversation with it: chat --continue goes on; --no-session keeps nothing")
         if conversation.branch.spoken:
             note(f"going on with {conversation.current}, {counted(conversation.n_turns, 'turn')}")
-            self.run.terminal.write(format_turn(conversation.last_turn))
+            with self.run.terminal.answer(wrap=self.run.view.wrap) as write:
+                write(format_turn(conversation.last_turn))
 
     def _handle(self, line: str) -> Outcome:
         """One line: a command, or a message to be answered."""

@@ -243,6 +243,12 @@ def test_a_session_that_cannot_be_kept_is_told_before_the_model_is_loaded(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["broken", "file", "pipe", "read-only"]
 
 
+def test_a_cache_that_cannot_be_kept(run, no_model, tmp_path):
+    (tmp_path / "s.jsonl.cache").mkdir()
+    code, out, err = run("-m", TINY, "Hi", "--session", tmp_path / "s.jsonl", "--save-cache")
+    assert (code, out, "s.jsonl.cache is a folder" in err) == (7, "", True)
+
+
 def test_a_session_that_another_chat_has_open(run, no_model, tmp_path):
     kept = tmp_path / "s.jsonl"
     kept.touch()
