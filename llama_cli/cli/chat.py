@@ -158,8 +158,8 @@ def chat(
                 view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
             )
             keep_last = keep_session and (on_terminal or go_on)
-            place = stack.enter_context(keep_conversation(settings, model, messages, keep_last=keep_last))
-            run = ChatRun(settings, model, sampling, messages, place, loading.on_layer)
+            keeping = stack.enter_context(keep_conversation(settings, model, messages, keep_last=keep_last))
+            run = ChatRun(settings, model, sampling, messages, keeping, loading.on_layer)
         if on_terminal:
             from .repl import talk
 
