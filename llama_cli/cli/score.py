@@ -53,7 +53,7 @@ def score(
     messages.apply()
     if logprobs and not (as_json or rows):
         raise UsageError("--logprobs needs --json", "add --json")
-    if rows is not None and (choices or text or file or prompt_ids):
+    if rows is not None and any(given is not None for given in (text, file, prompt_ids, choices or None)):
         raise UsageError("--rows has its texts and choices in the file", "leave the others out")
     if choices and max_tokens is not None:
         raise UsageError("--max-tokens cuts texts, not continuations", "leave it out, or --choices")

@@ -354,6 +354,22 @@ def test_a_signal_finishes_what_runs_and_leaves_the_rest(tmp_path, number, code)
     assert out.read_bytes().count(b"\n") == 200
 
 
+def test_a_signal_and_how_to_go_on_are_told(tmp_path):
+    source, out = long_input(tmp_path), tmp_path / "out.jsonl"
+    loud = [flag for flag in TINY if flag != "-q"]
+    arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *loud, "-b", "4"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
+        while not (out.exists() and out.read_bytes()):
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        lines = process.stderr.read().splitlines()
+        assert process.wait(timeout=60) == 130
+    assert lines[0] == "llama-cli: stopping: rows that run have 5 s to finish; Ctrl-C once more stops at once"
+    assert lines[-1] == "llama-cli: stopped: run the same command again to go on"
+    assert len(lines) == 3
+
+
 def test_a_row_that_kills_the_process_is_given_up(files, clean):
     """Row 7 ends the process whenever it runs. It is found alone, and all the others are right."""
     source, out = files
