@@ -30,7 +30,7 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 LOOKED_AT = 64  # bytes in which UTF-16 without a mark shows
 
 TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-TABLE_COLUMNS = {"prompt", "messages", "custom_id", "text"}
+TABLE_COLUMNS = ("prompt", "messages", "custom_id", "text")
 
 
 def refuse_other_bytes(beginning: bytes, name: str) -> None:
@@ -62,7 +62,11 @@ def refuse_documents(first: bytes, following: bytes, name: str, *, is_json: bool
                 name, "one JSON array, not a row on every line", "jq -c '.[]' {0} > in.jsonl", text=not is_json
             )
     elif text.startswith(b"{"):
-        if _parse(text) is None and (text == b"{" or _goes_on(first, following)):
+        found = _parse(text)
+        if isinstance(found, dict) and any(isinstance(found.get(name), dict) for name in TABLE_COLUMNS):
+            hint = "write it with DataFrame.to_json('in.jsonl', {2})"
+            raise _refused(name, "one JSON object of columns, not a row on every line", hint)
+        if found is None and (text == b"{" or _goes_on(first, following)):
             raise _refused(name, "JSON over several lines, not a row on every line", "jq -c . {0} > in.jsonl")
     elif name.lower().endswith(TABLE_ENDINGS) or (not is_json and _is_header(text)):
         hint = "write it as JSONL: pandas.read_csv({1}).to_json('in.jsonl', {2})"
@@ -98,4 +102,4 @@ def _is_header(text: bytes) -> bool:
     cells = [cell.strip(b" \"'").lower() for cell in re.split(rb"[,;\t]", text)]
     words = [cell.decode("utf-8", "replace") for cell in cells]
     is_plain = all(re.fullmatch(r"[\w .-]{1,40}", word) for word in words)
-    return len(words) > 1 and is_plain and not TABLE_COLUMNS.isdisjoint(words)
+    return len(words) > 1 and is_plain and any(column in words for column in TABLE_COLUMNS)

@@ -75,6 +75,16 @@ def test_documents_are_refused_by_name(content):
 
 
 @pytest.mark.parametrize(
+    "content", [b'{"prompt": {"0": "a", "1": "b"}, "n": {"0": 1}}', b'{"id": {"0": 1}, "messages": {"0": []}}']
+)
+def test_columns_are_refused_by_name(content):
+    """What pandas writes by default."""
+    with pytest.raises(InputRejected, match="one JSON object of columns") as refused:
+        numbered(content)
+    assert "orient='records', lines=True" in refused.value.hint
+
+
+@pytest.mark.parametrize(
     ("content", "name"),
     [(b"prompt,max_tokens\na,5\n", "-"), (b"id;Prompt\n", "x.txt"), (b'"custom_id"\t"text"', "-"), (b"a\nb\n", "x.csv"),
      (b"one\n", "IN.TSV"), (b"\xef\xbb\xbfid,prompt\n", "-")],
