@@ -35,6 +35,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+SORTED_JSON = json.JSONEncoder(sort_keys=True)
 STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object_of)
 
 
@@ -166,7 +167,8 @@ def id_of(fields: Mapping[str, Any], default: CustomId) -> CustomId:
         raise RowError(
             "invalid_request", f"custom_id must be a whole number or a text of 1 to 512 characters, is {shorten(given)}"
         )
-    if any("\ud800" <= character <= "\udfff" for character in str(given)):
+    text = str(given)
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise RowError("invalid_unicode", "custom_id has a lone surrogate")
     return given  # type: ignore[no-any-return]
 
@@ -182,7 +184,7 @@ def digest_of(fields: Mapping[str, Any]) -> int:
     if notes := notes_of(fields):
         asked["metadata"] = notes
     try:
-        return _hash(json.dumps(asked, sort_keys=True).encode())
+        return _hash(SORTED_JSON.encode(asked).encode())
     except RecursionError:
         return _hash(repr(sorted(asked)).encode())
 
