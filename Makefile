@@ -49,7 +49,7 @@ bench: install ## Measure the toy (or MODEL=folder), then compare with the peers
 	$(BIN)/llama-cli bench $(if $(MODEL),--model "$(MODEL)")
 	$(BIN)/python benchmarks/compare.py
 
-toy: install ## Train a toy model: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]
+toy: $(if $(TEXT),install) ## Train a toy model: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]
 	@test -n "$(TEXT)" || { echo 'usage: make toy TEXT=file.txt [OUT=folder] [MINUTES=60]' >&2; exit 2; }
 	$(BIN)/python -m llama_cli.toy.train "$(TEXT)" --out "$(OUT)" --minutes $(MINUTES)
 

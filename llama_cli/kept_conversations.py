@@ -12,11 +12,10 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from .errors import InputRejected, LlamaError, OutputFailed
 from .files.claim import Claim, InUse
 from .files.private import make_private
+from .user_folders import user_folder
 
 MOST_AT_ONCE = 32
 NUMBER = re.compile(r"(~\d+)?\.jsonl$")  # of a terminal, at the end of a file's name
@@ -58,9 +57,8 @@ def _places(model: Path) -> list[Path]:
 
 
 def _folder() -> Path:
-    folder = Path(platformdirs.user_state_path("llama-cli")) / "conversations"
     try:
-        folder = make_private(folder)
+        folder = make_private(user_folder("state") / "conversations")
         if stat.S_IMODE(folder.stat().st_mode) & 0o077:
             raise OSError(f"others may read {folder}")
     except OSError as error:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from .calls import checked
 from .chat_template import TemplateChoice, choose_template
 from .checkpoint import Checkpoint, Slice, open_checkpoint
 from .checkpoint.catalog import TOY, expand
@@ -26,7 +28,7 @@ from .engine.graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
 from .engine.native_steps import NativeSteps, can_step
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
-from .files.private import private_folder
+from .files.private import private_folder, temporary_folder
 from .memory import (
     PRECISIONS,
     MemoryPlan,
@@ -53,6 +55,7 @@ from .vocabulary import check_vocabulary, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
+Count = Annotated[int, Field(ge=1)]
 OnLayer = Callable[[int, int], None]  # with how many layers are in place, and of how many
 
 DtypeName = Literal["auto", "bf16", "fp16", "fp32"]
@@ -66,23 +69,24 @@ MOST_SLOTS = 16
 USUAL_CONTEXT = 4096
 
 
+@checked
 def load(
     model: str | Path | None = None,
     *,
     tokenizer: str | Path | None = None,
-    max_seq_len: int | None = None,
-    batch_size: int | None = 1,
+    max_seq_len: Count | None = None,
+    batch_size: Count | None = 1,
     dtype: DtypeName = "auto",
     device: str = "auto",
-    threads: int | None = None,
+    threads: Count | None = None,
     quantize: Quantization | None = None,
     kernels: Kernels = "auto",
     compile: bool = False,  # noqa: A002
-    rope_scale_factor: float | None = None,
+    rope_scale_factor: Annotated[float, Field(ge=1)] | None = None,
     mmap: bool = True,
     chat_template: TemplateChoice = "auto",
-    tp: int | None = None,
-    dp: int = 1,
+    tp: Count | None = None,
+    dp: Count = 1,
     on_layer: OnLayer | None = None,
 ) -> Session:
     """Load a model folder, or the bundled toy, and get it ready to run `batch_size` sequences at a time.
@@ -175,6 +179,7 @@ def load(
         load_seconds=time.perf_counter() - began,
         fingerprint=_fingerprint(checkpoint, recipe),
     )
+    logger.info("%s, threads %d, context %s, from %s", info, job.threads, f"{context:,}", info.folder)
     session = Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
     if team is not None:
         session.run_on(team.gather(engine), team.end)
@@ -293,8 +298,18 @@ def _compile(model: Llama, n_slots: int) -> None:
     try:
         folder = private_folder("compiled")
     except OSError as error:
-        raise UsageError(f"--compile has no place to keep its results: {error}", "leave --compile out") from error
+        folder = _compiled_elsewhere(error)
     compile_blocks(model, n_slots, folder)
+
+
+def _compiled_elsewhere(why: OSError) -> Path:
+    try:
+        folder = temporary_folder("compiled")
+    except OSError as error:
+        message = f"--compile has no place to keep its results: {why}; {error}"
+        raise UsageError(message, "leave --compile out") from None
+    logger.info("what is compiled is kept in %s: %s", folder, why)
+    return folder
 
 
 def _check_split(args: ModelArgs, tp: int, name: str) -> None:

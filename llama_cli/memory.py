@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import resource
 import shutil
 import subprocess
@@ -220,7 +221,7 @@ def choose_slots(plan: MemoryPlan, available: int, *, context: int) -> MemoryPla
 
 def free_memory() -> int:
     """Bytes that this process may still take: what the machine has, within the limits of its cgroups and its own."""
-    available = int(psutil.virtual_memory().available)
+    available = _free_on_machine()
     for folder, (limit_file, used_file) in itertools.product(_cgroups(), LIMIT_AND_USE):
         try:
             limit, used = ((folder / name).read_text().strip() for name in (limit_file, used_file))
@@ -230,13 +231,28 @@ def free_memory() -> int:
             available = min(available, max(int(limit) - int(used), 0))
     limit_here, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit_here != resource.RLIM_INFINITY:
-        available = min(available, max(limit_here - int(psutil.Process().memory_info().vms), 0))
+        available = min(available, max(limit_here - _used_here("vms"), 0))
     return available
+
+
+def _free_on_machine() -> int:
+    try:
+        return int(psutil.virtual_memory().available)
+    except (OSError, psutil.Error):  # no /proc, as in some sandboxes
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _used_here(kind: Literal["rss", "vms"]) -> int:
+    """Bytes that this process has taken, as far as can be told."""
+    try:
+        return int(getattr(psutil.Process().memory_info(), kind))
+    except (OSError, psutil.Error):
+        return 0
 
 
 def usable_memory() -> int:
     """Bytes that this process may have in all: what is free, and what it has taken that a plan counts too."""
-    return free_memory() + min(int(psutil.Process().memory_info().rss), BASE)
+    return free_memory() + min(_used_here("rss"), BASE)
 
 
 def _cgroups() -> set[Path]:

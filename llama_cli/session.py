@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -94,6 +94,9 @@ class ModelInfo:
     load_seconds: float
     fingerprint: str  # of the configuration, the tokenizer and the sizes of the weights
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}, {self.kernels} kernels on {self.device}"
+
 
 class StopFinder:
     """Holds back text that may be the beginning of a stop string."""
@@ -163,6 +166,9 @@ class Session:
         self._runs_on: Engine | Groups = engine
         self._end: Callable[[], None] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Session of {self.info}, {self.max_seq_len:,} tokens of context>"
+
     def run_on(self, groups: Groups | None, end: Callable[[], None]) -> None:
         """Run requests on several groups of ranks, if there are any; `end` lets all ranks go."""
         self._runs_on = groups or self.engine
@@ -184,6 +190,7 @@ class Session:
 
     def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
         """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
+        _check_kinds(content, Sampling())
         if isinstance(content, str):
             ids = tuple(self._encode_text(content))
             if not ids:
@@ -232,6 +239,9 @@ class Session:
         self, dialog: Sequence[Message], max_tokens: int = 1, form: ChatFormat | None = None
     ) -> tuple[int, ...]:
         """The ids of a dialog in `form`, by default the model's chat format; InputRejected if it has none."""
+        for message in dialog:
+            if not isinstance(message, Message):
+                raise UsageError(f"a dialog has Messages, not {type(message).__name__}", 'Message("user", "Hello")')
         form = form or self.template.format
         if form is None:
             raise InputRejected("this model has no chat format", "give prompts instead of messages")
@@ -261,10 +271,12 @@ class Session:
             "give a larger context with --max-seq-len, or shorten the prompt",
         )
 
-    def requests(self, prompts: Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Request]:
+    def requests(
+        self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None
+    ) -> Iterator[Request]:
         """Prompts as the engine takes them: ids, settings and a seed. `sampling` is for those without their own."""
         default = sampling or Sampling()
-        for key, prompt in enumerate(prompts):
+        for key, prompt in enumerate(_as_several(prompts)):
             content, own = prompt if isinstance(prompt, Prompt) else (prompt, default)
             _check_kinds(content, own)
             seed = secrets.randbits(63) if own.seed is None else own.seed
@@ -280,6 +292,10 @@ class Session:
 
         def noted() -> Iterator[Request]:
             for request in requests:
+                if not isinstance(request, Request):
+                    raise UsageError(
+                        f"run takes Requests, not {type(request).__name__}", "session.stream takes prompts"
+                    )
                 _check_kinds(request.prompt, request.sampling)
                 for sample in range(request.sampling.n):
                     answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
@@ -304,22 +320,36 @@ class Session:
         """Stop one sample of a running request before the next step."""
         self._runs_on.cancel(key, sample)
 
-    def stream(self, prompts: Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
+    def stream(self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
         """`run` for prompts that are text or ids."""
         return self.run(self.requests(prompts, sampling))
 
-    def complete(self, prompts: str | Iterable[AnyPrompt], sampling: Sampling | None = None) -> list[Completion]:
+    def complete(
+        self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None
+    ) -> list[Completion]:
         """Run prompts to their ends: the completions in the order of the prompts, each with its n samples.
 
         LlamaError if the model produces NaN.
         """
-        requests = list(self.requests([prompts] if isinstance(prompts, str) else prompts, sampling))
+        requests = list(self.requests(prompts, sampling))
         completions = {(c.prompt, c.sample): c for request in requests for c in Completion.of(request)}
         for chunk in self.run(requests):
             if chunk.error is not None:
                 raise chunk.error
             completions[chunk.prompt, chunk.sample].add(chunk)
         return list(completions.values())
+
+
+def _as_several(prompts: object) -> Iterable[AnyPrompt]:
+    """One prompt alone is a list of one, not one of its letters."""
+    if isinstance(prompts, str | Prompt):
+        return [prompts]
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise UsageError(
+            f"prompts are a text, or a list of texts, of lists of ids and of Prompts, not {type(prompts).__name__}",
+            'session.complete(["a text", [1, 2, 3]])',
+        )
+    return prompts
 
 
 def _check_kinds(content: object, sampling: object) -> None:

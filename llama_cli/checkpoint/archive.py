@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DoesNotFit, ModelRejected
+from ..surroundings import explained
 from .foreign import DOWNLOAD_AGAIN, foreign
 from .pickle_headers import is_unused
 from .pickle_program import check_pickle
@@ -102,7 +103,8 @@ def _load(path: Path) -> Any:
                 f"{plain(path.name)} has {path.stat().st_size / 2**30:,.1f} GiB, more than this machine's memory",
                 "use a smaller model, or a machine with more memory: llama-cli info says how much it takes",
             ) from None
-        raise ModelRejected(f"{plain(path.name)} is damaged: torch cannot read it", DOWNLOAD_AGAIN) from None
+        damaged = ModelRejected(f"{plain(path.name)} is damaged: torch cannot read it", DOWNLOAD_AGAIN)
+        raise explained(error) or damaged from None
 
 
 def _plain_tensors(path: Path, loaded: Any, dtypes_of: Callable[[str], tuple[str, ...]]) -> dict[str, Tensor]:

@@ -16,12 +16,14 @@ from typer.exceptions import TyperException
 from tokenizer.distribution import DISTRIBUTION
 
 from .. import __version__
-from ..errors import DoesNotFit, LlamaError, OutputFailed, UsageError
+from ..errors import LlamaError, OutputFailed, UsageError
 from ..ranks import Place
+from ..surroundings import explained
 from .batch import batch
 from .bench import bench
 from .chat import chat
 from .complete import complete
+from .completion import installs_completion, unknown_shell, why_not
 from .config import config
 from .convert import convert
 from .info import info
@@ -38,10 +40,6 @@ INTERNAL_ERROR, USAGE_ERROR, READER_GONE, INTERRUPTED = 1, 2, 141, 130
 
 # Commands that load a model: torchrun's other ranks help with these.
 ON_RANKS = ("batch", "bench", "chat", "complete", "score")
-MORE_MEMORY = "use less: a smaller --max-seq-len or --batch-size, or a smaller model"
-
-COMPLETES = "_LLAMA_CLI_COMPLETE"  # set by the shell that wants a word completed
-
 SPINS = "10000"  # of libgomp's loop: half a millisecond
 
 EXAMPLES = """Examples:
@@ -167,11 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
         _refuse_deleted_folder()
-        commands: Any = typer.main.get_command(app)
-        if COMPLETES not in os.environ:
-            refuse_foreign_line(arguments, commands.commands)
-        defaults = _defaults(commands, arguments)
-        code = commands(arguments, prog_name=_program(), standalone_mode=False, default_map=defaults)
+        code = _run(arguments)
         _flush_stdout()
     except (ReaderGone, BrokenPipeError):
         drop_stdout()
@@ -189,7 +183,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         return _report(error, arguments)
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """What a command returns is its exit code, where it is a number."""
+    commands: Any = typer.main.get_command(app)
+    if not _completes():
+        refuse_foreign_line(arguments, commands.commands)
+    defaults = _defaults(commands, arguments)
+    code = commands(arguments, prog_name=_program(), standalone_mode=False, default_map=defaults)
+    if code and installs_completion(arguments):
+        raise unknown_shell()
     return code if isinstance(code, int) else 0
+
+
+def _completes() -> bool:
+    """Whether the shell wants a word completed, which it says by a variable of the program's name."""
+    return f"_{_program().replace('-', '_').upper()}_COMPLETE" in os.environ
 
 
 def _program() -> str:
@@ -209,7 +220,7 @@ def _asks_for_help(arguments: Sequence[str]) -> bool:
 
 def _defaults(commands: Any, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What config.toml sets for each command. Help must come even where that file is broken."""
-    if _asks_for_help(arguments) or COMPLETES in os.environ:
+    if _asks_for_help(arguments) or _completes():
         return {}
     return defaults_of(commands.commands, read_settings(config_file()))
 
@@ -222,6 +233,8 @@ def _flush_stdout() -> None:
 
 def _report(error: Exception, arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
+    if not isinstance(error, LlamaError | TyperException):
+        error = why_not(error) if installs_completion(arguments) else explained(error) or error
     if isinstance(error, LlamaError):
         show_error(error.message, error.hint, error.exit_code, as_json=as_json)
         return error.exit_code
@@ -234,9 +247,6 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
         hint = hint_for(getattr(error, "option_name", ""), arguments)
         show_error(message, hint, USAGE_ERROR, as_json=as_json)
         return USAGE_ERROR
-    if isinstance(error, MemoryError):
-        show_error("memory ran out", MORE_MEMORY, DoesNotFit.exit_code, as_json=as_json)
-        return DoesNotFit.exit_code
     message = f"internal error: {type(error).__name__}: {error}"
     show_error(message, "this is a bug; run it again with --debug and report it", INTERNAL_ERROR, as_json=as_json)
     return INTERNAL_ERROR

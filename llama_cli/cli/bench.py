@@ -75,6 +75,7 @@ def bench(
         figures = _measure_speeds(session, sizes, n_rows, new_tokens, rounds)
     if not as_json:
         terminal.write(_format_batch(figures) if batch else _format_speeds(figures))
+        terminal.write(f"  {session.info}\n")
     terminal.write_json(figures | _machine(session))
 
 

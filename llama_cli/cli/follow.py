@@ -19,6 +19,7 @@ from ..errors import LlamaError
 from ..launch import LOST_THE_OTHERS, READY
 from ..loader import load_part
 from ..ranks import Link, Place, RankEnded, Ranks, is_about_a_connection
+from ..surroundings import explained
 from ..team import Job
 from .terminal import show_error, show_log
 
@@ -61,6 +62,7 @@ def _report(place: Place, error: Exception) -> int:
     if is_about_a_connection(error):
         show_error(f"rank {place.rank}: another rank has ended", None, LOST_THE_OTHERS)
         return LOST_THE_OTHERS
+    error = explained(error) or error
     if isinstance(error, LlamaError):
         show_error(f"rank {place.rank}: {error.message}", error.hint, error.exit_code)
         return error.exit_code

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from ..engine.request import Sampling, SettingRejected
 from ..errors import UsageError
+from ..levels import NOTE
 from .doubts import doubts_about_stops, doubts_about_text
 from .terminal import show_log, write_stderr
 
@@ -190,7 +191,7 @@ class MessageOptions:
     ] = False
 
     def apply(self) -> None:
-        show_log(logging.ERROR if self.quiet else logging.INFO if self.verbose else logging.WARNING)
+        show_log(logging.ERROR if self.quiet else logging.INFO if self.verbose else NOTE)
 
     def note(self, text: str) -> None:
         if not self.quiet:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from tokenizer.chat import Message
 
 from ..answerer import Turn
 from ..errors import ContextTooLong, LlamaError, UsageError
+from ..user_folders import NoHome, user_folder
 from .chat_run import ChatRun
 from .line_editor import PROMPT, LineEditor
 from .slash import Commands, Outcome, counted
@@ -29,8 +28,11 @@ def talk(run: ChatRun, first: str | None, *, history: bool) -> int:
     return Repl(run, history=_history_file() if history else None).loop(first)
 
 
-def _history_file() -> Path:
-    return Path(platformdirs.user_state_path("llama-cli")) / "chat_history"
+def _history_file() -> Path | None:
+    try:
+        return user_folder("state") / "chat_history"
+    except NoHome:
+        return None
 
 
 def format_turn(messages: Sequence[Message]) -> str:

@@ -131,6 +131,7 @@ def describe_timings(info: ModelInfo, stats: Stats, first_token_seconds: float |
         "decode_tokens_per_second": _per_second(stats.n_decoded, stats.decode_seconds),
         "weight_gigabytes_per_second": bandwidth,
         "peak_memory_bytes": peak_memory(),
+        "kernels": info.kernels,
     }
 
 

@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from ..checkpoint.catalog import expand
 from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
+from ..user_folders import NoHome, user_folder
 from ..user_text import text_of
 from .options import ModelOptions, is_setting, variable_of
 
@@ -30,9 +31,12 @@ MAX_BYTES = 1 << 20
 
 
 def config_file() -> Path:
-    """Where the settings are, or would be."""
+    """Where the settings are, or would be; an empty file where the user has no place for them."""
     named = os.environ.get(FILE_VARIABLE)
-    return Path(named).expanduser() if named else Path(platformdirs.user_config_path("llama-cli")) / "config.toml"
+    try:
+        return expand(named) if named else user_folder("config") / "config.toml"
+    except NoHome:
+        return Path(os.devnull)
 
 
 @cache
@@ -77,7 +81,7 @@ def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if os.environ.get(FILE_VARIABLE):
             raise UsageError(f"there is no {path}, which {FILE_VARIABLE} names", f"unset {FILE_VARIABLE}") from None
         return b""

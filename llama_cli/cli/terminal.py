@@ -42,8 +42,6 @@ _ONE_LINE = {**_SHOWN, 0x09: " ", 0x0A: " "}
 Tone = Literal["plain", "note", "error"]
 TONES = {"note": "\x1b[2m", "error": "\x1b[31m"}
 
-PIECE_BYTES = 4096  # fits into Python's buffer, which keeps what a flush did not get rid of
-
 CLOSED_OUTPUT = ("standard output is closed", "do not close it, or send it to a file")
 
 
@@ -95,8 +93,7 @@ class Terminal:
         if sys.stdout is None:
             raise OutputFailed(*CLOSED_OUTPUT)
         try:
-            for start in range(0, len(data), PIECE_BYTES):
-                _write_all(data[start : start + PIECE_BYTES])
+            _write_all(data)
         except (OSError, ValueError) as error:
             drop_stdout()
             if isinstance(error, BrokenPipeError):
@@ -128,8 +125,9 @@ class Terminal:
 
 
 def _write_all(data: bytes) -> None:
-    """Write and flush. Waits where whoever started this process made the output one that does not wait.
+    """Write and flush, in one piece where that can be, so that what several programs write into a pipe stays apart.
 
+    Waits where whoever started this process made the output one that does not wait.
     With PYTHONUNBUFFERED a stream may take a part, or nothing, and say so by what it returns.
     """
     left = memoryview(data)
@@ -283,6 +281,7 @@ def format_stats(stats: dict[str, Any]) -> str:
         parts.append(f"answer {stats['decode_tokens']} tokens at {stats['decode_tokens_per_second']:.1f}/s")
         parts.append(f"weights {stats['weight_gigabytes_per_second']:.1f} GB/s")
     parts.append(f"peak memory {stats['peak_memory_bytes'] / 2**20:.0f} MiB")
+    parts.append(f"{stats['kernels']} kernels")
     return "llama-cli: " + ", ".join(parts)
 
 

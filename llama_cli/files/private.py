@@ -6,17 +6,26 @@ import grp
 import os
 import pwd
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
+from ..user_folders import user_folder
 
 OTHERS_WRITE, GROUP_WRITES = 0o002, 0o020
 
 
 def private_folder(name: str) -> Path:
     """A folder in the user's cache, made if need be: its real path. OSError if it is not the user's alone."""
-    return make_private(Path(platformdirs.user_cache_path("llama-cli")) / name)
+    return make_private(user_folder("cache") / name)
+
+
+def temporary_folder(name: str) -> Path:
+    """The same where the cache cannot be had: it stays until the system clears its temporary files.
+
+    Its name can be foretold, so that the next start finds it: what somebody else has put there is not used.
+    """
+    return make_private(Path(tempfile.gettempdir()) / f"llama-cli-{os.geteuid()}" / name)
 
 
 def make_private(folder: Path) -> Path:

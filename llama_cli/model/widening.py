@@ -37,7 +37,11 @@ def many_rows() -> int | None:
         return None
     if not torch.cpu._is_avx512_bf16_supported():
         return MANY_WITHOUT_BFLOAT16
-    return MANY_WITH_SLOW_BFLOAT16 if CPUINFO.exists() and "GenuineIntel" in CPUINFO.read_text() else None
+    try:
+        is_intels = "GenuineIntel" in CPUINFO.read_text()
+    except OSError:
+        return None
+    return MANY_WITH_SLOW_BFLOAT16 if is_intels else None
 
 
 class WideningLinear(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
@@ -11,9 +10,7 @@ from functools import cache
 import torch  # before the library: both then share one runtime of OpenMP
 from torch import Tensor
 
-from .build import built_library
-
-logger = logging.getLogger(__name__)
+from .build import built_library, tell_slower
 
 
 class Kind(IntEnum):
@@ -128,5 +125,5 @@ def native_library() -> Library | None:
     try:
         return Library(ctypes.CDLL(str(path)))
     except OSError as error:
-        logger.info("torch's kernels are used: %s", error)
+        tell_slower(str(error))
         return None

@@ -115,7 +115,7 @@ def test_an_endless_prompt(monkeypatch, tmp_path):
     with open("/dev/zero", "rb") as endless:
         monkeypatch.setattr(sys, "stdin", type("In", (), {"buffer": endless}))
         with pytest.raises(prompts.InputRejected, match="standard input has more than 1,000 bytes"):
-            prompts.read_prompt("-", None, None)
+            prompts.read_prompt("-", None, None, stdin=True, note=print)
         with pytest.raises(prompts.InputRejected, match="line 1 of standard input has more than 1,000 bytes"):
             next(prompts.stdin_text_lines())
     with pytest.raises(prompts.InputRejected, match="/dev/zero has more than 1,000 bytes"):

@@ -121,11 +121,12 @@ def test_stats_line():
             "decode_tokens_per_second": 20.0,
             "weight_gigabytes_per_second": 5.0,
             "peak_memory_bytes": 2**30,
+            "kernels": "own",
         }
     )
     assert line == (
         "llama-cli: load 1.25 s, first token 100 ms, prompt 12 tokens (2 cached) at 100.0/s,"
-        " answer 7 tokens at 20.0/s, weights 5.0 GB/s, peak memory 1024 MiB"
+        " answer 7 tokens at 20.0/s, weights 5.0 GB/s, peak memory 1024 MiB, own kernels"
     )
 
 

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from llama_cli import user_folders
 from llama_cli.files import private
 from llama_cli.files.private import make_private, private_folder
 
@@ -77,5 +78,5 @@ def test_a_file_in_the_way(tmp_path, make):
 
 
 def test_it_lies_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(private.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setitem(user_folders.KINDS, "cache", lambda name: tmp_path / name)
     assert private_folder("kernels") == tmp_path / "llama-cli/kernels"

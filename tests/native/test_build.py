@@ -7,12 +7,16 @@ import shutil
 import stat
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
+from llama_cli import user_folders
 from llama_cli.files import private
+from llama_cli.levels import NOTE
 from llama_cli.native import build
 from llama_cli.native.build import built_library, find_compiler
+from llama_cli.native.library import native_library
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
 
@@ -20,7 +24,9 @@ needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ comp
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty cache folder, and what was said."""
-    monkeypatch.setattr(private.platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    monkeypatch.setitem(user_folders.KINDS, "cache", lambda name: tmp_path / name)
+    monkeypatch.setattr(private.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir(mode=0o700)
     return tmp_path / "llama-cli" / "kernels"
 
 
@@ -51,13 +57,34 @@ def test_another_source_or_processor_has_another_library(home, changed, monkeypa
     assert built_library() not in (before, None)
 
 
-def test_there_is_no_compiler(home, monkeypatch, caplog):
+def lines_of(caplog):
+    """What a person sees who asked for nothing."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= NOTE]
+
+
+@needs_compiler
+def test_it_is_told_while_it_compiles(home, caplog):
     caplog.set_level(logging.INFO)
+    built_library()
+    assert lines_of(caplog) == [f"compiling kernels for this processor in {home}, which takes some seconds, once"]
+    caplog.clear()
+    built_library()
+    assert lines_of(caplog) == []
+
+
+SLOWER = "torch's kernels are used, and answers take up to twice as long: {} (--kernels torch asks for them)"
+
+
+def test_there_is_no_compiler(home, monkeypatch, caplog):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert built_library() is None
-    assert "no C++ compiler" in caplog.text
+    assert lines_of(caplog) == [SLOWER.format("there is no C++ compiler; g++ would do")]
     assert not home.exists()
+    caplog.clear()
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert built_library() is None
+    assert lines_of(caplog) == [SLOWER.format("CXX names /nowhere/c++, which is not there")]
 
 
 def test_the_compiler_is_named(monkeypatch, tmp_path):
@@ -70,45 +97,113 @@ def test_the_compiler_is_named(monkeypatch, tmp_path):
     assert find_compiler() is None
 
 
-def test_the_compiler_fails(home, monkeypatch, tmp_path, caplog):
+def compiler_that_says(path, said, monkeypatch):
+    path.write_text(f"#!/bin/sh\nprintf '%s\\n' {said} >&2; exit 1\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("'no such flag'", "no such flag"),
+        ("'In file included from x:' 'x:3: error: no member' 'more'", "x:3: error: no member"),
+        ("'g++: error: unrecognized command line option -std=c++17'", "unrecognized command line option -std=c++17"),
+        ("", "it does not say why"),
+    ],
+)
+def test_the_compiler_fails(said, reason, home, monkeypatch, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     compiler = tmp_path / "broken"
-    compiler.write_text("#!/bin/sh\necho 'no such flag' >&2; exit 1\n")
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    assert built_library() is None
-    assert "no such flag" in caplog.text
+    compiler_that_says(compiler, said, monkeypatch)
+    for message in ("compiling kernels", "torch's kernels are used"):  # the second time it is not tried again
+        caplog.clear()
+        assert built_library() is None
+        assert lines_of(caplog)[0].startswith(message)
+        assert reason in lines_of(caplog)[-1]
+        assert f"{compiler} cannot compile ours" in lines_of(caplog)[-1]
     assert [path.suffix for path in home.iterdir()] == [".failed"]
-    caplog.clear()
-    assert built_library() is None
-    assert "no such flag" in caplog.text
-    assert "compiling" not in caplog.text, "it is not tried again"
     compiler.write_text('#!/bin/sh\nexec c++ "$@"\n')
     if shutil.which("c++"):
-        assert built_library() is not None, "another compiler is"
+        assert built_library() is not None, "another compiler is tried"
 
 
-@needs_compiler
-def test_a_folder_that_others_may_write_into_is_not_trusted(home, monkeypatch, caplog):
+def fakes_compiler(monkeypatch):
+    monkeypatch.setattr(build, "find_compiler", lambda: "/bin/sh")
+    monkeypatch.setattr(build, "_compile", lambda compiler, library, failure: library.write_bytes(b""))
+
+
+def test_a_folder_that_others_may_write_into_is_not_trusted(home, monkeypatch, caplog, tmp_path):
     caplog.set_level(logging.INFO)
+    fakes_compiler(monkeypatch)
     home.mkdir(parents=True)
     home.chmod(0o777)
-    assert built_library() is None
+    assert built_library().parent.parent.parent == tmp_path / "temporary"
     assert "others may write" in caplog.text
+    assert list(home.iterdir()) == []
 
 
-@needs_compiler
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_the_folder_cannot_be_made(home, tmp_path):
-    tmp_path.chmod(0o500)
+def test_where_the_cache_cannot_be_written_a_temporary_folder_is_used(home, tmp_path, monkeypatch, caplog):
+    fakes_compiler(monkeypatch)
+    home.parent.write_text("a file in its place")
+    library = built_library()
+    folder = tmp_path / "temporary" / f"llama-cli-{os.getuid()}" / "kernels"
+    assert library.parent == folder
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o700, 0o700]
+    made = library.stat()
+    assert built_library().stat() == made, "the next start finds it"
+    assert lines_of(caplog) == []
+
+
+@pytest.mark.parametrize("kind", ["open", "file", "parent"])
+def test_a_temporary_folder_of_somebody_else_is_not_used(kind, home, tmp_path, monkeypatch, caplog):
+    """Its name can be foretold: what others can put there is not trusted."""
+    fakes_compiler(monkeypatch)
+    home.parent.write_text("a file in its place")
+    own = tmp_path / "temporary" / f"llama-cli-{os.getuid()}"
+    if kind == "file":
+        own.write_text("")
+    elif kind == "open":
+        own.mkdir()
+        own.chmod(0o777)
+    else:
+        own.parent.chmod(0o777)
     assert built_library() is None
+    assert "there is no folder to keep them in: " in lines_of(caplog)[0]
+    assert not own.is_dir() or list(own.iterdir()) == []
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """No folder of the name ~ appears."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (RuntimeError("no home"), "~/.cache/llama-cli", ".cache"):
+        monkeypatch.setitem(user_folders.KINDS, "cache", partial(_found, folder))
+        with pytest.raises(OSError, match="the user has no home folder, and XDG_CACHE_HOME names none"):
+            private.private_folder("kernels")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _found(folder, name):
+    if isinstance(folder, Exception):
+        raise folder
+    return folder
+
+
+def test_a_library_that_cannot_be_loaded_is_told(home, tmp_path, monkeypatch, caplog):
+    """A folder that programs may not run from, or half a file."""
+    fakes_compiler(monkeypatch)
+    native_library.cache_clear()
+    assert native_library() is None
+    native_library.cache_clear()
+    assert lines_of(caplog)[0].startswith("torch's kernels are used")
+    assert "file too short" in lines_of(caplog)[0]
 
 
 @needs_compiler
 def test_two_programs_compile_at_the_same_time(home, tmp_path):
     code = (
-        "import sys, pathlib; from llama_cli.files import private; from llama_cli.native import build;"
-        "private.platformdirs.user_cache_path = lambda name: pathlib.Path(sys.argv[1]) / name;"
+        "import sys, pathlib; from llama_cli import user_folders; from llama_cli.native import build;"
+        "user_folders.KINDS['cache'] = lambda name: pathlib.Path(sys.argv[1]) / name;"
         "print(build.built_library())"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
