@@ -50,7 +50,7 @@ def test_underscores_in_flags_alone(flags, wanted, monkeypatch):
     from llama_cli.cli import run as running
 
     seen = []
-    monkeypatch.setattr(running, "load_model", lambda model, *, batch_size: _Loaded(seen))
+    monkeypatch.setattr(running, "load_model", lambda *model, **settings: _Loaded(seen))
     assert main(["complete", "Hello", "-q", *flags.split()]) == 1
     assert {name: _plain(getattr(seen[0], name)) for name in wanted} == wanted
 
