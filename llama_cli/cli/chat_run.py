@@ -23,6 +23,7 @@ from ..conversation import Conversation
 from ..engine.request import Sampling
 from ..errors import InputRejected, LlamaError, OutputRefused, UsageError
 from ..files.claim import Claim, ensure_writable
+from ..jobs.fields import IGNORED_MESSAGE_FIELDS, MESSAGE_FIELDS
 from ..kept_conversations import claim_last, claim_new, forget_older
 from ..loader import OnLayer
 from ..session import Chunk
@@ -297,6 +298,9 @@ def _message_of(line: str, number: int) -> Message:
         fields = None
     if not isinstance(fields, dict):
         raise InputRejected(f"line {number} is no JSON object", '{"role": "user", "content": "Hello"}')
+    unknown = sorted(fields.keys() - MESSAGE_FIELDS - IGNORED_MESSAGE_FIELDS)
+    if unknown:
+        raise InputRejected(f"line {number}: {unknown[0][:40]} is no part of a message", "settings are flags")
     try:
         return Message.of(fields)
     except EncodeError as error:

@@ -95,6 +95,9 @@ def test_messages_of_other_roles(run):
     assert '"parameters": {"x": 1}}<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n42<|eot_id|>' in err
     code, _, err = run("-m", TINY, *GREEDY, "--stdin-json", stdin="Hello")
     assert (code, "line 1 is no JSON object" in err) == (5, True)
+    stdin = '{"role": "user", "content": "Hi", "max_tokens": 3}'
+    code, _, err = run("-m", TINY, *GREEDY, "--stdin-json", stdin=stdin)
+    assert (code, "line 1: max_tokens is no part of a message" in err) == (5, True)
 
 
 def test_tools_stand_in_the_system_prompt(run, tmp_path):
