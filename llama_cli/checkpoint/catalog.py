@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..errors import ModelRejected
+from .meta import missing_shard
 from .quoting import plain
 from .regular_file import unreadable
+from .safetensors_file import missing_part
+from .strangers import WANTED, strange_file, strange_folder
+
+logger = logging.getLogger(__name__)
 
 # The bundled character-level model, made by toy/train.py.
 TOY = Path(__file__).parent.parent / "toy"
 
 CONFIG_NAMES = ("params.json", "config.json")
-WEIGHT_PATTERNS = ("*.pth", "*.safetensors", "*.pt")
+WEIGHT_PATTERNS = {"params.json": ("*.pth", "*.safetensors", "*.pt"), "config.json": ("*.safetensors",)}
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors", ".json")
 TOKENIZER_NAMES = ("tokenizer.model", "chars.json", "tokenizer.json")
-WANTED = "give the folder with params.json and consolidated.00.pth: -m FOLDER"
-CONVERT = "make a model folder of it: llama-cli convert FILE.gguf FOLDER"
 
 
 def find_folder(path: str | Path) -> Path:
@@ -28,8 +32,7 @@ def find_folder(path: str | Path) -> Path:
     try:
         if asked.is_file():
             if asked.suffix not in FILE_SUFFIXES:
-                hint = CONVERT if asked.suffix == ".gguf" else WANTED
-                raise ModelRejected(f"{plain(asked)} is no file of a model folder", hint)
+                raise strange_file(asked)
             asked = asked.parent
         return _search(asked)
     except OSError as error:  # no permission to look, a name too long
@@ -39,14 +42,13 @@ def find_folder(path: str | Path) -> Path:
 def _search(asked: Path) -> Path:
     original = asked / "original"
     tried = [asked, original, *sorted(_listed(original, "mp*"), key=lambda place: (len(place.name), place))]
+    found = [folder for folder in tried if _holds_model(folder)]
+    if found:
+        return _whole_one(found)
     for folder in tried:
-        if _has_config(folder) and _has_weights(folder):
-            return folder
-    for folder in tried:
-        if _listed(folder, "*.pte"):
-            raise ModelRejected(
-                f"{plain(folder)} holds a program for ExecuTorch (.pte), not weights", "use the bf16 checkpoint instead"
-            )
+        strange = strange_folder(folder)
+        if strange is not None:
+            raise strange
         if _has_config(folder):
             raise ModelRejected(
                 f"{plain(folder)} has no weights: no consolidated.00.pth, no .safetensors",
@@ -56,12 +58,28 @@ def _search(asked: Path) -> Path:
         what = f"there is no {plain(asked)}"
     elif not asked.is_dir():
         what = f"{plain(asked)} is neither a folder nor a regular file"
-    elif _has_weights(asked):
+    elif any(_listed(asked, pattern) for pattern in WEIGHT_PATTERNS["params.json"]):
         what = f"{plain(asked)} has weights, but no params.json"
     else:
         what = f"{plain(asked)} holds no model"
     places = ", ".join(plain(place) for place in [*tried, original / "mp*"])
     raise ModelRejected(f"{what}; tried {places}", WANTED)
+
+
+def _whole_one(found: list[Path]) -> Path:
+    """The first folder whose files are all there: a download may have been broken off beside a whole `original/`."""
+    missing = {folder: _missing(folder) for folder in found} if len(found) > 1 else {}
+    whole = next((folder for folder in found if not missing.get(folder)), found[0])
+    if whole != found[0]:
+        logger.warning("%s is not whole (%s): %s is used instead", plain(found[0]), missing[found[0]], plain(whole))
+    return whole
+
+
+def _missing(folder: Path) -> str | None:
+    """What a folder lacks; None for a whole one. Only names and headers are looked at."""
+    if (folder / "params.json").exists() and any(_listed(folder, "*.pt*")):
+        return missing_shard(folder)
+    return missing_part(folder)
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -85,8 +103,15 @@ def _has_config(folder: Path) -> bool:
     return any((folder / name).exists() for name in CONFIG_NAMES)
 
 
-def _has_weights(folder: Path) -> bool:
-    return any(_listed(folder, pattern) for pattern in WEIGHT_PATTERNS)
+def _holds_model(folder: Path) -> bool:
+    """Whether settings lie there with weights that go with them; adapters are none."""
+    if (folder / "adapter_config.json").exists() and not (folder / "params.json").exists():
+        found = [*_listed(folder, "*.safetensors")]
+        return _has_config(folder) and any(not path.name.startswith("adapter") for path in found)
+    return any(
+        (folder / name).exists() and any(_listed(folder, pattern) for pattern in patterns)
+        for name, patterns in WEIGHT_PATTERNS.items()
+    )
 
 
 def _listed(folder: Path, pattern: str) -> list[Path]:

