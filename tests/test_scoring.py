@@ -1,5 +1,6 @@
 """How likely a text is, against a whole log-softmax and hand-made windows."""
 
+import gzip
 import json
 import math
 
@@ -190,3 +191,16 @@ def test_rows_have_their_texts_in_the_file(capfdbinary):
     assert main(["score", "-m", TINY, "--rows", "x", "a text"]) == 2
     assert main(["score", "-m", TINY, "--rows", "/nowhere"]) == 5
     assert capfdbinary.readouterr().out == b""
+
+
+def test_rows_of_a_file_that_other_programs_wrote(tmp_path, capfdbinary):
+    """A byte-order mark, blank lines, numbers as ids, gzip; a JSON array by its name."""
+    lines = [b"\xef\xbb\xbf", b'{"id": 7, "text": "The quick brown fox"}', b"", b'{"id": 8.0, "text": [256, 5.0, 6]}\r']
+    code, rows, _ = score_rows(tmp_path, capfdbinary, lines)
+    assert (code, [(row["id"], row["index"]) for row in rows]) == (0, [(7, 0), (8, 1)])
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "rows.jsonl").read_bytes()))
+    assert main(["score", "-m", TINY, "--dtype", "fp32", "--rows", str(packed), "-c", "1024"]) == 0
+    assert [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()] == rows
+    code, _, err = score_rows(tmp_path, capfdbinary, [b'[{"text": "a b c"}]'])
+    assert (code, "is one JSON array" in err) == (5, True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..jobs.finished import Asked, Finished, WrittenRow
+from ..jobs.finished import Asked, Finished
+from ..jobs.written import WrittenRow
 from .terminal import Terminal
 
 

@@ -11,21 +11,11 @@ from typing import NamedTuple
 import numpy
 
 from .rows import hash_of
+from .written import WrittenRow
 
 Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.uint64]]
 Flags = numpy.ndarray[tuple[int], numpy.dtype[numpy.bool_]]
 Numbers = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
-
-
-class WrittenRow(NamedTuple):
-    """A row found in an output."""
-
-    custom_id: str
-    place: int  # its index: which row of the input, counted from 0
-    digest: int | None  # of what the row asked for; None in an output that an earlier version wrote
-    code: str | None  # of an error
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)

@@ -7,32 +7,23 @@ aside. So resuming is running the same command again.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..errors import OutputFailed, OutputRefused
 from ..files.own import lock, open_own
 from ..files.write import replace_file, write_failed
-from .finished import Asked, Finished, WrittenRow
+from .finished import Asked, Finished
+from .written import WrittenRow, read_written
 
 READ_BYTES = 1 << 20
 
-# How every row of ours begins; anything else is read as JSON.
 OWN_BEGINNING = b'{"id": '
-NAME_MARK = "batch_req_"
-PLAIN_ID = rb'(?:"(?P<text>[^"\\]*)"|(?P<number>-?\d+)), "index": (?P<index>\d+)[,}]'
-OWN_ROWS = (
-    re.compile(rb'\{"id": "batch_req_[0-9a-f]{16}(?P<digest>[0-9a-f]{16})?", "custom_id": ' + PLAIN_ID),
-    re.compile(rb'\{"id": ' + PLAIN_ID + rb'(?: "row_hash": "(?P<digest>[0-9a-f]{16})")?'),
-)
-ERROR_MARK = re.compile(rb'"error": \{"code": "([a-z_]+)", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
 
 
 class Ledger:
@@ -208,26 +199,10 @@ def _open(path: Path) -> int:
 
 
 def _read_row(path: Path, line: bytes, offset: int) -> WrittenRow:
-    error = ERROR_MARK.search(line.rstrip(b"\n"))
-    code = None if error is None else error[1].decode()
-    for form in OWN_ROWS:
-        if match := form.match(line):
-            custom_id, digest = match["text"] if match["number"] is None else match["number"], match["digest"]
-            known = None if digest is None else int(digest, 16)
-            return WrittenRow(custom_id.decode(), int(match["index"]), known, code, offset, len(line))
     try:
-        return _read_json_row(json.loads(line), offset, len(line))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return read_written(line, offset)
+    except ValueError:
         raise _foreign(path, offset) from None
-
-
-def _read_json_row(fields: dict[str, Any], offset: int, size: int) -> WrittenRow:
-    """A row that another program has written anew, with its keys in another order or other spaces."""
-    custom_id, name = (fields["custom_id"], fields["id"]) if "custom_id" in fields else (fields["id"], "")
-    digest = fields.get("row_hash") or name.removeprefix(NAME_MARK)[16:]
-    error = fields.get("error")
-    code = str(error["code"]) if error else None
-    return WrittenRow(str(custom_id), int(fields["index"]), int(digest, 16) if digest else None, code, offset, size)
 
 
 def _foreign(path: Path, offset: int) -> OutputRefused:

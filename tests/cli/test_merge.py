@@ -1,5 +1,6 @@
 """Joining part files."""
 
+import gzip
 import json
 
 import pytest
@@ -75,3 +76,37 @@ def test_an_output_is_not_overwritten(rows, tmp_path, capfd):
     assert merged(tmp_path, good[:1], force=True) == (0, good[0])
     assert main(["merge", str(tmp_path / "absent"), "-o", str(tmp_path / "x")]) == 5
     assert "exists already" in capfd.readouterr().err
+
+
+def row(index, custom_id, digest, text="x"):
+    job = Job(index, custom_id, digest, text, Sampling())
+    return RowWriter("openai", "model", 0).answer(job, [Answer(text, "stop", 3, None)], 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "fragment"),
+    [
+        ([[row(0, "a", 1), row(1, "b", 2)], [row(0, "new", 3)]], "row 1 is a and new"),
+        ([[row(0, "a", 1), row(1, "b", 2)], [row(1, "b", 3)]], "row 2 is b and b"),
+        ([[row(0, "a", 1)], [row(1, "b", 2), row(2, "a", 1)]], "a is row 1 and row 3"),
+        ([[row(0, 7, 1)], [row(1, "7", 1)]], "7 is row 1 and row 2"),
+    ],
+)
+def test_parts_of_different_inputs(tmp_path, capfd, parts, fragment):
+    """One of two answers was left out as a duplicate."""
+    assert merged(tmp_path, *parts) == (5, None)
+    assert fragment in capfd.readouterr().err
+
+
+def test_parts_that_an_editor_has_saved(tmp_path, capfd):
+    rows = [row(index, f"id {index}", 1) for index in range(3)]
+    edited = [b"\xef\xbb\xbf" + rows[0], b"\n", rows[2].replace(b"\n", b"\r\n"), b"\r\n"]
+    code, out = merged(tmp_path, edited, [rows[1]])
+    assert (code, out.replace(b"\r", b"")) == (0, b"".join(rows))
+    assert merged(tmp_path, [gzip.compress(rows[0])], force=True)[0] == 5
+    assert "is gzip" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [b"9223372036854775808", b"-1", b"1" + b"0" * 400])
+def test_numbers_that_no_row_has(tmp_path, number):
+    assert merged(tmp_path, [b'{"id": "a", "index": ' + number + b', "text": ""}\n']) == (5, None)
