@@ -32,6 +32,7 @@ from .terminal import ReaderGone, write_stderr_text
 
 # So many rows that end in errors of the program one after the other are not to blame themselves.
 MOST_INTERNAL_ERRORS = 32
+MOST_SHOWN = 300  # characters of such an error
 
 
 @dataclasses.dataclass
@@ -159,7 +160,7 @@ class Answering:
         if isinstance(error, DoesNotFit | MemoryError):
             return BadRow.of(job, "out_of_memory", str(error) or "memory ran out")
         self.messages.note(f"an error of this program at row {job.custom_id}: {type(error).__name__}: {error}")
-        return BadRow.of(job, "internal_error", f"{type(error).__name__}: {error}")
+        return BadRow.of(job, "internal_error", f"{type(error).__name__}: {error}"[:MOST_SHOWN])
 
     def _requests(self, rows: Iterable[Row], order: InOrder) -> Generator[Request, None, None]:
         """Rows as the engine takes them; bad ones are settled on the way."""

@@ -13,9 +13,12 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from ..errors import LlamaError
+from ..errors import InputRejected, ModelRejected, OutputFailed, OutputRefused, UsageError
 from ..files.own import open_own, read_own
 from .rows import CustomId
+
+# Errors that no row has caused. Memory may have run out because of one, and a rank that shares the model have ended.
+BLAMELESS = (UsageError, ModelRejected, InputRejected, OutputRefused, OutputFailed)
 
 STARTED, ENDED = b"+", b"-"
 MOST_BYTES = 4 << 30  # of a million rows with the longest ids, many times over
@@ -80,7 +83,7 @@ class Starts:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         """The run ends without dying: nothing is suspect, unless the program itself has failed."""
         os.close(self._fd)
-        has_failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, LlamaError)
+        has_failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, BLAMELESS)
         if self._path is not None and not has_failed:
             self._path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from llama_cli.engine.request import Sampling
-from llama_cli.errors import OutputFailed, OutputRefused
+from llama_cli.errors import DoesNotFit, OutputFailed, OutputRefused
 from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.identity import settle_identity
 from llama_cli.jobs.ledger import Ledger
@@ -17,6 +17,7 @@ from llama_cli.jobs.order import InOrder
 from llama_cli.jobs.results import Answer, RowWriter
 from llama_cli.jobs.rows import BadRow, Job, hash_of
 from llama_cli.jobs.starts import GIVE_UP_AFTER, Starts
+from llama_cli.ranks import RankEnded
 
 NOTHING = Asked(numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.uint64))
 WRITERS = [RowWriter("openai", "model", 7), RowWriter("simple", "model", 7)]
@@ -212,3 +213,16 @@ def test_rows_that_ran_when_a_process_died(tmp_path):
     with starts:
         pass
     assert not (tmp_path / "out.started").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "are_left"),
+    [(IndexError(), True), (DoesNotFit("x"), True), (RankEnded("x", exit_code=3), True), (MemoryError(), True),
+     (KeyboardInterrupt(), False), (OutputFailed("x"), False), (OutputRefused("x"), False)],
+)  # fmt: skip
+def test_an_error_that_a_row_may_have_caused_leaves_suspects(tmp_path, error, are_left):
+    starts = Starts(tmp_path / "out")
+    starts.begin(7)
+    starts.__exit__(type(error), error, None)
+    assert Starts.are_left(tmp_path / "out") == are_left
+    assert Starts(tmp_path / "out").is_suspect(7) == are_left
