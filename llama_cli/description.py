@@ -71,7 +71,13 @@ def describe_model(headers: Headers, configuration: Configuration) -> dict[str, 
         "configuration": _describe_configuration(configuration),
         "parameters": count_parameters(args, tied=headers.is_tied),
         "stored_parameters": headers.n_stored,
+        "padding_parameters": _padding(headers, args),
     }
+
+
+def _padding(headers: Headers, args: ModelArgs) -> int:
+    """Values of rows behind the vocabulary's, which are left out."""
+    return max(headers.vocab_size - args.vocab_size, 0) * args.dim * (1 if headers.is_tied else 2)
 
 
 def _describe_configuration(configuration: Configuration) -> dict[str, dict[str, Any]]:

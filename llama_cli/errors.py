@@ -26,6 +26,10 @@ class ModelRejected(LlamaError):
     exit_code = 3
 
 
+class NotComputed(ModelRejected):
+    """The model is sound as far as is known, and of a kind that this program does not compute."""
+
+
 class DoesNotFit(LlamaError):
     """Not enough memory, or no such device."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelRejected
+from ..errors import ModelRejected, NotComputed
 from ..model.keys import refused
 from ..model.rope_scaling import read_rope_scaling
 from .pickle_headers import TensorHeader
@@ -76,11 +76,11 @@ USE_BF16 = "use the bf16 checkpoint of the same model"
 def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json in the words of params.json; both styles of RoPE settings are understood."""
     if config.get("quantization_config") is not None:
-        raise ModelRejected("config.json: the weights are quantised (quantization_config); not supported", USE_BF16)
+        raise NotComputed("config.json: the weights are quantised (quantization_config); not supported", USE_BF16)
     architectures = config.get("architectures") or [ARCHITECTURE]
     if architectures != [ARCHITECTURE]:
         kind = next((name for word, name in RELATIVES.items() if word in str(architectures)), None)
-        raise ModelRejected(
+        raise NotComputed(
             f"config.json: the architecture is {quote(architectures)}{f', a {kind} model' if kind else ''};"
             f" only {ARCHITECTURE} is supported",
             "give a Llama text model",
@@ -96,7 +96,7 @@ def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
         config = {**config, "sliding_window": None}  # every token sees all others
     found = refused(config, READ)
     if found:
-        raise ModelRejected(
+        raise NotComputed(
             f"config.json: {', '.join(found)}: llama-cli does not compute what this asks for",
             "give a Llama text model; a key that changes nothing can be taken out of the file",
         )

@@ -154,7 +154,10 @@ def _format_value(value: Any) -> str:
 def _parameters(described: dict[str, Any]) -> list[tuple[str, str]]:
     counts = described["parameters"]
     rows = [(part.replace("_", "-"), f"{count:,}") for part, count in counts.items() if part != "total"]
-    if described["stored_parameters"] != counts["total"]:
+    padding = described["padding_parameters"]
+    if padding:
+        rows.append(("padding", f"{padding:,}, left out"))
+    if described["stored_parameters"] - padding != counts["total"]:
         rows.append(
             ("in the files", f"{described['stored_parameters']:,}: not what was expected; try llama-cli verify")
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from ..checkpoint.installed import Installed, installed_models
-from ..errors import ModelRejected
+from ..errors import ModelRejected, NotComputed
 from ..memory import format_bytes
 from .options import OUTPUT_PANEL, MessageOptions, with_options
 from .terminal import Terminal, format_table
@@ -40,15 +40,22 @@ def models(
     described = [_describe(each) for each in found]
     if as_json:
         for each in described:
-            terminal.write_json(each)
+            terminal.write_json(each.facts)
     else:
         terminal.write(format_table(TITLES, map(_row, described)))
     for each in described:
-        if each["problem"]:
-            messages.note(f"{each['name']}: {each['problem']}")
+        if each.facts["problem"]:
+            messages.note(f"{each.facts['name']}: {each.facts['problem']}")
 
 
-def _describe(model: Installed) -> dict[str, Any]:
+class Described(NamedTuple):
+    """A model's facts, the object of --json, and what stands in place of its family."""
+
+    facts: dict[str, Any]
+    family: str
+
+
+def _describe(model: Installed) -> Described:
     from ..checkpoint.headers import read_headers
     from ..description import configure
     from ..model.family import family_of
@@ -67,15 +74,17 @@ def _describe(model: Installed) -> dict[str, Any]:
         described["family"] = family_of(configure(headers).args, model.name)
     except ModelRejected as error:
         described["problem"] = error.message
-    return described
+        return Described(described, "not computed" if isinstance(error, NotComputed) else "damaged")
+    return Described(described, "-")
 
 
-def _row(model: dict[str, Any]) -> tuple[str, ...]:
+def _row(described: Described) -> tuple[str, ...]:
     from ..model.family import format_count
 
+    model = described.facts
     return (
         model["name"],
-        model["family"] or ("damaged" if model["problem"] else "-"),
+        model["family"] or described.family,
         "-" if model["parameters"] is None else format_count(model["parameters"]),
         model["dtype"] or "-",
         str(model["shards"] or "-"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import ModelRejected, UsageError
+from ..errors import ModelRejected, NotComputed, UsageError
 from . import keys, llama1
 from .rope_scaling import RopeScaling, read_rope_scaling
 
@@ -167,20 +167,20 @@ def refuse_unsupported(raw: Mapping[str, Any], source: str, *, of_shards: bool =
     found = keys.refused(raw, read) + ([] if raw is whole else keys.refused(whole, read))
     names = ", ".join(_short(key)[1:-1] for key in found)
     if found and keys.is_llama_4(raw):
-        raise ModelRejected(
+        raise NotComputed(
             f"{source}: a Llama 4 model ({names}), which llama-cli does not compute yet",
             "use a text model of Llama 2 or 3",
         )
     if any(key.startswith(VISION_PREFIX) for key in found):
         dim = raw.get("dim")
         twin = TEXT_TWINS.get(dim) if isinstance(dim, int) else None
-        raise ModelRejected(
+        raise NotComputed(
             f"{source}: a vision model ({names}): between its text layers lie others that look at pictures,"
             " which llama-cli does not compute",
             f"its text layers are those of {twin}: use that" if twin else "use a text model",
         )
     if found:
-        raise ModelRejected(
+        raise NotComputed(
             f"{source}: {names}: this kind of checkpoint is not supported",
             "use the bf16 text checkpoint of the same model; a key that changes nothing can be taken out of the file",
         )

@@ -392,6 +392,7 @@ def test_metas_names_in_safetensors(name, tmp_path):
 def test_every_checkpoint_of_the_kit_opens():
     assert KIT is not None
     folders = sorted({path.parent for name in ("params.json", "config.json") for path in KIT.rglob(name)})
+    folders = [folder for folder in folders if folder.parent.name != "families"]  # of Llama 4, and with pictures
     assert folders
     for folder in folders:
         checkpoint = open_checkpoint(folder)

@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from checkpoint.folders import write_hf, write_meta
 from checkpoint.sparse import write_sparse_model
+from sentencepieces import write_sentencepiece
 from support import DATA
 
 from llama_cli.cli.app import main
@@ -167,3 +169,33 @@ def test_no_torch():
         [sys.executable, "-c", f"{script}; sys.exit(code or 'torch' in sys.modules)"], capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_padding_is_told_and_not_taken_for_a_fault(run, tmp_path):
+    shutil.copytree(TINY, tmp_path / "padded")
+    path = tmp_path / "padded/consolidated.00.pth"
+    weights = torch.load(path, weights_only=True)
+    for name in ("tok_embeddings.weight", "output.weight"):
+        weights[name] = torch.cat([weights[name], torch.zeros(64, weights[name].shape[1]).bfloat16()])
+    torch.save(weights, path)
+    _, out, _ = run(tmp_path / "padded")
+    n_columns = weights["norm.weight"].numel()
+    assert f"padding       {2 * 64 * n_columns:,}, left out" in out
+    assert "not what was expected" not in out
+
+
+@pytest.mark.parametrize(("name", "n_shards"), [("7B", 1), ("renamed", 2), ("llama-30b", 4)])
+def test_llama_1_by_its_files(name, n_shards, run, tmp_path):
+    sizes = {1: (4096, 32, 32), 2: (5120, 40, 40), 4: (6656, 60, 52)}[n_shards]
+    params = dict(
+        zip(("dim", "n_layers", "n_heads"), sizes, strict=True), norm_eps=1e-6, multiple_of=256, vocab_size=-1
+    )
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "params.json").write_text(json.dumps(params))
+    n_words = write_sentencepiece(tmp_path / "tokenizer.model")
+    write_sparse_model(folder, read_params(params, vocab_size=32000), n_shards)
+    code, out, _ = run(folder, "--json")
+    described = json.loads(out)
+    assert (code, described["family"], described["context"]) == (0, "LLaMA 1", 2048)
+    assert described["tokenizer"]["n_words"] in (n_words, None)

@@ -57,6 +57,14 @@ def test_a_damaged_model_is_listed_with_what_is_wrong(run, tmp_path):
     assert run("models", "-q")[2] == ""
 
 
+def test_a_model_of_another_kind_is_not_called_damaged(run, tmp_path):
+    settings = tmp_path / "models/Tiny-A/params.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"use_qk_norm": True}))
+    _, out, err = run("models")
+    assert "Tiny-A  not computed" in out
+    assert "use_qk_norm" in err
+
+
 def test_every_command_takes_names(run):
     by_name = run("complete", "-m", "tiny-b", "Hello", "-t", 0, "-n", 5, "--json")
     by_path = run("complete", "-m", DATA / "tiny/bpe1024", "Hello", "-t", 0, "-n", 5, "--json")
