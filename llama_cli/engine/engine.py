@@ -176,6 +176,8 @@ class Engine:
         if not sequences:
             return
         wanted = logits[last_rows]
+        if any(piece.is_scored for piece in work):
+            wanted = wanted.to(self.runner.rounds_to).float()  # a token is chosen as where nothing is scored
         chosen = sampler.pick(wanted, [self._draw(sequence) for sequence in sequences])
         for sequence, token, of_row in zip(sequences, chosen, wanted, strict=True):
             yield from self._append(sequence, token, of_row)

@@ -50,6 +50,10 @@ class Leader:
     def max_seq_len(self) -> int:
         return self._runner.max_seq_len
 
+    @property
+    def rounds_to(self) -> torch.dtype:
+        return self._runner.rounds_to
+
     def run(self, plan: Plan) -> Tensor:
         """As Runner.run, on all ranks."""
         step = Step.of(plan)
@@ -104,19 +108,21 @@ def repeat(runner: Runner, receive: Receive) -> None:
 
 
 def encode_step(step: Step) -> list[int]:
-    """A step as one list: how many copies, rows and tokens, then these, then the outputs."""
-    counts = [len(step.copies), len(step.rows), len(step.tokens)]
+    """A step as one list: how many copies, rows, tokens and scored rows, then these, then the outputs."""
+    counts = [len(step.copies), len(step.rows), len(step.tokens), step.n_scored]
     triples = [number for triple in (*step.copies, *step.rows) for number in triple]
     return [Verb.STEP, *counts, *triples, *step.tokens, *step.outputs]
 
 
 def decode_step(numbers: Sequence[int]) -> Step:
     """What `encode_step` gave, without its verb."""
-    n_copies, n_rows, n_tokens, *rest = numbers
+    n_copies, n_rows, n_tokens, n_scored, *rest = numbers
     triples = [(rest[at], rest[at + 1], rest[at + 2]) for at in range(0, 3 * (n_copies + n_rows), 3)]
     rest = rest[3 * (n_copies + n_rows) :]
     copies, rows = triples[:n_copies], triples[n_copies:]
-    return Step([Copy(*copy) for copy in copies], [Row(*row) for row in rows], rest[:n_tokens], rest[n_tokens:])
+    return Step(
+        [Copy(*copy) for copy in copies], [Row(*row) for row in rows], rest[:n_tokens], rest[n_tokens:], n_scored
+    )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ class Step(NamedTuple):
     rows: list[Row]
     tokens: list[int]  # of all rows, one after the other
     outputs: list[int]  # places among the tokens whose logits are wanted
+    n_scored: int = 0  # of the rows, the last ones: their logits are not rounded
 
     @classmethod
     def of(cls, plan: Plan) -> Step:
@@ -34,7 +35,7 @@ class Step(NamedTuple):
             rows.append(Row(work.sequence.slot, work.start, work.length))
             tokens += work.tokens
             outputs += range(len(tokens) - work.n_outputs, len(tokens))
-        return cls(plan.copies, rows, tokens, outputs)
+        return cls(plan.copies, rows, tokens, outputs, sum(work.is_scored for work in plan.work))
 
 
 class DecodeSteps(Protocol):
@@ -67,6 +68,11 @@ class Runner:
         self.dtype = model.tok_embeddings.weight.dtype
         self.cache = self._make_cache(0)
 
+    @property
+    def rounds_to(self) -> torch.dtype:
+        """What logits are rounded to, as in Meta's code, where a token is chosen by them."""
+        return self.model.norm.weight.dtype
+
     def _make_cache(self, length: int) -> Cache:
         return Cache(self.model.args, self.n_slots, length, dtype=self.dtype, device=self.device)
 
@@ -95,13 +101,16 @@ class Runner:
         """The logits (M, vocab_size) of the tokens that a step asks for."""
         for copy in step.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
-        n = self._steps.takes(step.rows, step.outputs) if self._steps is not None else 0
+        n_others = len(step.rows) - step.n_scored
+        n_before = sum(row.length for row in step.rows[:n_others])  # tokens
+        n_rounded = sum(output < n_before for output in step.outputs)
+        n = self._steps.takes(step.rows[:n_others], step.outputs[:n_rounded]) if self._steps is not None else 0
         parts = []
         if self._steps is not None and n > 0:
             parts.append(self._steps.logits(step.rows[:n], step.tokens[:n]))
         if n < len(step.rows):
             outputs = [output - n for output in step.outputs[n:]]
-            batch = Batch.of(step.rows[n:], step.tokens[n:], outputs, self.cache)
+            batch = Batch.of(step.rows[n:], step.tokens[n:], outputs, self.cache, len(step.outputs) - n_rounded)
             parts.append(self.model(batch, self.cache))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

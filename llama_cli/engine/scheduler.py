@@ -79,9 +79,14 @@ class Work(NamedTuple):
         return self.start + self.length == len(self.sequence.tokens)
 
     @property
+    def is_scored(self) -> bool:
+        """Whether it is part of a prompt whose probabilities are wanted."""
+        return self.sequence.scores_prompt and self.start < self.sequence.n_prompt
+
+    @property
     def n_outputs(self) -> int:
         """For how many of its last tokens the logits are wanted."""
-        if self.sequence.scores_prompt and self.start < self.sequence.n_prompt:
+        if self.is_scored:
             return self.start + self.length - self.first_scored
         return 1 if self.reaches_end else 0
 
@@ -92,7 +97,10 @@ class Work(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One step: first the copies, then the work; rows of one token come first, in the order of their slots."""
+    """One step: first the copies, then the work.
+
+    Rows of one token come first, in the order of their slots, and prompts that are being scored last.
+    """
 
     copies: list[Copy]
     work: list[Work]
@@ -151,14 +159,16 @@ class Scheduler:
         budget = self.chunk
         single: list[Work] = []
         longer: list[Work] = []
+        scored: list[Work] = []
         for sequence in self.running:
             length = 1 if sequence.n_pending == 1 else min(sequence.n_pending, budget, self._most(sequence))
             if length > 0:
-                (single if length == 1 else longer).append(Work(sequence, sequence.n_cached, length))
+                work = Work(sequence, sequence.n_cached, length)
+                (scored if work.is_scored else single if length == 1 else longer).append(work)
             if sequence.n_pending > 1:
                 budget -= length
         single.sort(key=lambda work: work.sequence.slot or 0)
-        return Plan(copies, single + longer)
+        return Plan(copies, single + longer + scored)
 
     def _most(self, sequence: Sequence) -> int:
         """How many tokens of a prompt may run in one step, where it is being scored."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .args import ModelArgs
 from .cache import Cache
+from .parts import multiply
 from .rope import rope_table, rotate, split_last
 
 
@@ -55,6 +56,7 @@ class Batch:
     together: Together | None
     rows: tuple[Row, ...]  # the others
     outputs: Tensor  # (M,): indices into N of the tokens whose logits are wanted
+    n_scored: int = 0  # the last of them, whose logits are not to be rounded
 
     @classmethod
     def of(
@@ -63,6 +65,7 @@ class Batch:
         tokens: Sequence[int],
         outputs: Sequence[int],
         cache: Cache,
+        n_scored: int = 0,
     ) -> Batch:
         """Lay out `rows`, whose `tokens` follow each other, asking for the logits at `outputs`."""
         positions = [position for row in rows for position in range(row.start, row.start + row.length)]
@@ -71,7 +74,7 @@ class Batch:
         flat, where, which, wanted = (index.to(cache.device) for index in as_index)
         n_single = next((n for n, row in enumerate(rows) if row.length > 1), len(rows))
         together = _together(rows[:n_single], cache)
-        return cls(flat, where, which, together, tuple(rows[n_single:] if together else rows), wanted)
+        return cls(flat, where, which, together, tuple(rows[n_single:] if together else rows), wanted, n_scored)
 
 
 # One call for several rows pays from so many on, and where it does not compute for idle slots or for the
@@ -277,5 +280,9 @@ class Llama(nn.Module):
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer(x, batch, keys, values, turns, masks)
         wanted = self.norm(x[batch.outputs])  # (M, dim)
-        logits: Tensor = self.output(wanted)  # (M, vocab_size)
-        return logits.float()
+        n_rounded = len(wanted) - batch.n_scored
+        logits: Tensor = self.output(wanted[:n_rounded]).float()  # (M, vocab_size)
+        if batch.n_scored == 0:
+            return logits
+        # Rounded to bfloat16, logits of 16 and more are steps of 1/8: too many continuations would score the same.
+        return torch.cat([logits, multiply(self.output, wanted[n_rounded:].float())])

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..native.library import Kind, Library, Matrix, address
+from .parts import multiply_parts, rows_of_a_part
 from .quantize import ZERO_POINT, multiply_rounded
 from .rounding import Int4Weight, Weight, as_int4, as_int8, fits_int4, in_full
-from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows, multiply_parts, rows_of_a_part
+from .widening import MANY_WITH_SLOW_BFLOAT16, many_rows
 
 # Up to so many rows our kernels are fastest: on any processor while a product waits for weights, and further where
 # bfloat16 is slow, since they multiply in float32. Measured with AVX-512.
@@ -70,11 +71,14 @@ class NativeLinear(nn.Module):
         self.matrix = Matrix(address(self.weight), None, None, n_out, n_in, KINDS[weight.dtype])
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, in) -> (N, out)."""
-        if len(x) <= self.layers.few:
-            return self.layers.library.linear(self.matrix, x.float()).type_as(x)
-        if not self.layers.widens:
+        """x (N, in) -> (N, out), in the dtype of x."""
+        library, few = self.layers.library, self.layers.few
+        if len(x) <= few:
+            return library.linear(self.matrix, x.float()).type_as(x)
+        if not self.layers.widens and x.dtype == self.weight.dtype:
             return F.linear(x, self.weight)
+        if not self.layers.widens:
+            return torch.cat([library.linear(self.matrix, rows) for rows in torch.split(x.float(), few)]).type_as(x)
         parts = torch.split(self.weight, rows_of_a_part(*self.weight.shape))
         return multiply_parts(x.float(), (part.float() for part in parts), x.dtype)
 

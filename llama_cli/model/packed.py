@@ -24,9 +24,9 @@ class PackedLinear(nn.Module):
         self.register_buffer("packed", torch.ops.mkldnn._reorder_linear_weight(weight.detach()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, in) -> (N, out)."""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
-        return out
+        """x (N, in) -> (N, out), computed in the dtype of the weight."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(self.packed.dtype), self.packed, None, "none", [], "")
+        return out.type_as(x)
 
 
 def packed_linear(weight: Weight) -> nn.Module:

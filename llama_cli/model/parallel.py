@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .args import ModelArgs, Shape
 from .llama import Llama
+from .parts import multiply
 
 # The dimension of (out, in) that ranks share. Behind wo and w2, split along their inputs, the parts are summed.
 SPLIT_DIMENSION = {
@@ -125,7 +126,7 @@ class SharedOutput(nn.Module):
         """x (M, dim) -> (M, V)."""
         from fairscale.nn.model_parallel.mappings import gather_from_model_parallel_region
 
-        part = F.pad(self.layer(x), (0, self.padding))  # (M, E)
+        part = F.pad(multiply(self.layer, x), (0, self.padding))  # (M, E)
         gathered: Tensor = gather_from_model_parallel_region(part)
         return gathered[:, : self.n_words]
 

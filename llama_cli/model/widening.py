@@ -6,9 +6,7 @@ some at a time, which costs less than the multiplication saves. Products of bflo
 
 from __future__ import annotations
 
-import math
 import platform
-from collections.abc import Iterable
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,11 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fuse import MakeLinear
+from .parts import join_columns, multiply_parts, rows_of_a_part
 
-# Widened at a time: the heap keeps such blocks for the next step (checkpoint/pages.keep_heap). More parts than needed
-# cost an answer up to 7 % of its speed.
-PART_BYTES = 64 << 20
-BLOCK_ROWS = 64  # of oneDNN's layout
 CPUINFO = Path("/proc/cpuinfo")
 
 # From so many rows on float32 is faster: measured with and without vdpbf16ps, which Intel's processors have at half
@@ -54,25 +49,10 @@ class WideningLinear(nn.Module):
         self.parts = [torch.ops.mkldnn._reorder_linear_weight(part) for part in parts] if packed else list(parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, in) -> (N, out)."""
-        if len(x) < self.many:
-            return _join([_multiply(x, part) for part in self.parts])
+        """x (N, in) -> (N, out), in the dtype of x."""
+        if len(x) < self.many and x.dtype == torch.bfloat16:
+            return join_columns([_multiply(x, part) for part in self.parts])
         return multiply_parts(x.float(), map(_widened, self.parts), x.dtype)
-
-
-def rows_of_a_part(n_out: int, n_in: int) -> int:
-    """Equal parts, but for the last."""
-    n_parts = math.ceil(n_out * n_in * torch.float32.itemsize / PART_BYTES)
-    return math.ceil(n_out / n_parts / BLOCK_ROWS) * BLOCK_ROWS
-
-
-def multiply_parts(x: Tensor, parts: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
-    """x @ weight.T in a dtype, (N, out); `parts` give rows of the weight one after the other, in the dtype of x."""
-    return _join([F.linear(x, part).to(dtype) for part in parts])
-
-
-def _join(columns: list[Tensor]) -> Tensor:
-    return columns[0] if len(columns) == 1 else torch.cat(columns, -1)
 
 
 def _multiply(x: Tensor, part: Tensor) -> Tensor:
