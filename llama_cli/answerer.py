@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tokenizer import EncodeError
 from tokenizer.chat import Message, PlainFormat, ToolCall
@@ -33,12 +33,21 @@ NEXT_MESSAGE = 1024  # tokens, and a usual one has fewer
 LARGEST_ROOM = 0.25  # of the context, kept free for an answer
 
 
+class Begun(NamedTuple):
+    """How an answer begins before the model says more: the prefill, or what an earlier turn has left unfinished."""
+
+    text: str
+    ids: tuple[int, ...]
+    is_shown: bool = False
+
+
 @dataclass
 class Turn:
     """One answer, and what it took."""
 
     prompt: tuple[int, ...]
     seed: int
+    begun: Begun
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -95,15 +104,19 @@ class Answerer:
             n_tokens = len(self.turn.prompt) + len(self.turn.token_ids) + self.sampling.max_tokens
             self.session.engine.runner.reserve(min(n_tokens + NEXT_MESSAGE, self.session.max_seq_len))
 
-    def prepare(self) -> Turn:
+    def prepare(self, unfinished: Message | None = None) -> Turn:
         """The turn that answers the conversation as it stands: its prompt, and what was dropped to make it fit.
 
+        The answer goes on with `unfinished`, if that is given, which the conversation holds no longer.
         ContextTooLong if it does not fit, and nothing may be dropped or that is not enough.
         """
         before = self.conversation.branch
         try:
-            n_dropped = self._make_room() if self.overflow != "error" else 0
-            prompt = self._prompt(self._prefill_ids())
+            begun = (
+                Begun(self.prefill, self._ids_of_begun(self.prefill)) if unfinished is None else self._left(unfinished)
+            )
+            n_dropped = self._make_room(begun) if self.overflow != "error" else 0
+            prompt = self._prompt(begun.ids)
         except InputRejected:
             self.conversation.branch = before
             raise
@@ -111,13 +124,23 @@ class Answerer:
         # Each answer has a seed of its own, so that /retry says something else.
         seed = secrets.randbits(63) if seed is None else (seed + self._n_answers) % 2**64
         self._n_answers += 1
-        self.turn = Turn(prompt, seed, n_dropped=n_dropped)
+        self.turn = Turn(prompt, seed, begun, n_dropped=n_dropped)
         return self.turn
 
-    def _prefill_ids(self) -> list[int]:
+    def _ids_of_begun(self, text: str) -> tuple[int, ...]:
         """The ids of how an answer is to begin, behind those of the dialog."""
-        before = self.form.before_answer if self.prefill else ""
-        return self.session.tokenize_more(before + self.prefill.removeprefix(before))
+        before = self.form.before_answer if text else ""
+        return tuple(self.session.tokenize_more(before + text.removeprefix(before)))
+
+    def _left(self, unfinished: Message) -> Begun:
+        """An answer that was cut, without a character that was cut in two."""
+        text, ids = unfinished.content, unfinished.token_ids
+        if ids is None:
+            return Begun(text, self._ids_of_begun(text), is_shown=True)
+        while ids and text.endswith(BROKEN):
+            ids = ids[:-1]
+            text = self.session.tokenizer.decode(ids)
+        return Begun(text, ids, is_shown=True)
 
     def _prompt(self, begun: Sequence[int]) -> tuple[int, ...]:
         sent = self.conversation.branch.sent
@@ -128,10 +151,10 @@ class Answerer:
             hint = "--on-overflow truncate, /clear, or a larger context with --max-seq-len"
             raise ContextTooLong(error.message, hint if len(sent) > 2 else error.hint) from None
 
-    def _make_room(self) -> int:
+    def _make_room(self, begun: Begun) -> int:
         """Drop the oldest turns if the prompt leaves too little room for an answer."""
         context = self.session.max_seq_len
-        room = min(self.sampling.max_tokens, int(context * LARGEST_ROOM)) + len(self._prefill_ids())
+        room = min(self.sampling.max_tokens, int(context * LARGEST_ROOM)) + len(begun.ids)
         if len(self.encode(self.conversation.branch.sent)) + room <= context:
             return 0
         limit = FILLED_AFTER_DROPPING * context - room
@@ -142,10 +165,10 @@ class Answerer:
         before = dataclasses.replace(self.session.stats)
         began = time.perf_counter()
         self._is_running, self._interrupted = True, False
-        turn.text = self.prefill
+        turn.text = turn.begun.text
         try:
-            if self.prefill:
-                yield Chunk(KEY, 0, self.prefill)
+            if turn.text and not turn.begun.is_shown:
+                yield Chunk(KEY, 0, turn.text)
             for chunk in self._chunks(turn):
                 if turn.first_token_seconds is None and chunk.token_ids:
                     turn.first_token_seconds = time.perf_counter() - began
@@ -181,7 +204,7 @@ class Answerer:
                 yield held
                 return
             yield dataclasses.replace(held, text=self._without_half_character(held.text, turn), finish_reason=None)
-            prompt = self._prompt([*self._prefill_ids(), *turn.token_ids])
+            prompt = self._prompt([*turn.begun.ids, *turn.token_ids])
             sampling = dataclasses.replace(self.sampling, max_tokens=left)
             seed = (seed + len(turn.token_ids)) % 2**64
 
@@ -190,7 +213,7 @@ class Answerer:
         is_full = last.finish_reason == "length" and left > 0
         if not is_full or self.overflow != "shift" or self._interrupted:
             return False
-        said = len(turn.token_ids) + len(self._prefill_ids())
+        said = len(turn.token_ids) + len(turn.begun.ids)
         limit = FILLED_AFTER_DROPPING * self.session.max_seq_len - said
         dropped = self.conversation.drop_turns(lambda sent: len(self.encode(sent)) <= limit)
         turn.n_dropped += dropped
@@ -209,7 +232,7 @@ class Answerer:
         if not turn.token_ids or not self.conversation.awaits_answer:
             return
         tokenizer, form = self.session.tokenizer, self.form
-        ids = [*self._prefill_ids(), *turn.token_ids]
+        ids = [*turn.begun.ids, *turn.token_ids]
         awaits_tool = tokenizer.special_tokens.get("<|eom_id|>") == ids[-1]
         if ids[-1] in self.session.engine.stop_tokens and not self.sampling.ignore_eos:
             ids.pop()

@@ -108,6 +108,16 @@ class Conversation:
         self.branch = self.branch.with_spoken(spoken[:end])
         return spoken[end:]
 
+    def take_back_unfinished(self) -> Message:
+        """Take back the last answer, so that it can go on; UsageError if there is none to go on with."""
+        spoken = self.branch.spoken
+        if len(spoken) < 2 or spoken[-1].role != "assistant" or spoken[-2].role == "assistant":
+            raise UsageError("there is no answer to go on with", "/retry answers the last message")
+        if spoken[-1].tool_calls:
+            raise UsageError("the answer is a tool call", "/tool TEXT gives it the result")
+        self.branch = self.branch.with_spoken(spoken[:-1])
+        return spoken[-1]
+
     def fork(self, name: str | None = None) -> str:
         """Go on in a copy of this branch, and leave this one as it is: the copy's name."""
         free = (f"{FIRST_BRANCH}-{number}" for number in range(2, len(self.branches) + 3))

@@ -1,5 +1,7 @@
 """Answers of a conversation: what they cost, how they end, what is kept."""
 
+import dataclasses
+
 import pytest
 from support import DATA, kit_folder, needs_kit
 
@@ -7,9 +9,9 @@ import llama_cli
 from llama_cli.answerer import Answerer
 from llama_cli.conversation import Conversation
 from llama_cli.engine.request import Sampling
-from llama_cli.errors import ContextTooLong
+from llama_cli.errors import ContextTooLong, UsageError
 from llama_cli.loader import load
-from tokenizer.chat import Message
+from tokenizer.chat import Message, ToolCall
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 
@@ -153,6 +155,71 @@ def test_prefill_begins_every_answer(session):
     second = say(answerer, "two")
     assert second.text.startswith("Well, ")
     assert second.stats.n_reused == len(first.prompt) + len(first.token_ids) - 1
+
+
+def go_on(answerer, n_tokens):
+    """Run the rest of the last answer, until it has so many tokens."""
+    turn = answerer.prepare(answerer.conversation.take_back_unfinished())
+    answerer.sampling = dataclasses.replace(answerer.sampling, max_tokens=n_tokens - len(turn.begun.ids))
+    shown = "".join(chunk.text for chunk in answerer.answer(turn))
+    assert turn.text.endswith(shown)
+    return turn
+
+
+def assert_goes_on(session, text, prefill=""):
+    """Cut anywhere, an answer that goes on is the one that was never cut, and costs its new tokens."""
+    whole = start(session, prefill=prefill)
+    expected = say(whole, text)
+    for n_first in (1, 5, 11):
+        answerer = start(session, dataclasses.replace(GREEDY, max_tokens=n_first), prefill=prefill)
+        first = say(answerer, text)
+        answerer.prefill = "not this"  # it began the answer, and does not begin its rest
+        rest = go_on(answerer, len(expected.begun.ids) + 12)
+        assert first.token_ids == expected.token_ids[:n_first]
+        assert rest.text == expected.text
+        assert rest.stats.n_reused == len(rest.prompt) - 1
+        assert answerer.conversation.branch == whole.conversation.branch
+
+
+@pytest.mark.parametrize("prefill", ["", "Well, "])
+def test_an_answer_that_was_cut_goes_on(session, prefill):
+    assert_goes_on(session, "Hi", prefill)
+
+
+@needs_kit
+def test_an_answer_of_sentencepiece_goes_on():
+    """The white space that begins the rest is not lost."""
+    session = load(kit_folder("stories260k-sp"), dtype="fp32", chat_template="none")
+    assert_goes_on(session, "Once upon a time, there was a little")
+
+
+def test_an_answer_without_ids_goes_on_from_its_text(session):
+    """As one of another model, or one that was edited in its file; half a character is made anew."""
+    answerer = start(session)
+    answerer.conversation.add(Message("user", "Hi"))
+    answerer.conversation.add(Message("assistant", "A word"))
+    turn = go_on(answerer, len(session.tokenizer.encode("A word")) + 3)
+    assert turn.text.startswith("A word")
+    ids = session.tokenizer.encode("漢字")
+    answerer.conversation.add(Message("user", "And?"))
+    cut = ids[:-1]
+    assert session.tokenizer.decode(cut).endswith("\ufffd")
+    answerer.conversation.add(Message("assistant", session.tokenizer.decode(cut), token_ids=tuple(cut)))
+    turn = answerer.prepare(answerer.conversation.take_back_unfinished())
+    assert turn.begun.text == "漢"
+
+
+def test_what_cannot_go_on(session):
+    call = ToolCall("f", {})
+    for messages in ([], [Message("user", "Hi")], [Message("assistant", "x")],
+                     [Message("user", "Hi"), Message("assistant", "", (call,))]):  # fmt: skip
+        answerer = start(session)
+        for message in messages:
+            answerer.conversation.add(message)
+        before = answerer.conversation.branch
+        with pytest.raises(UsageError):
+            answerer.conversation.take_back_unfinished()
+        assert answerer.conversation.branch == before
 
 
 # ---- where the context is full

@@ -116,6 +116,7 @@ class ChatRun:
     ) -> None:
         self.as_json, self.view, self._keep_cache = settings.as_json, settings.view, settings.keep_cache
         self.messages = messages
+        self.prefix = "llama-cli: "  # of notes; a person in a conversation knows whom they talk to
         self.terminal = Terminal(raw=settings.raw)
         if settings.keep_cache and ranks_of_a_group(model) > 1:
             raise UsageError(
@@ -176,8 +177,8 @@ class ChatRun:
                 self.answer(message)
         self.save()
 
-    def answer(self, message: Message | None = None) -> Turn:
-        """Show the answer to a message, or to the conversation as it stands.
+    def answer(self, message: Message | None = None, unfinished: Message | None = None) -> Turn:
+        """Show the answer to a message, or to the conversation as it stands, or the rest of an unfinished one.
 
         What was said is kept, whatever ends the answer. Where nothing was said the message is not kept either.
         """
@@ -186,7 +187,7 @@ class ChatRun:
             self.messages.doubt(message.content)
             self.conversation.add(message)
         try:
-            turn = self.answerer.prepare()
+            turn = self.answerer.prepare(unfinished)
             self._show_prompt(turn)
             if self.as_json:
                 for _ in self.answerer.answer(turn):
@@ -199,11 +200,13 @@ class ChatRun:
                 self.conversation.branch = before
             else:
                 self.save()
-        if turn.n_dropped:
-            self.messages.note(f"the context is full: the oldest {turn.n_dropped} messages are not sent any more")
+        if turn.n_dropped and not self.messages.quiet:
+            self.terminal.note(
+                f"{self.prefix}the context is full: the oldest {turn.n_dropped} messages are not sent any more"
+            )
         if self.view.stats:
             timings = describe_timings(self.session.info, turn.stats, turn.first_token_seconds)
-            self.terminal.note(format_stats(timings))
+            self.terminal.note(f"{self.prefix}{format_stats(timings)}")
         return turn
 
     def _show(self, turn: Turn) -> None:

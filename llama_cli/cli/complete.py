@@ -88,7 +88,7 @@ def complete(
             write("\n")
     session.ensure_unchanged()
     if stats:
-        terminal.note(format_stats(run.timings()))
+        terminal.note(f"llama-cli: {format_stats(run.timings())}")
 
 
 def _texts(run: Run, request: Request, shown: str, *, stream: bool, quiet: bool) -> Iterator[str]:

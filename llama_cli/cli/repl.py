@@ -52,6 +52,7 @@ class Repl:
 
     def __init__(self, run: ChatRun, *, history: Path | None) -> None:
         self.run = run
+        run.prefix = ""
         self.commands = Commands(run)
         self.editor = LineEditor(history, self.commands.complete, lambda: self._status_line)
         self._draft = ""  # what the next line begins with
@@ -141,6 +142,8 @@ class Repl:
             self._answer(outcome.answer)
         elif outcome.retry:
             self._retry()
+        elif outcome.go_on:
+            self._go_on()
         elif outcome.edit is not None:
             self._draft = outcome.edit
         else:
@@ -179,12 +182,23 @@ class Repl:
             if conversation.branch is unanswered:
                 conversation.branch = before
 
-    def _answer(self, message: Message | None) -> None:
+    def _go_on(self) -> None:
+        conversation = self.run.conversation
+        before = conversation.branch
+        unfinished = conversation.take_back_unfinished()
+        unanswered = conversation.branch
+        try:
+            self._answer(None, unfinished)
+        finally:
+            if conversation.branch is unanswered:
+                conversation.branch = before
+
+    def _answer(self, message: Message | None, unfinished: Message | None = None) -> None:
         """Answer a message, or the conversation as it stands. Ctrl-C ends the answer and keeps what was said."""
         before, answerer = self.run.conversation.branch, self.run.answerer
         # A second Ctrl-C raises KeyboardInterrupt: the step itself is broken off.
         with on_interrupt(answerer.interrupt), suppress(KeyboardInterrupt):
-            self.run.answer(message)
+            self.run.answer(message, unfinished)
         said = self.run.conversation.branch is not before
         if answerer.turn is not None:
             self._tell(answerer.turn, said=said)
@@ -201,7 +215,7 @@ class Repl:
             note(
                 "stopped: the context is full"
                 if is_full
-                else f"stopped after {len(turn.token_ids)} tokens (max_tokens)"
+                else f"stopped after {len(turn.token_ids)} tokens (max_tokens); /continue goes on"
             )
         for call in turn.tool_calls:
             note(f"calls {call.name} {json.dumps(dict(call.arguments))}; /tool TEXT gives it the result")

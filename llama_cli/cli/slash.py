@@ -14,6 +14,7 @@ from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
 from ..session_file import origin_of, read_conversation, write_conversation
 from .chat_run import ChatRun
+from .clipboard import copy_to_clipboard
 from .live_settings import NAMES, LiveSettings, values_of
 from .prompts import read_text_file
 from .run import describe_timings
@@ -34,6 +35,7 @@ class Outcome(NamedTuple):
     leave: bool = False
     answer: Message | None = None  # a message to be answered
     retry: bool = False  # the last answer is to be made anew
+    go_on: bool = False  # or to be gone on with
     edit: str | None = None  # the last message, to be typed anew
 
 
@@ -62,6 +64,8 @@ class Commands:
             "set": Command("[NAME [VALUE]]", "show or change settings, as in /set temperature 0.7", self._set, SETTING),
             "show": Command("", "show model, format and files", self._show),
             "retry": Command("", "answer the last message anew", lambda _: Outcome(retry=True)),
+            "continue": Command("", "go on with an answer that was cut", lambda _: Outcome(go_on=True)),
+            "copy": Command("", "put the last answer on the clipboard", self._copy),
             "undo": Command("[N]", "take back the last message and its answer, or the last N", self._undo),
             "edit": Command("", "type the last message anew", self._edit),
             "fork": Command("[NAME]", "go on in a copy of this branch", self._fork),
@@ -176,6 +180,14 @@ class Commands:
         for _ in range(n_turns):
             taken = conversation.undo()
             self._say(f"took back: {_short(taken[0].content)}")
+
+    def _copy(self, _: str) -> None:
+        last = next((m for m in reversed(self.run.conversation.branch.spoken) if m.role == "assistant"), None)
+        if last is None:
+            raise UsageError("there is no answer yet")
+        text = _written(last)
+        way = copy_to_clipboard(text, self.run.terminal)
+        self._say(f"copied {counted(len(text), 'character')} {way}")
 
     def _edit(self, _: str) -> Outcome:
         last = next((m for m in reversed(self.run.conversation.branch.spoken) if m.role == "user"), None)

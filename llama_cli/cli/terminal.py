@@ -6,6 +6,7 @@ shown, never sent; in a pipe the product goes through byte for byte. No text goe
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import logging
@@ -81,6 +82,10 @@ class Terminal:
             yield lambda text: self._send(wrapped.feed(visible(text), _screen_columns()))
         finally:
             self._send(wrapped.finish())
+
+    def copy(self, text: str) -> None:
+        """Ask the terminal to put a text on the clipboard: OSC 52, the one sequence of ours that acts on it."""
+        self._send(f"\x1b]52;c;{base64.b64encode(text.encode('utf-8', 'replace')).decode()}\x07")
 
     def write_json(self, value: object) -> None:
         """One object on one line of plain ASCII, which no reader of lines can split or misread."""
@@ -282,7 +287,7 @@ def format_stats(stats: dict[str, Any]) -> str:
         parts.append(f"weights {stats['weight_gigabytes_per_second']:.1f} GB/s")
     parts.append(f"peak memory {stats['peak_memory_bytes'] / 2**20:.0f} MiB")
     parts.append(f"{stats['kernels']} kernels")
-    return "llama-cli: " + ", ".join(parts)
+    return ", ".join(parts)
 
 
 def format_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """`llama-cli chat` as a person sees it: in a real pty, on a screen."""
 
+import base64
 import json
 import os
 import re
@@ -43,7 +44,7 @@ def test_the_screen_holds_what_was_said_and_nothing_else(home):
     expected = []
     for question, row in zip(questions, done.stdout.splitlines(), strict=True):
         expected += [f">>> {question}", *json.loads(row)["text"].split("\n")]
-        expected += ["llama-cli: stopped after 40 tokens (max_tokens)", ""]
+        expected += ["stopped after 40 tokens (max_tokens); /continue goes on", ""]
     with Terminal(["chat", "-q", *flags], env=home) as terminal:
         terminal.wait_for_prompt(1)
         for place, question in enumerate(questions):
@@ -52,10 +53,10 @@ def test_the_screen_holds_what_was_said_and_nothing_else(home):
         status = [line for line in terminal.shown() if line.endswith("tokens/s")]
         terminal.send(CTRL_D)
         assert terminal.wait_for_end() == 0
-        shown = [line.replace("stopped after 40 tokens", "stopped after 40 tokens") for line in terminal.text()]
+        shown = terminal.text()
     while shown[-1] == "":
         shown.pop()
-    assert shown == [*[line.rstrip().replace("llama-cli: ", "") for line in expected], ">>>"]
+    assert shown == [*[line.rstrip() for line in expected], ">>>"]
     assert len(status) == 1
     assert re.match(r"\d+ of 256 tokens · [\d.]+ tokens/s", status[0])
 
@@ -322,7 +323,9 @@ def test_a_termination_within_an_answer(home):
 def test_blocks_in_commands(home, tmp_path):
     """Enter within the quotes sent the command with its first line, quotes and all."""
     kept = tmp_path / "s.jsonl"
-    with Terminal(["chat", "-m", TINY, "-n", "3", "--session", str(kept)], env=home) as terminal:
+    with Terminal(
+        ["chat", "-m", TINY, "-n", "3", "--session", str(kept)], env={**home, "SSH_CONNECTION": "far away"}
+    ) as terminal:
         terminal.wait_for_prompt(1)
         terminal.type('/system """two')
         terminal.type('lines"""')
@@ -337,6 +340,14 @@ def test_blocks_in_commands(home, tmp_path):
         terminal.wait_for("... /exit")
         terminal.send("!" + ENTER)
         terminal.wait_for_prompt(5)
+        terminal.type("/continue")
+        terminal.wait_for_prompt(6)
+        assert len(conversation_of(kept)[-1]["token_ids"]) == 6  # it went on after three
+        terminal.type("/copy")
+        terminal.wait(lambda: b"\x1b]52;c;" in terminal.sent)
+        terminal.wait_for("by asking the terminal")
+        answer = base64.b64decode(terminal.sent.split(b"\x1b]52;c;")[1].split(b"\x07")[0]).decode()
+        assert answer == said(kept, "assistant")[-1]
         terminal.type("/")
         terminal.wait_for("/export FILE")
         terminal.wait(terminal.is_ready)

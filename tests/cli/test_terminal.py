@@ -125,7 +125,7 @@ def test_stats_line():
         }
     )
     assert line == (
-        "llama-cli: load 1.25 s, first token 100 ms, prompt 12 tokens (2 cached) at 100.0/s,"
+        "load 1.25 s, first token 100 ms, prompt 12 tokens (2 cached) at 100.0/s,"
         " answer 7 tokens at 20.0/s, weights 5.0 GB/s, peak memory 1024 MiB, own kernels"
     )
 
