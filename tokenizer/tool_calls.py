@@ -124,7 +124,7 @@ def _json_call(value: object) -> ToolCall | None:
     name, given = fields.get("name"), [fields[key] for key in ("parameters", "arguments") if key in fields]
     if not isinstance(name, str) or not name or not (given or fields.keys() <= {"name", "type"}):
         return None
-    arguments = read_arguments(given[0] if given else None)
+    arguments = read_arguments(next((each for each in given if each is not None), None))
     return None if arguments is None else ToolCall(name, arguments)
 
 

@@ -50,6 +50,11 @@ SONGS = ToolCall("trending_songs", {"n": "10", "genre": "all"})
         ('{"type": "function", "name": "f", "parameters": null}', [ToolCall("f")]),
         ('{"name": "f", "parameters": "{\\"city\\": \\"Bern\\"}"}', [ToolCall("f", {"city": "Bern"})]),
         ('{"name": "f", "arguments": ""}', [ToolCall("f")]),
+        ('{"name": "f", "parameters": null, "arguments": {"a": 1}}', [ToolCall("f", {"a": 1})]),
+        (
+            "[ f ( a = -1.5e3 , b = [1, {'c': [true, null]}], ) ,\n g(x='It\\'s') ]",
+            [ToolCall("f", {"a": -1500.0, "b": [1, {"c": [True, None]}]}), ToolCall("g", {"x": "It's"})],
+        ),
         ("{'name': 'f', 'parameters': {'a': True, 'b': null}}", [ToolCall("f", {"a": True, "b": None})]),
         ('{"type": "function", "function": {"name": "f", "arguments": "{}"}}', [ToolCall("f")]),
         ('{"name": "f", "parameters": {"a": "two\nlines"}}', [ToolCall("f", {"a": "two\nlines"})]),
