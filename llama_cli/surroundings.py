@@ -47,7 +47,7 @@ def _of_number(number: int | None, where: str) -> LlamaError | None:
         return DoesNotFit("memory ran out", MORE_MEMORY)
     reason = f"{where}{os.strerror(number).lower()}"
     if number in TOO_MANY_FILES:
-        return DoesNotFit(reason, "allow more of them: ulimit -n 1024")
+        return DoesNotFit(os.strerror(number).lower(), "allow more of them: ulimit -n 1024")
     if number == errno.EAGAIN:
         return DoesNotFit("the system starts no more processes or threads", "allow more of them: ulimit -u 4096")
     if number in NO_ROOM:

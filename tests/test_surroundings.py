@@ -25,7 +25,7 @@ def of(number, name=None):
 @pytest.mark.parametrize(
     ("error", "kind", "message", "hint"),
     [
-        (of(errno.EMFILE, "a/b"), DoesNotFit, "a/b: too many open files", "ulimit -n"),
+        (of(errno.EMFILE, "a/b"), DoesNotFit, "too many open files", "ulimit -n"),
         (of(errno.ENFILE), DoesNotFit, "too many open files in system", "ulimit -n"),
         (of(errno.ENOSPC, b"a"), OutputFailed, "a: no space left on device", "free some space"),
         (of(errno.EROFS, "a"), OutputFailed, "a: read-only file system", "who may write there"),
@@ -36,7 +36,7 @@ def of(number, name=None):
         (of(errno.EAGAIN), DoesNotFit, "the system starts no more processes or threads", "ulimit -u"),
         (RuntimeError("can't start new thread"), DoesNotFit, "the system starts no more", "ulimit -u"),
         (FileNotFoundError(2, NO_TEMPORARY), OutputFailed, "there is no folder for temporary files", "TMPDIR="),
-        (RuntimeError(OPENED_TOO_MANY), DoesNotFit, "/m/x: too many open files", "ulimit -n"),
+        (RuntimeError(OPENED_TOO_MANY), DoesNotFit, "too many open files", "ulimit -n"),
         (RuntimeError(TORCH_HAS_NONE), DoesNotFit, "memory ran out", "use less"),
         (ImportError(NO_ADDRESSES), DoesNotFit, "memory ran out for a library: libtorch_cpu.so", "ulimit -v"),
         (ModuleNotFoundError(NO_TORCH, name="torch"), LlamaError, f"{BROKEN}: {NO_TORCH}", "--force-reinstall torch"),
@@ -66,3 +66,17 @@ def test_of_the_surroundings(error, kind, message, hint):
 )
 def test_faults_of_ours_stay_ours(error):
     assert explained(error) is None
+
+
+def test_a_checkpoint_is_not_called_damaged_for_it(monkeypatch):
+    """Where no more files may be opened, a sound file was to be downloaded again."""
+    from support import DATA
+
+    from llama_cli.checkpoint import archive
+
+    def load(*arguments, **named):
+        raise of(errno.EMFILE, "somewhere")
+
+    monkeypatch.setattr(archive.torch, "load", load)
+    with pytest.raises(DoesNotFit, match="too many open files"):
+        archive._load(DATA / "tiny/bpe1024/consolidated.00.pth")
