@@ -157,7 +157,7 @@ class BPETokenizer:
         self.bos_id = {None: vocabulary.bos_id, True: own, False: None}[marks.adds_bos]
         self.eos_id = vocabulary.eos_id if marks.eos_token is None else self.special_tokens.get(marks.eos_token)
         ends = (self.special_tokens.get(name) for name in FAMILY_ENDS)
-        said = [self.eos_id, *ends]
+        said = [self.eos_id, vocabulary.eos_id, *ends]
         self.stop_tokens = marks.stop_ids.union(number for number in said if number is not None)
 
     @cached_property

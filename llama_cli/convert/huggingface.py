@@ -57,6 +57,8 @@ def config_of(args: ModelArgs, dtype: torch.dtype, *, tied: bool, special_ids: d
         "rope_theta": args.rope_theta,
         "tie_word_embeddings": tied,
         "torch_dtype": str(dtype).removeprefix("torch."),
+        # Whose form this is. 4.57 takes large vocabularies of unknown version for ones that it once wrote wrongly.
+        "transformers_version": "4.45.0",
         "use_cache": True,
         "vocab_size": args.vocab_size,
     }

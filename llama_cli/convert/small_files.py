@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tokenizer.marks import Cuts, Marks
 from tokenizer.tokenizer_json import is_metas
 
 from ..chat_template import choose_template
+from ..checkpoint.quoting import quote
 from ..checkpoint.tokenizer_marks import params_of_marks
 from ..errors import ModelRejected
 from ..model.args import QUANTIZATION_KEYS, Quantization, unnested
@@ -31,6 +33,8 @@ from .tiktoken_file import file_of
 logger = logging.getLogger(__name__)
 
 TOKENIZERS = ("tokenizer.model", "chars.json", TOKENIZER_JSON)
+# A text between ChatML's marks in which nothing is filled in.
+OWN_SYSTEM_PROMPT = re.compile(r"<\|im_start\|>system(?:\n|\\n)([^{}<]+)<\|im_end\|>")
 RESERVED = "<|reserved_special_token_"
 DTYPE_KEYS = ("dtype", "torch_dtype")  # of transformers 5, and before
 
@@ -143,6 +147,12 @@ def _template_params(source: Source, tokenizer: Tokenizer | None) -> dict[str, A
     """The name of the chat template that the source writes out."""
     if source.template is None or tokenizer is None:
         return {}
+    if (system := OWN_SYSTEM_PROMPT.search(source.template)) is not None:
+        logger.warning(
+            "the model's chat template begins dialogs without a system prompt with one of its own, which is left out;"
+            " --system sends it: %s",
+            quote(system[1]),
+        )
     name = recognise_template(source.template)
     try:
         if name is not None:

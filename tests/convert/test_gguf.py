@@ -535,6 +535,19 @@ def test_a_hugging_face_folder_keeps_the_ids(tiny, tmp_path):
     assert torch.equal(found.rows("tok_embeddings.weight", 0, len(tokens)), weights["tok_embeddings.weight"].float())
 
 
+def test_a_system_prompt_of_the_template_is_told(tiny, tmp_path, caplog):
+    """It made answers better in llama.cpp, and nothing here said that it was missing."""
+    begins = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are SmolLM.<|im_end|>\n' }}{% endif %}"
+    words = renamed(at14="<|im_start|>", at15="<|im_end|>")
+    path = write_gguf(tmp_path / "model.gguf", *tiny, words, tokenizer__chat_template=begins + CHATML)
+    converted(path, tmp_path / "model")
+    assert "--system sends it: 'You are SmolLM.'" in caplog.text
+    caplog.clear()
+    path = write_gguf(tmp_path / "plain.gguf", *tiny, words, tokenizer__chat_template=CHATML)
+    converted(path, tmp_path / "plain")
+    assert not caplog.records
+
+
 def test_what_the_metadata_get_wrong_is_told(tiny, tmp_path, caplog):
     args, weights = tiny
     template = {"tokenizer__chat_template": "{{ '<|user|>' }}"}

@@ -128,7 +128,7 @@ def test_begin_and_ends_come_from_the_model(tmp_path):
     assert opened(tmp_path, file).bos_id is None
     marks = Marks(stop_ids=frozenset({2}), adds_bos=True, bos_token="<|im_start|>", eos_token="<|im_end|>")
     tokenizer = opened(tmp_path, file, marks)
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.stop_tokens) == (1, 2, {2})
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.stop_tokens) == (1, 2, {0, 2})
     assert tokenizer.encode("", bos=True) == [1]
     with pytest.raises(TokenizerError, match="end answers with id 99999"):
         opened(tmp_path, file, Marks(stop_ids=frozenset({99999})))
