@@ -98,7 +98,9 @@ def chat(
     ] = False,
     markdown: Annotated[
         bool,
-        typer.Option("--markdown", help="Render finished answers on a terminal.", rich_help_panel=OUTPUT_PANEL),
+        typer.Option(
+            "--markdown", help="On a terminal, draw finished answers again as Markdown.", rich_help_panel=OUTPUT_PANEL
+        ),
     ] = False,
     show_prompt: Annotated[
         bool,

@@ -210,13 +210,9 @@ class ChatRun:
         return turn
 
     def _show(self, turn: Turn) -> None:
-        if self.view.markdown and self.terminal.is_tty:
-            for _ in self._read_first(turn):
-                pass
-            self.terminal.write_markdown(turn.text)
-            return
+        is_drawn_again = self.view.markdown and self.terminal.is_tty
         try:
-            with self.terminal.answer(wrap=self.view.wrap) as write:
+            with self.terminal.markdown() if is_drawn_again else self.terminal.answer(wrap=self.view.wrap) as write:
                 for chunk in self._read_first(turn):
                     write(chunk.text)
         finally:

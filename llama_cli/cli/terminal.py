@@ -83,6 +83,23 @@ class Terminal:
         finally:
             self._send(wrapped.finish())
 
+    @contextmanager
+    def markdown(self) -> Iterator[Callable[[str], None]]:
+        """The same for Markdown, which is drawn again with its form where all of it is still on the screen."""
+        wrapped, screen, said = WordWrap(_width_of_characters()), shutil.get_terminal_size(), list[str]()
+
+        def write(text: str) -> None:
+            said.append(text)
+            self._send(wrapped.feed(visible(text), _screen_columns()))
+
+        try:
+            yield write
+        finally:
+            self._send(wrapped.finish())
+            if "".join(said).strip() and wrapped.n_breaks < screen.lines and shutil.get_terminal_size() == screen:
+                self._send("\r" + f"\x1b[{wrapped.n_breaks}A" * (wrapped.n_breaks > 0) + "\x1b[J")
+                self._send(_rendered("".join(said)).strip("\n"))
+
     def copy(self, text: str) -> None:
         """Ask the terminal to put a text on the clipboard: OSC 52, the one sequence of ours that acts on it."""
         self._send(f"\x1b]52;c;{base64.b64encode(text.encode('utf-8', 'replace')).decode()}\x07")
@@ -118,15 +135,16 @@ class Terminal:
         if hint:
             write_stderr(f"hint: {hint}", "note")
 
-    def write_markdown(self, text: str) -> None:
-        """A finished text with its Markdown rendered, made safe before. Links are shown, not made clickable."""
-        from rich.console import Console
-        from rich.markdown import Markdown
 
-        console = Console(markup=False, highlight=False, emoji=False, width=_columns())
-        with console.capture() as capture:
-            console.print(Markdown(visible(text), hyperlinks=False))
-        self._send(capture.get())
+def _rendered(text: str) -> str:
+    """A text with its Markdown rendered, made safe before. Links are shown, not made clickable."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console(markup=False, highlight=False, emoji=False, width=_columns())
+    with console.capture() as capture:
+        console.print(Markdown(visible(text), hyperlinks=False))
+    return capture.get()
 
 
 def _write_all(data: bytes) -> None:

@@ -153,3 +153,26 @@ def test_complete_on_a_screen_and_in_a_pipe(flags):
         assert sent == shown(piped, 24)
         assert sent != piped
         assert sent.split() == piped.split()
+
+
+MARKDOWN = """
+from llama_cli.cli.terminal import Terminal
+terminal = Terminal()
+for pieces in (["# Tit", "le\\n\\nSome **bold** words that go ", "on for more than a row of it\\n\\n", "- a\\n- b"],
+               ["**word**\\n\\n"] * 40):
+    terminal.write(">>>\\n")
+    with terminal.markdown() as write:
+        for piece in pieces:
+            write(piece)
+    terminal.write("\\n")
+"""
+
+
+def test_markdown_streams_and_is_drawn_again():
+    """It was silent until its end. What has left the screen cannot be drawn again, and stays as it was said."""
+    with Terminal(["-c", MARKDOWN], columns=40, lines=14, program=(sys.executable,)) as program:
+        assert program.wait_for_end() == 0
+        shown = [line.strip() for line in program.text() if line]
+    assert b"# Title" in program.sent
+    assert shown[:7] == [">>>", "Title", "Some bold words that go on for more than", "a row of it", "• a", "• b", ">>>"]
+    assert shown[7:] == ["**word**"] * 40
