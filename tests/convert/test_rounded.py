@@ -389,7 +389,6 @@ WQ = "layers__0__attention__wq__"
         ("int8", {"more__weight": torch.ones(3, 3).bfloat16()}, "unexpected: 'more.weight'"),
         ("int8", {"tok_embeddings__weight": torch.ones(48, 32).char()}, "'tok_embeddings.weight' is of dtype int8"),
         ("int8", {"output__weight": None}, "output.weight is missing"),
-        ("int8", {"norm__weight": torch.ones(32)}, "norm.weight is float32, the rest bfloat16"),
         ("int4", {WQ + "scales": None}, "wq.scales is missing"),
         ("int4", {WQ + "scales": torch.ones(32, 1, 2)}, "must be bfloat16 and (32, 1, 2)"),
         ("int4", {WQ + "scales": torch.ones(32, 2).bfloat16()}, "must be bfloat16 and (32, 1, 2)"),
