@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from support import DATA, forward, golden, golden_tensors, load_model, new_cache
 
-from llama_cli.model import recipe, widening
+from llama_cli.model import parts, recipe, widening
 from llama_cli.model.packed import can_pack
 from llama_cli.model.widening import WideningLinear
 
@@ -18,7 +18,7 @@ PACKED = [False, pytest.param(True, marks=pytest.mark.skipif(not can_pack(torch.
 @pytest.mark.parametrize("rows", [1, 7, 8, 77])
 def test_it_is_a_linear(monkeypatch, packed, n_out, n_in, part_bytes, rows):
     """From 8 rows on, the exact result rounded once; below, sums in bfloat16's own way."""
-    monkeypatch.setattr(widening, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(parts, "PART_BYTES", part_bytes)
     generator = torch.Generator().manual_seed(n_out + rows)
     weight = torch.randn(n_out, n_in, generator=generator).bfloat16()
     x = torch.randn(rows, n_in, generator=generator).bfloat16()
