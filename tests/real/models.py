@@ -34,6 +34,8 @@ CONVERSIONS = {
     "pieces-mp2": ("pieces", "--mp", "2"),
     "pieces-hf": ("pieces", "--format", "hf"),
     "pieces-hf-fp32": ("stories", "--format", "hf"),
+    "pieces-chat": ("stories",),  # a Llama 2 folder of this name is one that chats
+    "pieces-chat-hf": ("pieces-chat", "--format", "hf"),
 }
 PIECES = {"dim": 64, "n_layers": 3, "n_heads": 8, "n_kv_heads": 4, "multiple_of": 32, "norm_eps": 1e-5}
 
@@ -51,7 +53,7 @@ class Models:
 
     def __getitem__(self, name: str) -> Path:
         path = self._folder / name
-        with _only_one():
+        with one_at_a_time():
             return path if path.exists() else self._make(name, path)
 
     def _make(self, name: str, path: Path) -> Path:
@@ -76,7 +78,8 @@ def _version() -> str:
 
 
 @contextlib.contextmanager
-def _only_one():
+def one_at_a_time():
+    """Tests run in several processes, which share the cache."""
     CACHE.mkdir(exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -15,12 +15,17 @@ def environment(**more):
     return {**kept, "LLAMA_CLI_CONFIG": os.devnull, "LLAMA_CLI_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def run(*arguments, stdin="", code=0, env=None, program=PROGRAM):
-    """A command to its end, which must be `code`: what it printed, as text."""
+def ended(*arguments, stdin="", code=0, program=PROGRAM):
+    """A command to its end, which must be `code`, and what it wrote."""
     command = [str(program), *map(str, arguments)]
-    done = subprocess.run(command, input=stdin.encode(), capture_output=True, env=env or environment(), timeout=300)
+    done = subprocess.run(command, input=stdin.encode(), capture_output=True, env=environment(), timeout=300)
     assert done.returncode == code, f"{' '.join(command)}: exit {done.returncode}\n{done.stderr.decode()}"
-    return done.stdout.decode()
+    return done
+
+
+def run(*arguments, **more):
+    """What it printed, as text."""
+    return ended(*arguments, **more).stdout.decode()
 
 
 def start(*arguments, **more):

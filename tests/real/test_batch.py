@@ -134,13 +134,14 @@ def test_bad_rows_are_told_and_the_others_run(smollm2, tmp_path):
     rows = rows_of(out.read_text())
     codes = [one["error"] and one["error"]["code"] for one in rows]
     assert codes == [None, "invalid_request", "invalid_json", "invalid_request", "context_length_exceeded"]
-    assert rows[0]["response"]["body"]["choices"][0]["text"] == " Paris.\n"
+    assert rows[0]["response"]["body"]["choices"][0]["text"].startswith(" Paris")
 
 
 def test_a_pipe_there_and_a_pipe_away(smollm2):
     rows = "".join(json.dumps({"prompt": "The capital of France is", "id": name}) + "\n" for name in "abc")
     printed = rows_of(run("batch", "-", "-o", "-", "-m", smollm2, "-n", "3", "-t", "0", *FLAGS, stdin=rows))
-    assert [(one["id"], one["text"]) for one in printed] == [(name, " Paris.\n") for name in "abc"]
+    assert [one["id"] for one in printed] == ["a", "b", "c"]
+    assert all(one["text"].startswith(" Paris") for one in printed)
 
 
 @pytest.mark.real
