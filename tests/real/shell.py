@@ -15,10 +15,12 @@ def environment(**more):
     return {**kept, "LLAMA_CLI_CONFIG": os.devnull, "LLAMA_CLI_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def ended(*arguments, stdin="", code=0, program=PROGRAM):
+def ended(*arguments, stdin="", code=0, settings=None):
     """A command to its end, which must be `code`, and what it wrote."""
-    command = [str(program), *map(str, arguments)]
-    done = subprocess.run(command, input=stdin.encode(), capture_output=True, env=environment(), timeout=300)
+    command = [str(PROGRAM), *map(str, arguments)]
+    done = subprocess.run(
+        command, input=stdin.encode(), capture_output=True, env=environment(**(settings or {})), timeout=300
+    )
     assert done.returncode == code, f"{' '.join(command)}: exit {done.returncode}\n{done.stderr.decode()}"
     return done
 

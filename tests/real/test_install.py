@@ -1,0 +1,46 @@
+"""README's lines of installation, run in an empty environment."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+
+
+def lines_of_the_readme():
+    section = (ROOT / "README.md").read_text().partition("## Install")[2].partition("\n## ")[0]
+    return re.findall(r"^\$ (.*?)(?:  +#.*)?$", section, flags=re.MULTILINE)
+
+
+def test_the_lines_of_the_readme(tmp_path):
+    """Each as it is, by a user whose home is empty, with the versions of constraints.txt; then both commands run."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, tmp_path / "clone" / name)
+    lines = lines_of_the_readme()
+    assert len(lines) >= 5
+    commands = [
+        "cd /",
+        "llama-cli complete ROMEO: -n 5 -t 0 -q",
+        "llama-native --version",
+        "pip show -q sentencepiece gguf",
+    ]
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_CLI", "PYTHON", "VIRTUAL"))
+    }
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join([*lines, *commands])],
+        cwd=tmp_path / "clone",
+        env={**kept, "HOME": str(tmp_path), "PIP_CONSTRAINT": str(ROOT / "constraints.txt"), "PIP_QUIET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^llama-cli \d+\.\d+\.\d+$", done.stdout, flags=re.MULTILINE), done.stdout
