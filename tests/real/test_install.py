@@ -26,17 +26,16 @@ def test_the_lines_of_the_readme(tmp_path):
             shutil.copyfile(ROOT / name, tmp_path / "clone" / name)
     lines = lines_of_the_readme()
     assert len(lines) >= 5
-    commands = [
+    uses = [
         "cd /",
         "llama-cli complete ROMEO: -n 5 -t 0 -q",
         "llama-native --version",
-        "pip show -q sentencepiece gguf",
+        "pip show -q gguf sentencepiece",
     ]
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("LLAMA_CLI", "PYTHON", "VIRTUAL"))
-    }
+    ours = ("LLAMA_CLI", "PYTHON", "VIRTUAL")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(
-        ["bash", "-ec", "\n".join([*lines, *commands])],
+        ["bash", "-ec", "\n".join([*lines, *uses])],
         cwd=tmp_path / "clone",
         env={**kept, "HOME": str(tmp_path), "PIP_CONSTRAINT": str(ROOT / "constraints.txt"), "PIP_QUIET": "1"},
         capture_output=True,

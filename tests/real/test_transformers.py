@@ -12,7 +12,6 @@ from support import needs_kit
 from llama_cli.vocabulary import tokenizer_of
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
-NO_TOKENIZER_JSON = pytest.mark.xfail(strict=True, reason="convert --format hf writes no tokenizer.json yet")
 NAMES = ["smollm2", "pieces"]
 DIALOG = [
     {"role": "system", "content": "You are a helpful AI assistant."},
@@ -51,7 +50,6 @@ def _model(folder):
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@NO_TOKENIZER_JSON
 def test_the_same_ids(ours, tokenizer):
     """Of 200 texts, the begin token included where there is one."""
     vocabulary = tokenizer_of(ours)
@@ -94,7 +92,6 @@ def test_the_same_logits_and_greedy_text(prompt, ours, model):
 @pytest.mark.parametrize(
     ("name", "template"), [("smollm2-hf-fp32", "chatml"), pytest.param("pieces-chat-hf", "llama2", marks=needs_kit)]
 )
-@NO_TOKENIZER_JSON
 def test_the_same_dialog(name, template, models, tmp_path):
     """Their template makes the ids of ours."""
     tokenizer = judge("transformers").AutoTokenizer.from_pretrained(models[name])
