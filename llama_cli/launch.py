@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from .errors import DoesNotFit, ModelRejected
-from .files.own import lock
+from .files.scratch import Scratch
 from .ranks import Place, RankEnded
 
 # sys.path as it is here: `python -m` would look into the current folder first, whatever lies there.
@@ -28,7 +25,6 @@ LOST_THE_OTHERS = 75  # exit code of a rank that ends because another one has
 SECONDS_TO_END = 3.0
 
 FOLDER = "llama-cli-ranks-"
-SECONDS_TO_LOCK = 60.0  # far more than lie between the making of a folder and its lock
 
 FILES, FILES_OF_A_RANK = 64, 16  # that a rank may need open: what torch opens, and its connections
 
@@ -59,10 +55,7 @@ class Followers:
 
     def __init__(self, n_ranks: int) -> None:
         ensure_ranks_can_meet(n_ranks)
-        _clear_folders()
-        self._folder = tempfile.TemporaryDirectory(prefix=FOLDER)  # nobody else may look into it
-        self._lock = os.open(self._folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        lock(self._lock)  # as long as this process lives
+        self._scratch = Scratch(Path(tempfile.gettempdir()), FOLDER)
         self._n_ranks = n_ranks
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
@@ -78,7 +71,7 @@ class Followers:
         return self._place(0)
 
     def _place(self, rank: int) -> Place:
-        return Place(rank, self._n_ranks, rank, self._n_ranks, str(Path(self._folder.name) / "store"))
+        return Place(rank, self._n_ranks, rank, self._n_ranks, str(self._scratch.path / "store"))
 
     def _start(self, place: Place) -> subprocess.Popen[bytes]:
         with self._errors_of(place.rank).open("wb") as errors:
@@ -92,7 +85,7 @@ class Followers:
             )
 
     def _errors_of(self, rank: int) -> Path:
-        return Path(self._folder.name) / f"rank{rank}.err"
+        return self._scratch.path / f"rank{rank}.err"
 
     def wait_until_ready(self) -> None:
         """RankEnded if one of them does not get so far."""
@@ -140,20 +133,4 @@ class Followers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._folder.cleanup()
-        os.close(self._lock)
-
-
-def _clear_folders() -> None:
-    """Remove the folders of processes that were killed."""
-    before = time.time() - SECONDS_TO_LOCK
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
-        with suppress(OSError):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                found = os.fstat(handle)
-                is_ours = found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
-                if is_ours and found.st_mtime < before and lock(handle):
-                    shutil.rmtree(folder)
-            finally:
-                os.close(handle)
+        self._scratch.remove()

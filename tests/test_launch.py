@@ -1,16 +1,12 @@
-"""What ranks that are started here need of the machine, and what a killed program leaves behind."""
+"""What ranks that are started here need of the machine."""
 
-import os
 import resource
 import socket
-import tempfile
 
 import pytest
 
-from llama_cli import launch
 from llama_cli.errors import DoesNotFit
-from llama_cli.files.own import lock
-from llama_cli.launch import FOLDER, ensure_ranks_can_meet
+from llama_cli.launch import ensure_ranks_can_meet
 
 
 @pytest.fixture
@@ -56,23 +52,3 @@ def test_no_loopback(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", create)
     with pytest.raises(DoesNotFit, match=r"loopback network, which does not work here: Network is unreachable$"):
         ensure_ranks_can_meet(2)
-
-
-def test_what_a_killed_program_left_is_cleared(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    names = ["killed", "young", "held", "open-to-others", "link"]
-    killed, young, held, others, link = (tmp_path / f"{FOLDER}{name}" for name in names)
-    elsewhere = tmp_path / "elsewhere"
-    for folder in (killed, young, held, others, elsewhere):
-        folder.mkdir(0o700)
-        (folder / "store").touch()
-    link.symlink_to(elsewhere)
-    others.chmod(0o777)
-    for folder in (killed, held, others, elsewhere):
-        os.utime(folder, (0, 0))
-    handle = os.open(held, os.O_RDONLY)
-    assert lock(handle)
-    launch._clear_folders()
-    os.close(handle)
-    assert sorted(os.listdir(tmp_path)) == sorted([young.name, held.name, others.name, link.name, elsewhere.name])
-    assert (elsewhere / "store").exists()

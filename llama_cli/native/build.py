@@ -7,16 +7,19 @@ import logging
 import os
 import platform
 import shutil
-import subprocess
-import tempfile
+import time
 from pathlib import Path
 
+from ..errors import LlamaError
+from ..files.own import read_own
 from ..files.private import private_folder, temporary_folder
+from ..files.scratch import Scratch
+from ..files.write import replace_file, sync_folder
 from ..levels import NOTE
+from .compiler import SOURCE, compile_with
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 OPTIMIZATIONS = (
     "-O3",
@@ -27,8 +30,8 @@ OPTIMIZATIONS = (
 )
 FLAGS = ("-std=c++17", *OPTIMIZATIONS, "-fopenmp", "-shared", "-fPIC", "-w")
 CPUINFO = Path("/proc/cpuinfo")
-MOST_SECONDS = 120
-FAILED = ".failed"
+MOST_LIBRARY, MOST_REFUSAL = 64 << 20, 1 << 20  # bytes
+SECONDS_TO_REMEMBER = 24 * 3600.0  # another day the compiler may have what it lacks
 
 
 def find_compiler() -> str | None:
@@ -48,15 +51,16 @@ def built_library() -> Path | None:
     reasons = []
     for folder_of in (private_folder, temporary_folder):
         try:
-            library = _in_folder(folder_of("kernels"), compiler)
-        except OSError as error:
+            folder = folder_of("kernels")
+            found = _in_folder(folder, compiler)
+        except (OSError, LlamaError) as error:
             reasons.append(str(error))
             continue
         if reasons:
-            logger.info("the kernels are kept in %s: %s", library.parent, reasons[0])
-        if library.exists():
-            return library
-        _tell_failure(compiler, library)
+            logger.info("the kernels are kept in %s: %s", folder, reasons[0])
+        if isinstance(found, Path):
+            return found
+        _tell_failure(compiler, found)
         return None
     tell_slower(f"there is no folder to keep them in: {'; '.join(reasons)}")
     return None
@@ -69,18 +73,56 @@ def tell_slower(why: str) -> None:
     )
 
 
-def _in_folder(folder: Path, compiler: str) -> Path:
-    """The library in a folder, compiled if need be, or not there but with a file beside it that says why."""
-    library = folder / f"{_key(compiler)}.so"
-    failure = library.with_suffix(FAILED)
-    if not library.exists() and not failure.exists():
-        _compile(compiler, library, failure)
+def _in_folder(folder: Path, compiler: str) -> Path | str:
+    """The library in a folder, compiled if need be, or why it cannot be compiled."""
+    key = _key(compiler)
+    refused = folder / f"{key}.refused"
+    for library in folder.glob(f"{key}-*.so"):
+        if _is_whole(library):
+            return library
+        logger.warning("%s is not as it was written: the kernels are compiled anew", library)
+        library.unlink()
+    said = read_own(refused, MOST_REFUSAL)
+    if said is not None and refused.stat().st_mtime > time.time() - SECONDS_TO_REMEMBER:
+        return said.decode(errors="replace")
+    logger.log(NOTE, "compiling kernels for this processor in %s, which takes some seconds, once", folder)
+    with Scratch(folder, "compiling-") as scratch:
+        made = scratch / "kernels.so"
+        refusal = compile_with(compiler, FLAGS, made)
+        if refusal is None:
+            return _put_in_place(made, folder, key)
+    if refusal.is_lasting:
+        replace_file(refused, iter([refusal.said.encode()[:MOST_REFUSAL]]), private=True)
+    return refusal.said
+
+
+def _put_in_place(made: Path, folder: Path, key: str) -> Path:
+    """Give the library its name, which tells what is in it; several programs may do so at once."""
+    library = folder / f"{key}-{_digest(made.read_bytes())}.so"
+    made.chmod(0o700)
+    with made.open("rb") as file:
+        os.fsync(file.fileno())
+    made.replace(library)
+    sync_folder(folder)
     return library
 
 
-def _tell_failure(compiler: str, library: Path) -> None:
-    said = library.with_suffix(FAILED).read_text(errors="replace").strip().splitlines() or ["it does not say why"]
-    reason = next((line for line in said if "error" in line), said[0])
+def _is_whole(library: Path) -> bool:
+    """Whether it is a file of ours with the content that its name tells: a library cut short ends the process."""
+    try:
+        data = read_own(library, MOST_LIBRARY)
+    except LlamaError:
+        return False
+    return data is not None and library.stem.endswith(f"-{_digest(data)}")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _tell_failure(compiler: str, said: str) -> None:
+    lines = said.strip().splitlines() or ["it does not say why"]
+    reason = next((line for line in lines if "error" in line), lines[0])
     tell_slower(f"{compiler} cannot compile ours: {reason.strip()[:200]}; CXX may name another compiler")
 
 
@@ -99,26 +141,3 @@ def _processor() -> str:
         described = ""
     features = next((line for line in described.splitlines() if line.lower().startswith(("flags", "features"))), "")
     return f"{platform.machine()} {features}"
-
-
-def _compile(compiler: str, library: Path, failure: Path) -> None:
-    """Make the library, or the file that says why it cannot be, which spares later starts the attempt.
-
-    Each is made beside its place and moved there whole: several programs may do so at once.
-    """
-    logger.log(NOTE, "compiling kernels for this processor in %s, which takes some seconds, once", library.parent)
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        made = Path(scratch) / library.name
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-        try:
-            # The user's own compiler on our own source.
-            subprocess.run(  # noqa: S603
-                command, check=True, capture_output=True, text=True, timeout=MOST_SECONDS, stdin=subprocess.DEVNULL
-            )
-            os.replace(made, library)
-        except subprocess.SubprocessError as error:
-            said = Path(scratch) / failure.name
-            too_long = f"it took longer than {MOST_SECONDS} s"
-            is_late = isinstance(error, subprocess.TimeoutExpired)
-            said.write_text(too_long if is_late else str(getattr(error, "stderr", None) or error))
-            os.replace(said, failure)

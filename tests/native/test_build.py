@@ -4,21 +4,34 @@ import ctypes
 import logging
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from llama_cli import user_folders
 from llama_cli.files import private
+from llama_cli.files.scratch import Scratch
 from llama_cli.levels import NOTE
-from llama_cli.native import build
+from llama_cli.native import build, compiler
 from llama_cli.native.build import built_library, find_compiler
 from llama_cli.native.library import native_library
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="no C++ compiler")
+
+
+BUILD = """
+import sys, pathlib
+from llama_cli import user_folders
+from llama_cli.native import build
+user_folders.KINDS["cache"] = lambda name: pathlib.Path(sys.argv[1]) / name
+print(build.built_library())
+"""
 
 
 @pytest.fixture
@@ -48,7 +61,7 @@ def test_it_is_made_once(home, caplog):
 @needs_compiler
 @pytest.mark.parametrize("changed", ["SOURCE", "FLAGS", "_processor"])
 def test_another_source_or_processor_has_another_library(home, changed, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "_compile", lambda compiler, library, failure: library.write_bytes(b""))
+    monkeypatch.setattr(build, "compile_with", fake_compile)
     before = built_library()
     other = tmp_path / "kernels.cpp"
     other.write_text("int other;")
@@ -106,10 +119,10 @@ def compiler_that_says(path, said, monkeypatch):
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
-        ("'no such flag'", "no such flag"),
+        ("'error: no such flag'", "error: no such flag"),
         ("'In file included from x:' 'x:3: error: no member' 'more'", "x:3: error: no member"),
         ("'g++: error: unrecognized command line option -std=c++17'", "unrecognized command line option -std=c++17"),
-        ("", "it does not say why"),
+        ("'x.h:1: fatal error: omp.h: No such file or directory'", "omp.h: No such file or directory"),
     ],
 )
 def test_the_compiler_fails(said, reason, home, monkeypatch, tmp_path, caplog):
@@ -122,15 +135,120 @@ def test_the_compiler_fails(said, reason, home, monkeypatch, tmp_path, caplog):
         assert lines_of(caplog)[0].startswith(message)
         assert reason in lines_of(caplog)[-1]
         assert f"{compiler} cannot compile ours" in lines_of(caplog)[-1]
-    assert [path.suffix for path in home.iterdir()] == [".failed"]
+    assert [path.suffix for path in home.iterdir()] == [".refused"]
+    os.utime(next(home.iterdir()), (0, 0))
+    caplog.clear()
+    assert built_library() is None
+    assert lines_of(caplog)[0].startswith("compiling kernels"), "another day it is"
     compiler.write_text('#!/bin/sh\nexec c++ "$@"\n')
     if shutil.which("c++"):
         assert built_library() is not None, "another compiler is tried"
 
 
+PASSING = [
+    "c++: error: x.o: No space left on device",
+    "/usr/bin/ld: cannot find -lc: Too many open files",
+    "c++: fatal error: Killed signal terminated program cc1plus",
+    "cc1plus: out of memory allocating 65536 bytes",
+    "virtual memory exhausted: Cannot allocate memory",
+    "error: Input/output error",
+    "",
+]
+
+
+@pytest.mark.parametrize("said", PASSING)
+def test_a_passing_trouble_is_not_kept(said, home, monkeypatch, tmp_path, caplog):
+    """A full disk or a Ctrl-C made every later start two to three times slower, without a word."""
+    caplog.set_level(logging.INFO)
+    compiler_that_says(tmp_path / "broken", f"'{said}'", monkeypatch)
+    for _ in range(2):
+        caplog.clear()
+        assert built_library() is None
+        assert lines_of(caplog)[0].startswith("compiling kernels")
+        assert lines_of(caplog)[-1].startswith("torch's kernels are used")
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["exit 134", "kill -KILL $$", "exec sleep 100"])
+def test_a_compiler_that_dies_or_stays(end, home, monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(compiler, "MOST_SECONDS", 0.5)
+    broken = tmp_path / "broken"
+    broken.write_text(f"#!/bin/sh\necho 'error: x' >&2\n{end}\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    assert built_library() is None
+    assert list(home.iterdir()) == []
+
+
+SLOW_COMPILER = """#!/bin/sh
+sleep 100 &
+echo $! > "{told}"
+wait
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_compiler_ends_with_the_program(number, home, tmp_path):
+    """Its own programs went on, and their folder stayed for good."""
+    told, broken = tmp_path / "told", tmp_path / "broken"
+    broken.write_text(SLOW_COMPILER.format(told=told))
+    broken.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(tmp_path)], env=os.environ | {"CXX": str(broken)}
+    ) as running:
+        while not (told.exists() and told.read_text().strip()):
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(number)
+    program = int(told.read_text())
+    while _is_alive(program):  # the test's own limit of time ends this
+        time.sleep(0.01)
+    for left in home.iterdir():
+        os.utime(left, (0, 0))
+    with Scratch(home, "compiling-"):
+        pass
+    assert list(home.iterdir()) == []
+
+
+def _is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "zombie" not in Path(f"/proc/{process}/status").read_text()
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut short", "one byte", "a link", "another mode of its folder"])
+def test_a_damaged_library_is_made_anew(damage, home, tmp_path, monkeypatch, caplog):
+    """One that was cut short ended the process with SIGBUS at every start."""
+    monkeypatch.setattr(build, "compile_with", fake_compile)
+    library = built_library()
+    whole = library.read_bytes()
+    match damage:
+        case "cut short":
+            library.write_bytes(whole[:100])
+        case "one byte":
+            library.write_bytes(b"x" + whole[1:])
+        case "a link":
+            library.rename(tmp_path / "elsewhere")
+            library.symlink_to(tmp_path / "elsewhere")
+        case _:
+            library.chmod(0o777)
+            assert built_library() == library, "nobody else gets into the folder"
+            return
+    assert built_library().read_bytes() == whole
+    assert not library.is_symlink()
+    assert "is not as it was written" in caplog.text
+
+
+def fake_compile(compiler, flags, made):
+    made.write_bytes(b"made by a double" * 100)
+
+
 def fakes_compiler(monkeypatch):
     monkeypatch.setattr(build, "find_compiler", lambda: "/bin/sh")
-    monkeypatch.setattr(build, "_compile", lambda compiler, library, failure: library.write_bytes(b""))
+    monkeypatch.setattr(build, "compile_with", fake_compile)
 
 
 def test_a_folder_that_others_may_write_into_is_not_trusted(home, monkeypatch, caplog, tmp_path):
@@ -196,17 +314,12 @@ def test_a_library_that_cannot_be_loaded_is_told(home, tmp_path, monkeypatch, ca
     assert native_library() is None
     native_library.cache_clear()
     assert lines_of(caplog)[0].startswith("torch's kernels are used")
-    assert "file too short" in lines_of(caplog)[0]
+    assert "invalid ELF header" in lines_of(caplog)[0]
 
 
 @needs_compiler
 def test_two_programs_compile_at_the_same_time(home, tmp_path):
-    code = (
-        "import sys, pathlib; from llama_cli import user_folders; from llama_cli.native import build;"
-        "user_folders.KINDS['cache'] = lambda name: pathlib.Path(sys.argv[1]) / name;"
-        "print(build.built_library())"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", BUILD, str(tmp_path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     found = {process.communicate(timeout=200)[0] for process in running}
     assert len(found) == 1
