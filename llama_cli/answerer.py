@@ -9,15 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from tokenizer import EncodeError
-from tokenizer.chat import Message, PlainFormat, ToolCall
-from tokenizer.tool_calls import find_calls
-
 from .conversation import Conversation
 from .engine.engine import Stats
 from .engine.request import Request, Sampling, TokenLogprob
 from .errors import ContextTooLong, InputRejected
 from .session import Chunk, Session
+from .tokenizer import EncodeError
+from .tokenizer.chat import Message, PlainFormat, ToolCall
+from .tokenizer.tool_calls import find_calls
 
 Overflow = Literal["error", "truncate", "shift"]
 FinishedBy = Literal["stop", "length", "interrupted", "tool_calls"]

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tokenizer import Tokenizer, TokenizerError
-from tokenizer.chat import (
+from .errors import ModelRejected, UsageError
+from .tokenizer import Tokenizer, TokenizerError
+from .tokenizer.chat import (
     TEMPLATES,
     Template,
     TemplateName,
@@ -18,8 +19,6 @@ from tokenizer.chat import (
     make_template,
     recognise_template,
 )  # fmt: skip
-
-from .errors import ModelRejected, UsageError
 
 JINJA = re.compile(r"\{[{%#]")  # how the text of a template begins to say something
 

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenizer.chat import Message
-
 from .errors import UsageError
+from .tokenizer.chat import Message
 
 FIRST_BRANCH = "main"
 

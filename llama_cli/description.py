@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tokenizer import Tokenizer, TokenizerError, names_of
-from tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
-from tokenizer.known import known_tokenizer
-from tokenizer.loader import kind_of
-
 from .checkpoint.headers import Headers
 from .checkpoint.installed import model_name
 from .checkpoint.pickle_headers import item_size
@@ -19,6 +14,10 @@ from .errors import LlamaError
 from .memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
 from .model.args import Configuration, ModelArgs, read_configuration, unnested
 from .model.family import family_of
+from .tokenizer import Tokenizer, TokenizerError, names_of
+from .tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
+from .tokenizer.known import known_tokenizer
+from .tokenizer.loader import kind_of
 from .vocabulary import check_vocabulary, open_tokenizer
 
 RANKS = (1, 2, 4, 8)

@@ -7,16 +7,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
-from tokenizer.chat import ChatFormat, Message, Template, ToolCall
-from tokenizer.chat_formats import spell_prompt
-from tokenizer.infill import infill_format
-
 from .engine.engine import Engine, Stats
 from .engine.groups import Groups
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
 from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
 from .model.args import ModelArgs
+from .tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
+from .tokenizer.chat import ChatFormat, Message, Template, ToolCall
+from .tokenizer.chat_formats import spell_prompt
+from .tokenizer.infill import infill_format
 
 # How an answer ends: as the engine ends it, or with calls of tools, which a conversation finds.
 EndReason = Literal[FinishReason, "tool_calls"]

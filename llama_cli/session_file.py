@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizer import EncodeError, Tokenizer
-from tokenizer.chat import Message
-from tokenizer.tool_calls import says_what_its_ids_say
-
 from .conversation import FIRST_BRANCH, Branch, Conversation, turn_starts
 from .errors import InputRejected, OutputRefused
 from .files.claim import Claim
 from .files.write import replace_file
 from .session import Session
+from .tokenizer import EncodeError, Tokenizer
+from .tokenizer.chat import Message
+from .tokenizer.tool_calls import says_what_its_ids_say
 
 MAX_BYTES = 256 << 20
 

@@ -60,7 +60,7 @@ def _of_number(number: int | None, where: str) -> LlamaError | None:
 def _of_library(error: ImportError) -> LlamaError | None:
     """A library that is missing, broken, or finds no memory to be mapped into."""
     library = (error.name or "").partition(".")[0]
-    if library in ("llama_cli", "tokenizer"):
+    if library == "llama_cli":
         return None
     if "failed to map segment" in str(error) or os.strerror(errno.ENOMEM) in str(error):
         return DoesNotFit(f"memory ran out for a library: {error}", "allow more of it: ulimit -v unlimited")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tokenizer.known import known_tokenizer
-
 from .checkpoint.catalog import expand, find_tokenizer
 from .checkpoint.checklist import (
     CHECKLIST,
@@ -29,6 +27,7 @@ from .checkpoint.regular_file import ensure_unchanged
 from .errors import DoesNotFit, LlamaError, ModelRejected
 from .model.args import ModelArgs, read_params
 from .model.family import doubt_about
+from .tokenizer.known import known_tokenizer
 from .vocabulary import check_vocabulary, open_tokenizer
 
 if TYPE_CHECKING:
@@ -149,8 +148,8 @@ class Verification:
             )  # fmt: skip
 
     def _is_sentencepiece(self) -> bool:
-        from tokenizer import TokenizerError
-        from tokenizer.loader import kind_of
+        from .tokenizer import TokenizerError
+        from .tokenizer.loader import kind_of
 
         try:
             return self._tokenizer is not None and kind_of(self._tokenizer) == "sentencepiece"

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from tokenizer.marks import NO_MARKS, Marks
-
 from .checkpoint.catalog import TOKENIZER_NAMES, expand, find_tokenizer
 from .checkpoint.installed import find_model
 from .checkpoint.quoting import plain, quote
 from .checkpoint.spare_rows import MOST, added_names, n_trained
 from .checkpoint.tokenizer_marks import read_marks
 from .errors import ModelRejected
+from .tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from .tokenizer.marks import NO_MARKS, Marks
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from llama_cli.conversation import Conversation
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import ContextTooLong, UsageError
 from llama_cli.loader import load
-from tokenizer.chat import Message, ToolCall
+from llama_cli.tokenizer.chat import Message, ToolCall
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 

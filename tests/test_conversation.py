@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from llama_cli.conversation import Branch, Conversation
 from llama_cli.errors import UsageError
-from tokenizer.chat import Message
+from llama_cli.tokenizer.chat import Message
 
 
 def user(text):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llama_cli.cli import app
-from tokenizer.distribution import DISTRIBUTION, install_line
+from llama_cli.tokenizer.distribution import DISTRIBUTION, install_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,7 +30,7 @@ TEXTS = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "Makefile", "constraints.txt", ".ci/run")),
     *(
         path
-        for folder in ("llama_cli", "tokenizer", "examples", "benchmarks")
+        for folder in ("llama_cli", "llama_cli/tokenizer", "examples", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
     ),
     *(ROOT / "benchmarks").glob("*.md"),

@@ -15,8 +15,8 @@ from llama_cli import Prompt, Sampling
 from llama_cli.errors import InputRejected, NumericalError
 from llama_cli.model.args import read_params
 from llama_cli.session import StopFinder
+from llama_cli.tokenizer import StreamDecoder, load_tokenizer
 from llama_cli.verification import Verification
-from tokenizer import StreamDecoder, load_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=16)
 

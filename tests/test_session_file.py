@@ -14,8 +14,8 @@ from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
 from llama_cli.jobs.lines import Lines
 from llama_cli.jobs.rows import Job, parse_row
 from llama_cli.session_file import Origin, SessionFile, read_conversation
-from tokenizer import load_tokenizer
-from tokenizer.chat import Message, ToolCall
+from llama_cli.tokenizer import load_tokenizer
+from llama_cli.tokenizer.chat import Message, ToolCall
 
 TINY = load_tokenizer(DATA / "tiny/bpe1024/tokenizer.model")
 CALL = ToolCall("f", {"x": 1})

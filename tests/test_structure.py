@@ -11,6 +11,7 @@ from llama_cli.cli.options import ModelOptions
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+SOURCES = [*(ROOT / "llama_cli").rglob("*.py"), *(ROOT / "llama_cli/tokenizer").glob("*.py")]  # the latter is a link
 in_checkout = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 
 
@@ -65,17 +66,21 @@ def test_load_takes_what_the_flags_give():
     assert flags == set(inspect.signature(load).parameters) - {"batch_size", "chat_template", "dp", "on_layer"}
 
 
-@pytest.mark.parametrize("package", ["llama_cli", "tokenizer"])
-def test_only_the_gate_loads_pickles(package):
+def test_all_import_the_tokenizer_by_the_name_that_is_installed():
+    """`import tokenizer` works in a checkout alone, and there its classes would exist twice."""
+    named = re.compile(r"^\s*(?:from|import) tokenizer\b", re.MULTILINE)
+    folders = ("llama_cli", "llama_cli/tokenizer", "tests", "benchmarks", "examples")
+    assert not [path for name in folders for path in (ROOT / name).rglob("*.py") if named.search(path.read_text())]
+
+
+def test_only_the_gate_loads_pickles():
     """A bare torch.load would run the pickle under TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1."""
-    calls = {
-        path.name: re.findall(r"torch\.load\([^)]*\)", path.read_text()) for path in (ROOT / package).rglob("*.py")
-    }
+    calls = {path.name: re.findall(r"torch\.load\([^)]*\)", path.read_text()) for path in SOURCES}
     used = {name: found for name, found in calls.items() if found}
     assert set(used) <= {"archive.py"}
     assert all("weights_only=True" in call for found in used.values() for call in found)
 
 
 def test_nothing_of_the_building_machine_is_named():
-    for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("llama_cli/**/*.py")]:
+    for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *SOURCES]:
         assert not re.search(r"/work/|/tmp/w/|pypi\.org|files\.pythonhosted", path.read_text()), path

@@ -58,7 +58,7 @@ def test_of_the_surroundings(error, kind, message, hint):
         IndexError("list index out of range"),
         RuntimeError("shapes do not match"),
         ImportError("cannot import name 'x'", name="llama_cli.engine"),
-        ModuleNotFoundError("No module named 'tokenizer.x'", name="tokenizer.x"),
+        ModuleNotFoundError("No module named 'llama_cli.tokenizer.x'", name="llama_cli.tokenizer.x"),
         KeyError("a"),
         of(errno.EBADF),
     ],

@@ -9,8 +9,8 @@ from support import DATA
 
 from llama_cli.cli.app import main
 from llama_cli.errors import InputRejected
+from llama_cli.tokenizer import load_tokenizer
 from llama_cli.user_text import text_of
-from tokenizer import load_tokenizer
 
 TINY = str(DATA / "tiny/bpe1024")
 MARK = b"\xef\xbb\xbf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 
-from tokenizer.distribution import install_line
+from ..tokenizer.distribution import install_line
 
 SMOLLM2 = "smollm2"
 META = "meta-llama"

@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizer.marks import CUTS, Marks
-
 from ..errors import ModelRejected
 from ..model.args import unnested
+from ..tokenizer.marks import CUTS, Marks
 from .json_file import MAX_BYTES, read_object
 from .quoting import quote
 from .regular_file import read_small

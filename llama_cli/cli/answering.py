@@ -11,9 +11,6 @@ from contextlib import closing
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
-from tokenizer.chat import Message
-from tokenizer.tool_calls import find_calls
-
 from ..conversation import Branch
 from ..engine.request import Request
 from ..errors import DoesNotFit, InputRejected, LlamaError
@@ -24,6 +21,8 @@ from ..jobs.rows import BadRow, Job, Row, seed_of
 from ..jobs.starts import Starts
 from ..session import Chunk, Completion, Session
 from ..session_file import branch_of, origin_of
+from ..tokenizer.chat import Message
+from ..tokenizer.tool_calls import find_calls
 from .options import MessageOptions
 from .progress import RowProgress
 from .run import describe_scores

@@ -13,12 +13,11 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from tokenizer.distribution import DISTRIBUTION
-
 from .. import __version__
 from ..errors import LlamaError, OutputFailed, UsageError
 from ..ranks import Place
 from ..surroundings import explained
+from ..tokenizer.distribution import DISTRIBUTION
 from .batch import batch
 from .bench import bench
 from .chat import chat

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokenizer.tool_calls import ToolFormat
-
 from ..engine.request import Sampling
 from ..errors import UsageError
+from ..tokenizer.tool_calls import ToolFormat
 from .options import (
     OUTPUT_PANEL,
     KeepSession,

@@ -10,10 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizer import EncodeError
-from tokenizer.chat import Message
-from tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt
-
 from ..answerer import Answerer, Overflow, Turn
 from ..cache_file import load_cache, save_cache
 from ..chat_template import TemplateChoice
@@ -28,6 +24,9 @@ from ..kept_conversations import claim_last, claim_new, forget_older
 from ..loader import OnLayer
 from ..session import Chunk
 from ..session_file import SessionFile, origin_of
+from ..tokenizer import EncodeError
+from ..tokenizer.chat import Message
+from ..tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt
 from .options import MessageOptions, ModelOptions
 from .progress import shown_while_read
 from .prompts import read_text_file, stdin_text_lines

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tokenizer.chat import Message
-
 from ..answerer import Turn
 from ..errors import ContextTooLong, LlamaError, UsageError
+from ..tokenizer.chat import Message
 from ..user_folders import NoHome, user_folder
 from .chat_run import ChatRun
 from .line_editor import PROMPT, LineEditor

@@ -8,11 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizer.chat import Message
-
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
 from ..session_file import origin_of, read_conversation, write_conversation
+from ..tokenizer.chat import Message
 from .chat_run import ChatRun
 from .clipboard import copy_to_clipboard
 from .live_settings import NAMES, LiveSettings, values_of

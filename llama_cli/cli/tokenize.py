@@ -15,7 +15,7 @@ from .prompts import parse_ids, read_prompt
 from .terminal import Terminal
 
 if TYPE_CHECKING:
-    from tokenizer import Tokenizer
+    from ..tokenizer import Tokenizer
 
 LINES_AT_ONCE = 4096
 
@@ -60,9 +60,8 @@ def tokenize(
     if model is None and tokenizer is None:
         messages.note("no --model given: the bundled toy's characters")
 
-    from tokenizer import decode_text
-
     from ..checkpoint.catalog import TOY
+    from ..tokenizer import decode_text
     from ..vocabulary import tokenizer_of
 
     words = tokenizer_of(TOY if model is None else model, tokenizer)
@@ -88,7 +87,7 @@ def tokenize(
 
 
 def _encode(words: Tokenizer, text: str, *, bos: bool, eos: bool, special: bool) -> list[int]:
-    from tokenizer import EncodeError
+    from ..tokenizer import EncodeError
 
     for name, asked, token_id in (("begin", bos, words.bos_id), ("end", eos, words.eos_id)):
         if asked and token_id is None:
@@ -126,7 +125,7 @@ def _checked(ids: list[int], words: Tokenizer) -> list[int]:
 
 def _rows(words: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """`     9906  48 65 6c 6c 6f           'Hello'` for each id."""
-    from tokenizer import names_of
+    from ..tokenizer import names_of
 
     specials = names_of(words)
     width = len(str(words.n_words))
@@ -164,7 +163,7 @@ def _summary(ids: list[int], text: str) -> str:
 
 
 def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
-    from tokenizer import names_of
+    from ..tokenizer import names_of
 
     specials = names_of(words)
     raws = [words.token_bytes(token_id) for token_id in ids]

@@ -17,15 +17,14 @@ import numpy
 import torch
 from torch import Tensor
 
-from tokenizer.distribution import install_line
-from tokenizer.marks import Marks
-
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.pages import drop_pages
 from ..checkpoint.quoting import plain, quote
 from ..checkpoint.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..errors import ModelRejected
 from ..model.args import ModelArgs, read_params
+from ..tokenizer.distribution import install_line
+from ..tokenizer.marks import Marks
 from .gguf_metadata import GIVE_LLAMA, Words, ends_of, params_from, template_of, words_from
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
 from .split import EMBEDDING, OUTPUT

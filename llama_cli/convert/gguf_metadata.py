@@ -12,13 +12,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from tokenizer.marks import Cuts, Marks
-
 from ..checkpoint.foreign import DOWNLOAD_AGAIN
 from ..checkpoint.quoting import quote
 from ..errors import ModelRejected
 from ..model.rope import scale_frequencies
 from ..model.rope_scaling import RopeScaling
+from ..tokenizer.marks import Cuts, Marks
 from .sentencepiece_file import USER_DEFINED, sentencepiece_model
 from .tiktoken_file import BYTE, NORMAL, Vocabulary, make_vocabulary
 from .tokenizer_json import Special, byte_pairs

@@ -7,8 +7,8 @@ it, which Meta's code encodes apart.
 
 from __future__ import annotations
 
-from tokenizer.chat import TemplateName
-from tokenizer.tool_calls import BUILT_IN, CODE_INTERPRETER
+from ..tokenizer.chat import TemplateName
+from ..tokenizer.tool_calls import BUILT_IN, CODE_INTERPRETER
 
 CALL = """\
 {%- macro write_call(call) %}

@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 
-from tokenizer import Tokenizer, TokenizerError, load_tokenizer
-from tokenizer.base import UNKNOWN
-from tokenizer.bpe import BPETokenizer
-from tokenizer.chat import Template, make_template, recognise_template
-from tokenizer.marks import Cuts, Marks
-from tokenizer.tokenizer_json import is_metas
-
 from ..chat_template import choose_template
 from ..checkpoint.quoting import quote
 from ..checkpoint.tokenizer_marks import params_of_marks
 from ..errors import ModelRejected
 from ..model.args import QUANTIZATION_KEYS, Quantization, unnested
+from ..tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from ..tokenizer.base import UNKNOWN
+from ..tokenizer.bpe import BPETokenizer
+from ..tokenizer.chat import Template, make_template, recognise_template
+from ..tokenizer.marks import Cuts, Marks
+from ..tokenizer.tokenizer_json import is_metas
 from .huggingface import config_of
 from .params_json import params_of, with_context, with_scheme
 from .source import THEIR_SMALL_FILES, Format, Source, is_sentencepiece

@@ -11,16 +11,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from tokenizer import TokenizerError
-from tokenizer.loader import kind_of
-from tokenizer.marks import Marks
-
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.installed import model_name
 from ..checkpoint.regular_file import read_small
 from ..checkpoint.tokenizer_marks import read_marks
 from ..model.args import ModelArgs, Quantization, read_params, unnested
 from ..model.rounding import Weight
+from ..tokenizer import TokenizerError
+from ..tokenizer.loader import kind_of
+from ..tokenizer.marks import Marks
 from .split import EMBEDDING
 
 Format = Literal["pth", "safetensors", "hf"]

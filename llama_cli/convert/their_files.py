@@ -7,13 +7,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizer import CharTokenizer, Tokenizer, names_of
-from tokenizer.bpe import BPETokenizer
-from tokenizer.chat import Template
-from tokenizer.chat_formats import ChatMLFormat
-
 from ..checkpoint.tokenizer_marks import GENERATION, TOKENIZER
 from ..model.args import ModelArgs
+from ..tokenizer import CharTokenizer, Tokenizer, names_of
+from ..tokenizer.bpe import BPETokenizer
+from ..tokenizer.chat import Template
+from ..tokenizer.chat_formats import ChatMLFormat
 from .jinja import jinja_of
 from .sentencepiece_file import UNKNOWN, read_pieces
 from .tokenizer_json import Special, added_token, of_byte_pairs, of_characters, of_pieces

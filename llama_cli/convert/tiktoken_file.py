@@ -10,11 +10,10 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tokenizer.bpe import N_SPECIAL, NAMED_SPECIAL
-from tokenizer.byte_pairs import in_order_of_merging, unspell
-from tokenizer.marks import Cuts, Marks
-
 from ..errors import ModelRejected
+from ..tokenizer.bpe import N_SPECIAL, NAMED_SPECIAL
+from ..tokenizer.byte_pairs import in_order_of_merging, unspell
+from ..tokenizer.marks import Cuts, Marks
 
 NORMAL, BYTE = 1, 6  # token types in GGUF; all others are special
 

@@ -9,10 +9,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tokenizer.bpe import PATTERNS, BPETokenizer
-from tokenizer.byte_pairs import merges_of, spell
-from tokenizer.marks import Cuts
-
+from ..tokenizer.bpe import PATTERNS, BPETokenizer
+from ..tokenizer.byte_pairs import merges_of, spell
+from ..tokenizer.marks import Cuts
 from .sentencepiece_file import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Pieces
 
 SPACE = "\u2581"

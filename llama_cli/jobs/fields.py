@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tokenizer.chat import ROLES, Message
-
 from ..engine.request import Sampling, SettingRejected
+from ..tokenizer.chat import ROLES, Message
 
 ErrorCode = Literal[
     "invalid_json",

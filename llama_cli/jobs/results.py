@@ -7,9 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from tokenizer.tool_calls import ToolAnswer
-
 from ..errors import ContextTooLong, DoesNotFit, InputRejected, LlamaError
+from ..tokenizer.tool_calls import ToolAnswer
 from .fields import ErrorCode
 from .rows import BadRow, Job, RowKey, hash_of
 

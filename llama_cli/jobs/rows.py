@@ -8,9 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tokenizer.chat import Message
-
 from ..engine.request import Sampling
+from ..tokenizer.chat import Message
 from .fields import IGNORED_FIELDS, Content, ErrorCode, RowError, content_of, sampling_of, shorten, suffix_of, whole
 from .lines import MAX_LINE_BYTES, Format, Line
 

@@ -22,12 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizer.char import CharTokenizer
-
 from ..errors import InputRejected, LlamaError, OutputRefused
 from ..model.args import ModelArgs, read_params
 from ..model.llama import Llama, TransformerBlock
 from ..model.rope import rotate, split_last
+from ..tokenizer.char import CharTokenizer
 
 # 1.4 M parameters: the largest that stays under 3 MB in bfloat16.
 PARAMS = {

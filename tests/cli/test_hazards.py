@@ -18,7 +18,7 @@ from support import DATA
 from llama_cli import memory
 from llama_cli.cli import prompts
 from llama_cli.memory import free_memory
-from tokenizer import TokenizerError, load_tokenizer
+from llama_cli.tokenizer import TokenizerError, load_tokenizer
 
 TINY = str(DATA / "tiny/bpe1024")
 BATCH = ["-m", TINY, "-q", "--seed", "1", "-n", "3"]

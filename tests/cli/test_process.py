@@ -90,6 +90,16 @@ def imported(*arguments):
     return set(done.stderr.split())
 
 
+@pytest.mark.parametrize(
+    "arguments", [["complete", "-m", TINY, "Hello", "-n", "2"], ["tokenize", "-m", TINY, "Hello"], ["info", "-m", TINY]]
+)
+def test_the_tokenizer_is_loaded_under_one_name(arguments):
+    """Errors and messages of a second copy would be caught and compared by nobody."""
+    modules = imported(*arguments)
+    assert "llama_cli.tokenizer" in modules
+    assert not {name for name in modules if name.partition(".")[0] == "tokenizer"}
+
+
 @pytest.mark.promise("P20")
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], [], ["complete", "--help"], ["chat", "--help"]], ids=str

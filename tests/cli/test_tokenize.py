@@ -8,7 +8,7 @@ import pytest
 from support import DATA
 
 from llama_cli.cli.app import main
-from tokenizer import load_tokenizer
+from llama_cli.tokenizer import load_tokenizer
 
 TINY = str(DATA / "tiny/bpe1024")
 FILE = DATA / "tiny/bpe1024/tokenizer.model"

@@ -27,10 +27,10 @@ from llama_cli.loader import load
 from llama_cli.model.args import read_params
 from llama_cli.model.rope import scale_frequencies
 from llama_cli.model.rope_scaling import RopeScaling
+from llama_cli.tokenizer import load_tokenizer
+from llama_cli.tokenizer.bpe import read_ranks, special_names
+from llama_cli.tokenizer.chat import Message
 from llama_cli.vocabulary import tokenizer_of
-from tokenizer import load_tokenizer
-from tokenizer.bpe import read_ranks, special_names
-from tokenizer.chat import Message
 
 TINY = DATA / "tiny/bpe1024"
 NORMAL, CONTROL = 1, 3

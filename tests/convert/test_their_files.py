@@ -19,10 +19,10 @@ from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.loader import load
 from llama_cli.model.args import read_params
+from llama_cli.tokenizer.bpe import read_ranks
+from llama_cli.tokenizer.chat import Message, ToolCall, make_template
+from llama_cli.tokenizer.loader import load_tokenizer
 from llama_cli.vocabulary import tokenizer_of
-from tokenizer.bpe import read_ranks
-from tokenizer.chat import Message, ToolCall, make_template
-from tokenizer.loader import load_tokenizer
 
 TINY = DATA / "tiny/bpe1024"
 TEXTS = [

@@ -5,8 +5,8 @@ import json
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs.results import Answer, RowWriter
 from llama_cli.jobs.rows import Job
-from tokenizer.chat import Message
-from tokenizer.tool_calls import parse_answer
+from llama_cli.tokenizer.chat import Message
+from llama_cli.tokenizer.tool_calls import parse_answer
 
 TEXT = 'Look: <function=f>{"x": 1}</function><function=f>{"x": 1}</function>'
 ANSWERS = [Answer(TEXT, "tool_calls", 3, None, parse_answer(TEXT, python_tag=False)), Answer("No.", "stop", 2, None)]

@@ -9,7 +9,7 @@ from llama_cli.engine.request import Sampling
 from llama_cli.jobs import lines as lines_module
 from llama_cli.jobs.lines import Line, Lines, read_lines
 from llama_cli.jobs.rows import BadRow, Job, hash_of, identify, parse_row, seed_of
-from tokenizer.chat import Message
+from llama_cli.tokenizer.chat import Message
 
 DEFAULTS = Sampling(max_tokens=7, temperature=0.5)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DATA, kit_folder, needs_kit
 
-from tokenizer import EncodeError, StreamDecoder, TokenizerError, load_tokenizer
-from tokenizer.bpe import BPETokenizer, slices
+from llama_cli.tokenizer import EncodeError, StreamDecoder, TokenizerError, load_tokenizer
+from llama_cli.tokenizer.bpe import BPETokenizer, slices
 
 TOKENIZERS = DATA / "tokenizer"
 

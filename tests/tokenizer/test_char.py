@@ -3,7 +3,7 @@
 import pytest
 from bad_tokenizers import BAD_CHARACTERS
 
-from tokenizer import CharTokenizer, EncodeError, StreamDecoder, TokenizerError, load_tokenizer
+from llama_cli.tokenizer import CharTokenizer, EncodeError, StreamDecoder, TokenizerError, load_tokenizer
 
 
 def test_ids_are_places_in_the_sorted_characters():

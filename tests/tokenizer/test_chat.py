@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import DATA
 
-from tokenizer import CharTokenizer, EncodeError, TokenizerError, load_tokenizer
-from tokenizer.chat import ROLES, Llama3Format, Message, chat_format, family_template, make_template
-from tokenizer.chat_formats import spell_prompt
-from tokenizer.message import ToolCall
+from llama_cli.tokenizer import CharTokenizer, EncodeError, TokenizerError, load_tokenizer
+from llama_cli.tokenizer.chat import ROLES, Llama3Format, Message, chat_format, family_template, make_template
+from llama_cli.tokenizer.chat_formats import spell_prompt
+from llama_cli.tokenizer.message import ToolCall
 
 
 def real_llama3() -> Path | None:

@@ -8,7 +8,7 @@ import pytest
 from bad_tokenizers import FOREIGN
 from support import kit_folder, needs_kit
 
-from tokenizer import TokenizerError, load_tokenizer
+from llama_cli.tokenizer import TokenizerError, load_tokenizer
 
 
 @pytest.mark.parametrize(("content", "fragment"), FOREIGN)

@@ -6,9 +6,9 @@ import pytest
 from sentencepieces import MARKS, SPACE, write_sentencepiece
 
 from llama_cli.cli.app import main
-from tokenizer import EncodeError, StreamDecoder, decode_text, load_tokenizer
-from tokenizer.chat import Message, PlainFormat
-from tokenizer.infill import infill_format
+from llama_cli.tokenizer import EncodeError, StreamDecoder, decode_text, load_tokenizer
+from llama_cli.tokenizer.chat import Message, PlainFormat
+from llama_cli.tokenizer.infill import infill_format
 
 
 @pytest.fixture(name="code_llama", scope="module")

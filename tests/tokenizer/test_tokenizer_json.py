@@ -9,11 +9,11 @@ import pytest
 import regex
 from support import DATA
 
-from tokenizer import TokenizerError, load_tokenizer
-from tokenizer.bpe import PATTERNS, read_ranks, special_names
-from tokenizer.byte_pairs import letters, merges_of, spell
-from tokenizer.marks import Marks
-from tokenizer.tokenizer_json import GPT2_AS_WRITTEN
+from llama_cli.tokenizer import TokenizerError, load_tokenizer
+from llama_cli.tokenizer.bpe import PATTERNS, read_ranks, special_names
+from llama_cli.tokenizer.byte_pairs import letters, merges_of, spell
+from llama_cli.tokenizer.marks import Marks
+from llama_cli.tokenizer.tokenizer_json import GPT2_AS_WRITTEN
 
 RANKS = read_ranks(DATA / "tiny/bpe1024/tokenizer.model")
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenizer import EncodeError
-from tokenizer.message import ToolCall
-from tokenizer.tool_calls import PYTHON_TAG, format_call, offers_tools, parse_answer, read_tools, tools_prompt
+from llama_cli.tokenizer import EncodeError
+from llama_cli.tokenizer.message import ToolCall
+from llama_cli.tokenizer.tool_calls import PYTHON_TAG, format_call, offers_tools, parse_answer, read_tools, tools_prompt
 
 SONGS = ToolCall("trending_songs", {"n": "10", "genre": "all"})
 

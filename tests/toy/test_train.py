@@ -14,8 +14,8 @@ import llama_cli
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.loader import TOY
 from llama_cli.model.args import read_params
+from llama_cli.tokenizer import CharTokenizer
 from llama_cli.toy import train as training
-from tokenizer import CharTokenizer
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "runs", "away", "from", "it\n"]
 
