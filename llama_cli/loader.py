@@ -55,7 +55,7 @@ from .vocabulary import check_vocabulary, open_tokenizer
 
 logger = logging.getLogger(__name__)
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 OnLayer = Callable[[int, int], None]  # with how many layers are in place, and of how many
 
 DtypeName = Literal["auto", "bf16", "fp16", "fp32"]
@@ -82,7 +82,7 @@ def load(
     quantize: Quantization | None = None,
     kernels: Kernels = "auto",
     compile: bool = False,  # noqa: A002
-    rope_scale_factor: Annotated[float, Field(ge=1)] | None = None,
+    rope_scale_factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None,
     mmap: bool = True,
     chat_template: TemplateChoice = "auto",
     tp: Count | None = None,
@@ -130,6 +130,8 @@ def load(
     chosen_dtype = _choose_dtype(dtype, checkpoint, where)
     quantize = quantize or _quantization_of(checkpoint, where, kernels)
     recipe = choose_recipe(chosen_dtype, where, quantize=quantize, kernels=kernels)
+    if dtype != "auto" and recipe.dtype != chosen_dtype:
+        logger.warning("%s computes in bfloat16: --dtype %s changes nothing", recipe.name, dtype)
     is_compiled = compile and recipe.library is None
     if compile and not is_compiled:
         logger.warning("--compile changes nothing: llama-cli's own kernels, compiled for this processor, are faster")

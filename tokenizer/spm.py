@@ -39,6 +39,8 @@ class SentencePieceTokenizer:
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(path.read_bytes())
+            for token_id in range(self._model.GetPieceSize()):
+                self._model.IdToPiece(token_id)  # UnicodeDecodeError, where one is no text
         except (RuntimeError, ValueError):
             raise TokenizerError(f"{path.name} is damaged: SentencePiece cannot read it") from None
         model = self._model

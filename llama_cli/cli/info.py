@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from ..memory import format_bytes, free_gpu_memory, free_memory, usable_memory
 from .options import (
+    MOST_TOKENS,
     MessageOptions,
     ModelArgument,
     ModelName,
@@ -30,6 +31,7 @@ def info(
             "--max-seq-len",
             "-c",
             min=1,
+            max=MOST_TOKENS,
             envvar="LLAMA_CLI_MAX_SEQ_LEN",
             show_envvar=False,
             help="Plan for this context. Default: the trained one.",

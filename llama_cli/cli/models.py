@@ -10,7 +10,7 @@ from ..checkpoint.installed import Installed, installed_models
 from ..errors import ModelRejected, NotComputed
 from ..memory import format_bytes
 from .options import OUTPUT_PANEL, MessageOptions, with_options
-from .terminal import Terminal, format_table
+from .terminal import Terminal, format_table, one_line
 
 TITLES = ("name", "family", "params", "dtype", "shards", "size", "where")
 
@@ -35,7 +35,7 @@ def models(
     found = installed_models()
     terminal = Terminal()
     if names:
-        terminal.write("".join(f"{each.name}\n" for each in found))
+        terminal.write("".join(f"{one_line(each.name)}\n" for each in found))
         return
     described = [_describe(each) for each in found]
     if as_json:

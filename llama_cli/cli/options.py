@@ -30,6 +30,8 @@ SAMPLING_FLAGS = {
 # Fields that belong to one request: no setting of everyday.
 REQUEST_ONLY = ("logit_bias", "stop", "stop_token_ids", "n", "logprobs", "top_logprobs", "prompt_logprobs")
 
+MOST_TOKENS = 2**31 - 1
+
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
 
 
@@ -127,7 +129,13 @@ class ModelOptions:
     tokenizer: TokenizerFile = None
     max_seq_len: Annotated[
         int | None,
-        model_option("--max-seq-len", "-c", min=1, help="Context in tokens. Default: what the family was trained for."),
+        model_option(
+            "--max-seq-len",
+            "-c",
+            min=1,
+            max=MOST_TOKENS,
+            help="Context in tokens. Default: what the family was trained for.",
+        ),
     ] = None
     dtype: Annotated[
         Literal["auto", "bf16", "fp16", "fp32"],

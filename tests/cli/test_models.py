@@ -39,6 +39,12 @@ def test_the_table(run, tmp_path):
     assert rows[1][-1] == str(tmp_path / "models" / "Four")
 
 
+def test_a_name_is_one_line(run, tmp_path):
+    """The shell took a folder's name with a line break in it for two."""
+    (tmp_path / "models" / "Tiny-A").rename(tmp_path / "models" / "a\nb")
+    assert run("models", "--names")[1].splitlines() == ["a b", "Four", "Tiny-B", "toy"]
+
+
 def test_json_and_names(run, tmp_path):
     found = [json.loads(line) for line in run("models", "--json")[1].splitlines()]
     assert list(found[0]) == [

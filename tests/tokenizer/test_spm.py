@@ -6,7 +6,7 @@ import pytest
 from sentencepieces import MARKS, SPACE, write_sentencepiece
 
 from llama_cli.cli.app import main
-from llama_cli.tokenizer import EncodeError, StreamDecoder, decode_text, load_tokenizer
+from llama_cli.tokenizer import EncodeError, StreamDecoder, TokenizerError, decode_text, load_tokenizer
 from llama_cli.tokenizer.chat import Message, PlainFormat
 from llama_cli.tokenizer.infill import infill_format
 
@@ -161,3 +161,29 @@ def test_plain_dialogs_are_one_text(plain):
     expected = [*tokenizer.encode("the qu", bos=True), *answered, *tokenizer.encode_more("\nfox")]
     assert form.encode(spoken) == expected
     assert decode_text(tokenizer, expected) == "the quick brown\nfox"
+
+
+@pytest.mark.parametrize("byte", [0xFF, 0x80, 0xC3, 0xF8])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_piece_that_is_no_text_is_named(tmp_path, code_llama, byte, place):
+    """One byte of one piece ended every command with an internal error, `verify` too."""
+    damaged = tmp_path / "tokenizer.model"
+    data = bytearray(code_llama.read_bytes())
+    data[data.find(b"return") + place] = byte
+    damaged.write_bytes(data)
+    with pytest.raises(TokenizerError, match="is damaged"):
+        load_tokenizer(damaged)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_file_reads_or_is_named(tmp_path, code_llama, seed):
+    damaged, random_ = tmp_path / "tokenizer.model", random.Random(seed)
+    data = bytearray(code_llama.read_bytes())
+    for _ in range(random_.choice([1, 1, 5])):
+        data[random_.randrange(len(data))] = random_.randrange(256)
+    damaged.write_bytes(data)
+    try:
+        tokenizer = load_tokenizer(damaged)
+        tokenizer.decode(tokenizer.encode("a return of the fox"))
+    except (TokenizerError, EncodeError):
+        pass
