@@ -241,7 +241,7 @@ class Answering:
     def _end_late_rows(self, most_seconds: float, order: InOrder) -> None:
         now = time.monotonic()
         for key, running in self._running.items():
-            if now - running.began > most_seconds and not running.failed:
+            if now - max(running.began, self.stopping.awake_since) > most_seconds and not running.failed:
                 self._give_up(key, "timeout", f"the row took longer than {most_seconds:g} s", order)
                 for sample in range(len(running.completions)):
                     self.session.cancel(key, sample)

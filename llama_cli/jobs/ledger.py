@@ -19,7 +19,7 @@ from ..errors import OutputFailed, OutputRefused
 from ..files.own import lock, open_own
 from ..files.write import replace_file, write_failed
 from .finished import Asked, Finished
-from .written import WrittenRow, read_written
+from .written import WrittenRow, lines_of, read_written
 
 READ_BYTES = 1 << 20
 
@@ -117,7 +117,10 @@ class Ledger:
         with self._file() as file:
             first = file.readline() if has_rows else file.read(len(OWN_BEGINNING))
         if has_rows:
-            _read_row(self.path, first, 0)
+            try:
+                read_written(first, 0)
+            except ValueError:
+                raise _foreign(self.path, 0) from None
         elif not OWN_BEGINNING.startswith(first):
             raise _foreign(self.path, 0)
 
@@ -134,12 +137,15 @@ class Ledger:
     def rows(self) -> Iterator[WrittenRow]:
         """Every row in the file, with its place."""
         offset = 0
-        with self._file() as file:
-            for line in file:
-                if offset + len(line) > self._size:
-                    return
-                yield _read_row(self.path, line, offset)
-                offset += len(line)
+        try:
+            with self._file() as file:
+                for line in lines_of(file):
+                    if offset + len(line) > self._size:
+                        return
+                    yield read_written(line, offset)
+                    offset += len(line)
+        except ValueError:
+            raise _foreign(self.path, offset) from None
 
     def finished(self) -> Finished:
         """All of them, in numbers."""
@@ -196,13 +202,6 @@ def _open(path: Path) -> int:
         os.close(handle)
         raise OutputRefused(f"{path} is no regular file", hint)
     return handle
-
-
-def _read_row(path: Path, line: bytes, offset: int) -> WrittenRow:
-    try:
-        return read_written(line, offset)
-    except ValueError:
-        raise _foreign(path, offset) from None
 
 
 def _foreign(path: Path, offset: int) -> OutputRefused:

@@ -17,7 +17,7 @@ from ..files.write import replace_file
 from .lines import BYTE_ORDER_MARK
 from .rows import hash_of
 from .source import GZIP
-from .written import WrittenRow, read_written
+from .written import WrittenRow, lines_of, read_written
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ def _open(path: Path) -> BufferedReader:
 def _rows_of(path: Path, file: BinaryIO) -> Iterator[WrittenRow]:
     """The rows of a part; an editor may have left blank lines and a byte-order mark in it."""
     offset = 0
-    for line in file:
-        start = len(BYTE_ORDER_MARK) if offset == 0 and line.startswith(BYTE_ORDER_MARK) else 0
-        if not line.endswith(b"\n"):
-            raise InputRejected(f"{path} ends in a torn row", "run its batch again to the end")
-        if line.strip():
-            try:
+    try:
+        for line in lines_of(file):
+            start = len(BYTE_ORDER_MARK) if offset == 0 and line.startswith(BYTE_ORDER_MARK) else 0
+            if not line.endswith(b"\n"):
+                raise InputRejected(f"{path} ends in a torn row", "run its batch again to the end")
+            if line.strip():
                 yield read_written(line[start:], offset + start)
-            except ValueError:
-                raise InputRejected(f"{path} holds a line at byte {offset} that no batch wrote") from None
-        offset += len(line)
+            offset += len(line)
+    except ValueError:
+        raise InputRejected(f"{path} holds a line at byte {offset} that no batch wrote") from None

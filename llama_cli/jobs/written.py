@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 # How every row of ours begins; anything else is read as JSON.
 NAME_MARK = "batch_req_"
@@ -14,6 +15,17 @@ OWN_ROWS = (
     re.compile(rb'\{"id": ' + PLAIN_ID + rb'(?: "row_hash": "(?P<digest>[0-9a-f]{16})")?'),
 )
 ERROR_MARK = re.compile(rb'"error": \{"code": "([a-z_]+)", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
+
+
+MOST_BYTES = 1 << 30  # of a row; a file without line ends is not held whole
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of an output with their ends; ValueError at one that is longer than any row of ours."""
+    while line := file.readline(MOST_BYTES):
+        if len(line) == MOST_BYTES:
+            raise ValueError("no row is so long")
+        yield line
 
 
 class WrittenRow(NamedTuple):

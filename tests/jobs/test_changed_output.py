@@ -6,9 +6,11 @@ import shutil
 import numpy
 import pytest
 
-from llama_cli.errors import OutputFailed, OutputRefused
+from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
+from llama_cli.jobs import written
 from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.ledger import Ledger
+from llama_cli.jobs.merge import merge_parts
 
 NOTHING = Asked(numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.uint64))
 ROWS = [b'{"id": "a%d", "index": %d, "text": "x"}\n' % (number, number) for number in range(4)]
@@ -128,6 +130,18 @@ def test_rows_without_a_place_are_refused_before_the_run(path, row):
     path.write_bytes(ROWS[0] + row)
     with Ledger(path) as ledger, pytest.raises(OutputRefused, match="that no batch wrote"):
         ledger.finished()
+
+
+@pytest.mark.parametrize("reader", ["ledger", "merge"])
+def test_a_file_without_line_ends_is_not_held_whole(path, monkeypatch, reader):
+    monkeypatch.setattr(written, "MOST_BYTES", 1000)
+    path.write_bytes(ROWS[0] + b"x" * 5000 + b"\n")
+    if reader == "merge":
+        with pytest.raises(InputRejected, match=f"holds a line at byte {len(ROWS[0])} that no batch wrote"):
+            merge_parts([path], path.with_name("merged"))
+    else:
+        with Ledger(path) as ledger, pytest.raises(OutputRefused, match=f"holds a line at byte {len(ROWS[0])} that no"):
+            list(ledger.rows())
 
 
 def test_compacting_through_a_link_keeps_the_link(path):
