@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ..errors import OutputFailed, OutputRefused
@@ -64,10 +65,13 @@ def ensure_writable(path: Path) -> None:
             what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise OutputRefused(f"{path} is {what}", "give the name of a file")
         if mode is not None and not mode & 0o222:
-            raise OutputFailed(f"cannot write {path}: it is read-only", f"chmod u+w {path}, or give another file")
-        if not target.parent.exists():
-            raise OutputFailed(f"cannot write {path}: there is no folder {target.parent}", f"mkdir -p {target.parent}")
-        with tempfile.TemporaryFile(dir=target.parent):  # whatever the modes say, this is what will be done
+            raise OutputFailed(
+                f"cannot write {path}: it is read-only", f"chmod u+w {quote(str(path))}, or give another file"
+            )
+        folder = target.parent
+        if not folder.exists():
+            raise OutputFailed(f"cannot write {path}: there is no folder {folder}", f"mkdir -p {quote(str(folder))}")
+        with tempfile.TemporaryFile(dir=folder):  # whatever the modes say, this is what will be done
             pass
     except OSError as error:
         raise write_failed(path, error) from None

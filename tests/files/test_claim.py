@@ -1,10 +1,12 @@
 """Files that one process holds while it writes them, again and again."""
 
 import os
+import shlex
 
 import pytest
 
-from llama_cli.files.claim import Claim, InUse
+from llama_cli.errors import OutputFailed
+from llama_cli.files.claim import Claim, InUse, ensure_writable
 from llama_cli.files.write import replace_file
 
 
@@ -48,3 +50,14 @@ def test_a_link_stands_for_its_file(tmp_path):
     with Claim(tmp_path / "link"), pytest.raises(InUse):
         Claim(tmp_path / "s")
     assert sorted(os.listdir(tmp_path)) == ["link", "s"]
+
+
+def test_hints_can_be_typed_whatever_the_folder_is_called(tmp_path):
+    """`mkdir -p my chats;rm -rf ~` was the thing to type."""
+    path = tmp_path / "my chats;touch $(touch owned)'s" / "a b"
+    for words in (["mkdir", "-p", str(path.parent)], ["chmod", "u+w", f"{path},", "or", "give", "another", "file"]):
+        with pytest.raises(OutputFailed) as failed:
+            ensure_writable(path)
+        assert shlex.split(failed.value.hint) == words
+        path.parent.mkdir(exist_ok=True)
+        path.touch(mode=0o400)
