@@ -37,6 +37,11 @@ PROMISES = {
     "P18": Promise("the same bytes in every environment", 36),
     "P19": Promise("a rank that dies takes nothing along", 20),
     "P20": Promise("--help and --version in 0.3 s", 2),
+    "P21": Promise("a file that changes under a run is reported", 30),
+    "P22": Promise("no planted name is followed", 50),
+    "P23": Promise("no damaged file of ours is believed", 2000),
+    "P24": Promise("no row's trouble ends a batch", 20),
+    "P25": Promise("what is private is so at any moment", 600),
 }
 
 

@@ -25,6 +25,9 @@ from prompt_toolkit.layout.utils import explode_text_fragments
 from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
 
+from ..errors import LlamaError
+from ..files.own import open_own
+from ..files.private import make_private
 from .terminal import one_line, visible
 from .typed import is_open
 
@@ -192,12 +195,12 @@ class _PrivateHistory(FileHistory):
 def _open_history(path: Path) -> History:
     """The history in a file that its owner alone can read; in memory where there can be no such file."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        path = make_private(path.parent) / path.name
+        handle = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             os.fchmod(handle, 0o600)
         finally:
             os.close(handle)
-    except OSError:
+    except (OSError, LlamaError):
         return InMemoryHistory()
     return _PrivateHistory(path)

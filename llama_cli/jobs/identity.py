@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..files.own import read_own
 from ..files.write import replace_file
 
 MOST_BYTES = 1 << 20
+CHECKSUM = "sha256"  # of all else in the file
 
 # When a run began, and what follows from the rows or is compared on its own.
 NOT_COMPARED = {"created", "input", "run_seed"}
@@ -35,14 +37,14 @@ def settle_identity(
     do not tell what they asked for: these are answers to this input only if it is the one that they were begun with.
     """
     path = output.with_name(output.name + ".run.json")
-    before = _read(path)
+    before = _read(path, identity)
     if before is None or not has_rows:
         if has_rows and not force:
             raise OutputRefused(
                 f"{output} has rows, but no {path.name} says which run wrote them",
                 "give another output with -o, or --force-resume",
             )
-        replace_file(path, iter([json.dumps(dict(identity), indent=1).encode() + b"\n"]))
+        _write(path, identity)
         return dict(identity)
     if force:
         return before
@@ -82,13 +84,38 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:12] + "..."
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _write(path: Path, identity: Mapping[str, Any]) -> None:
+    whole = {**identity, CHECKSUM: _checksum(identity)}
+    replace_file(path, iter([json.dumps(whole, indent=1).encode() + b"\n"]))
+
+
+def _read(path: Path, names: Iterable[str]) -> dict[str, Any] | None:
+    """Who began an output; None where no file says so. OutputRefused if the file is not as it was written.
+
+    Earlier versions wrote fewer names and no checksum.
+    """
     data = read_own(path, MOST_BYTES)
     if data is None:
         return None
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        return None
-    is_ours = isinstance(found, dict) and all(type(found.get(key)) is int for key in ("created", "run_seed"))
-    return found if is_ours else None
+        raise _damaged(path) from None
+    if not isinstance(found, dict) or any(type(found.get(key)) is not int for key in ("created", "run_seed")):
+        raise _damaged(path)
+    checksum = found.pop(CHECKSUM, None)
+    is_whole = found.keys() <= set(names) if checksum is None else checksum == _checksum(found)
+    if not is_whole:
+        raise _damaged(path)
+    return found
+
+
+def _checksum(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(path: Path) -> OutputRefused:
+    return OutputRefused(
+        f"{path} is damaged: it does not say which run wrote the output",
+        "give another output with -o; or remove it and go on with --force-resume",
+    )

@@ -14,6 +14,8 @@ from llama_cli.engine.engine import Engine
 from llama_cli.engine.runner import Runner
 from llama_cli.errors import DoesNotFit
 
+pytestmark = pytest.mark.promise("P24")
+
 TINY = ["-m", str(DATA / "tiny/bpe1024"), "--dtype", "fp32", "--seed", "1"]
 SHARED = "a beginning that all of these prompts share, so that it is copied from slot to slot: "
 BROKEN = 13  # max_tokens of a row that breaks what computes it

@@ -9,6 +9,8 @@ from support import DATA
 from llama_cli.cli.app import main
 from llama_cli.jobs.ledger import Ledger
 
+pytestmark = pytest.mark.promise("P21")
+
 ROWS = [json.dumps({"id": f"r{number}", "prompt": f"row {number}"}) + "\n" for number in range(40)]
 FLAGS = ["-m", str(DATA / "tiny/bpe1024"), "--dtype", "fp32", "--seed", "1", "-n", "2", "-b", "1"]
 

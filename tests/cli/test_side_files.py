@@ -8,6 +8,8 @@ from support import DATA
 
 from llama_cli.cli.app import main
 
+pytestmark = pytest.mark.promise("P22")
+
 FLAGS = ["-m", str(DATA / "tiny/bpe1024"), "--dtype", "fp32", "--seed", "1", "-n", "2"]
 
 

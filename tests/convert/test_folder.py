@@ -86,6 +86,7 @@ PLANTED = [
 PLANTED += ["a link in what a kill left", "a folder of another user"]
 
 
+@pytest.mark.promise("P22")
 @pytest.mark.parametrize("what", PLANTED)
 def test_a_place_of_somebody_elses_is_refused(what, tmp_path):
     """A folder or a link of that name lost its files, with exit code 0."""

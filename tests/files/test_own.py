@@ -9,6 +9,8 @@ import pytest
 from llama_cli.errors import OutputFailed, OutputRefused
 from llama_cli.files.own import lock, open_own, read_own
 
+pytestmark = pytest.mark.promise("P22")
+
 
 def plant(kind, path, victim):
     """Put something else at the place of a file of ours."""

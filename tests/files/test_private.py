@@ -9,6 +9,8 @@ from llama_cli import user_folders
 from llama_cli.files import private
 from llama_cli.files.private import make_private, private_folder
 
+pytestmark = pytest.mark.promise("P25")
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

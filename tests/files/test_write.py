@@ -48,6 +48,7 @@ def test_the_mode_of_what_is_replaced_stays(tmp_path, before):
     assert (path.read_bytes(), mode(path)) == (b"new", before)
 
 
+@pytest.mark.promise("P22")
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
 def test_a_planted_name_is_not_followed(tmp_path, kind):
     """The old name, X.part, could be foretold: what was planted there was written to, or waited for."""

@@ -12,6 +12,8 @@ from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.ledger import Ledger
 from llama_cli.jobs.merge import merge_parts
 
+pytestmark = pytest.mark.promise("P21")
+
 NOTHING = Asked(numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.uint64))
 ROWS = [b'{"id": "a%d", "index": %d, "text": "x"}\n' % (number, number) for number in range(4)]
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from random import Random
 
 import numpy
 import pytest
@@ -189,6 +190,43 @@ def test_rows_of_an_earlier_version_go_with_their_input_alone(tmp_path):
             settle(output, {**IDENTITY, "input": other}, has_unknown=True)
         assert settle(output, {**IDENTITY, "input": other}) == IDENTITY
         assert settle(output, {**IDENTITY, "input": other}, has_unknown=True, force=True) == IDENTITY
+
+
+def _settled_or_refused(output, identity):
+    try:
+        return settle(output, identity)
+    except OutputRefused as error:
+        return error.message
+
+
+@pytest.fixture(params=[300, pytest.param(2000, marks=pytest.mark.slow)])
+def n_mutations(request):
+    return request.param
+
+
+@pytest.mark.promise("P23")
+def test_who_began_an_output_is_never_believed_of_a_damaged_file(tmp_path, n_mutations, record_property):
+    """Another seed or time in it went into the rows that were still to come."""
+    record_property("cases", n_mutations)
+    output, random = tmp_path / "out", Random(3)
+    settle(output, IDENTITY, has_rows=False)
+    path = tmp_path / "out.run.json"
+    whole = path.read_bytes()
+    later = {**IDENTITY, "created": 2, "run_seed": None}
+    for _ in range(n_mutations):
+        data = bytearray(whole)
+        match random.randrange(3):
+            case 0:
+                data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+            case 1:
+                place = random.randrange(len(data))
+                data[place : place + random.randrange(1, 30)] = random.randbytes(random.randrange(4))
+            case 2:
+                place = random.randrange(len(data))
+                data[place:place] = random.choice([b" ", b"\n", b"0", b'"x": 1,', b"9"])
+        path.write_bytes(data)
+        found = _settled_or_refused(output, later)
+        assert found == IDENTITY or "is damaged" in found
 
 
 def test_rows_that_ran_when_a_process_died(tmp_path):

@@ -218,6 +218,7 @@ def _is_alive(process):
     return "zombie" not in Path(f"/proc/{process}/status").read_text()
 
 
+@pytest.mark.promise("P23")
 @needs_compiler
 @pytest.mark.parametrize("damage", ["cut short", "one byte", "a link", "another mode of its folder"])
 def test_a_damaged_library_is_made_anew(damage, home, tmp_path, monkeypatch, caplog):
