@@ -9,8 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
 from ..errors import ModelRejected
 from .foreign import DOWNLOAD_AGAIN, foreign
 from .json_file import read_object, without_duplicates
@@ -43,6 +41,8 @@ class SafetensorsFile:
         self._start = 8 + int.from_bytes(read_head(path, 8), "little")
         if not mapped:
             return
+        from safetensors import SafetensorError, safe_open
+
         try:
             self._file: Any = safe_open(path, framework="pt")
         except OSError as error:
