@@ -16,7 +16,7 @@ def text_of(data: bytes, what: str, *, begins: bool = True) -> str:
     `begins` says that these are the first bytes of the file or pipe called `what`.
     """
     if begins:
-        if _is_utf_16(data[:LOOKED_AT]):
+        if is_utf_16(data):
             raise InputRejected(f"{what} is UTF-16, not UTF-8", "convert it: iconv -f utf-16 -t utf-8")
         data = data.removeprefix(codecs.BOM_UTF8)
     try:
@@ -27,7 +27,8 @@ def text_of(data: bytes, what: str, *, begins: bool = True) -> str:
         ) from None
 
 
-def _is_utf_16(head: bytes) -> bool:
-    """Whether a mark says so, or every second byte is zero as in Latin letters."""
+def is_utf_16(data: bytes) -> bool:
+    """Whether a mark says so, or every second byte of the first ones is zero as in Latin letters."""
+    head = data[:LOOKED_AT]
     halves = [half.strip(b"\0") for half in (head[0::2], head[1::2])]
     return head.startswith(UTF_16_MARKS) or (len(head) >= 8 and bool(halves[0]) != bool(halves[1]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,7 +14,6 @@ logger = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 16 << 20
 SKIP_BYTES = 1 << 20
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Format = Literal["auto", "openai", "prompts", "text"]
 
@@ -66,12 +66,12 @@ class Lines:
 
     def __iter__(self) -> Iterator[Line]:
         self._source.rewind()
-        beginning = self._source.peek().removeprefix(BYTE_ORDER_MARK)
+        beginning = self._source.peek().removeprefix(BOM_UTF8)
         refuse_other_bytes(beginning, self._source.name)
         place = 0
         for number, data in enumerate(read_lines(self._source), 1):
             if number == 1 and data is not None:
-                data = data.removeprefix(BYTE_ORDER_MARK)
+                data = data.removeprefix(BOM_UTF8)
             if data is not None and not data.strip():
                 continue
             if place == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import BinaryIO
 
 from ..errors import InputRejected
 from ..files.write import replace_file
-from .lines import BYTE_ORDER_MARK
 from .rows import hash_of
 from .source import GZIP
 from .written import WrittenRow, lines_of, read_written
@@ -124,7 +124,7 @@ def _rows_of(path: Path, file: BinaryIO) -> Iterator[WrittenRow]:
     offset = 0
     try:
         for line in lines_of(file):
-            start = len(BYTE_ORDER_MARK) if offset == 0 and line.startswith(BYTE_ORDER_MARK) else 0
+            start = len(BOM_UTF8) if offset == 0 and line.startswith(BOM_UTF8) else 0
             if not line.endswith(b"\n"):
                 raise InputRejected(f"{path} ends in a torn row", "run its batch again to the end")
             if line.strip():

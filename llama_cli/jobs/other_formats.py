@@ -8,6 +8,7 @@ import shlex
 from typing import Any
 
 from ..errors import InputRejected
+from ..user_text import is_utf_16
 from .source import STANDARD_INPUT
 
 # How files begin that are no text, what they are, and how to make rows of one.
@@ -26,9 +27,6 @@ MAGIC = (
 ZIP = b"PK\x03\x04"
 AS_ROWS = "orient='records', lines=True"
 
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-LOOKED_AT = 64  # bytes in which UTF-16 without a mark shows
-
 TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 TABLE_COLUMNS = ("prompt", "messages", "custom_id", "text")
 
@@ -44,9 +42,7 @@ def refuse_other_bytes(beginning: bytes, name: str) -> None:
     for magic, what, hint in MAGIC:
         if beginning.startswith(magic):
             raise _refused(name, what, hint)
-    head = beginning[:LOOKED_AT]
-    every_second = (head[0::2], head[1::2]) if len(head) >= 8 else ()
-    if beginning.startswith(UTF_16_MARKS) or any(half and not half.strip(b"\0") for half in every_second):
+    if is_utf_16(beginning):
         raise _refused(name, "UTF-16, or UTF-32", "iconv -f utf-16 -t utf-8 {0} > in.jsonl")
 
 
