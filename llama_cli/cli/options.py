@@ -294,11 +294,13 @@ def _build(group: type, values: dict[str, Any]) -> Any:
 
 
 def _parse_biases(texts: list[str]) -> dict[int, float]:
-    biases = {}
+    biases: dict[int, float] = {}
     for text in texts:
         token_id, _, bias = text.partition("=")
         try:
-            biases[int(token_id)] = float(bias)
+            number, value = int(token_id), float(bias)
         except ValueError:
             raise UsageError(f"--logit-bias {text!r} is not ID=BIAS", "--logit-bias 128001=-100") from None
+        if biases.setdefault(number, value) != value:
+            raise UsageError(f"--logit-bias gives {number} two biases: {biases[number]:g} and {value:g}", "give one")
     return biases

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -67,7 +69,8 @@ def stdin_text_lines(note: Note) -> Iterator[str]:
     rest = iter(lambda: sys.stdin.buffer.readline(MAX_BYTES + 1), b"")
     for number, line in enumerate(chain([first] if first else [], rest), 1):
         what = f"line {number} of standard input"
-        yield _without_end(text_of(_bounded(line, what), what, begins=number == 1))
+        line = _bounded(line, what).removeprefix(BOM_UTF8)  # files that are put together have one before each
+        yield _without_end(text_of(line, what, begins=number == 1))
 
 
 def is_piped() -> bool:
@@ -81,10 +84,15 @@ def is_piped() -> bool:
 
 def parse_ids(text: str, what: str = "--prompt-ids") -> list[int]:
     """`1,2,3` as ids, or `1 2 3`, or JSON's `[1, 2, 3]`."""
+    inner = text.strip().removeprefix("[").removesuffix("]").strip().removesuffix(",")
+    parts = re.split(r"\s*,\s*|\s+", inner) if inner else []
     try:
-        return [int(part) for part in text.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()]
+        ids = [int(part) for part in parts]
     except ValueError:
-        raise UsageError(f"{what} {text[:60]!r} is no list of numbers", "write 1,2,3") from None
+        ids = []
+    if list(map(str, ids)) != parts:  # Python reads 1_0 and other scripts' digits too
+        raise UsageError(f"{what} {text[:60]!r} is no list of numbers", "write 1,2,3")
+    return ids
 
 
 def check_text(text: str, what: str) -> str:

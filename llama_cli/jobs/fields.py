@@ -177,10 +177,14 @@ def _agree(chosen: dict[str, Any], given: str, name: str, value: Any) -> None:
 
 
 def _as_id(key: str) -> int:
+    """The id that a key spells; `05` is refused as well, or it would be the same as another key of the object."""
     try:
-        return int(key)
+        token_id = int(key)
     except ValueError:
-        raise RowError("invalid_request", f"logit_bias: {shorten(key)} is no token id") from None
+        token_id = None
+    if token_id is None or str(token_id) != key:
+        raise RowError("invalid_request", f"logit_bias: {shorten(key)} is no token id")
+    return token_id
 
 
 def whole(value: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from .other_formats import refuse_documents, refuse_other_bytes
+from .other_formats import parse_json, refuse_documents, refuse_other_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +15,8 @@ MAX_LINE_BYTES = 16 << 20
 SKIP_BYTES = 1 << 20
 
 Format = Literal["auto", "openai", "prompts", "text"]
+
+MARK_BYTES = 8  # what programs put before JSON: a record separator, `data: `, a space that JSON does not know
 
 ROW_KEYS = {"prompt", "messages", "body"}
 
@@ -52,7 +53,7 @@ def read_lines(file: Readable) -> Iterator[bytes | None]:
 
 
 class Lines:
-    """The rows of an input, those of one shard only: no blank lines, no byte-order mark.
+    """The rows of an input, those of one shard only: no blank lines, no byte-order marks.
 
     Going through them begins at the beginning, where the source allows that. For `auto` the first row is an example
     of all. InputRejected says what the input is if it holds no rows. A line is parsed when its row is asked for.
@@ -70,8 +71,7 @@ class Lines:
         refuse_other_bytes(beginning, self._source.name)
         place = 0
         for number, data in enumerate(read_lines(self._source), 1):
-            if number == 1 and data is not None:
-                data = data.removeprefix(BOM_UTF8)
+            data = data and data.removeprefix(BOM_UTF8)  # files that are put together have one before each
             if data is not None and not data.strip():
                 continue
             if place == 0:
@@ -90,7 +90,7 @@ class Lines:
         refuse_documents(first, self._source.peek(), self._source.name, is_json=not is_auto)
         if is_auto and not first.lstrip().startswith(b"{"):
             self.format = "text"
-            self._watches = True
+            self._watches = not _tells_of_wrapped_json(first)
 
     def _tell_of_json(self, number: int) -> None:
         self._watches = False
@@ -101,11 +101,19 @@ class Lines:
         )
 
 
+def _tells_of_wrapped_json(first: bytes) -> bool:
+    """Whether a line of text holds a row or a text in JSON, which is told: as it stands it is hardly a prompt."""
+    before, brace, rest = first.partition(b"{")
+    if len(before) <= MARK_BYTES and _is_row(brace + rest):
+        what = f"begins with {before.decode('utf-8', 'replace')!a} before a row in JSON: take that away"
+    elif first.lstrip().startswith(b'"') and isinstance(parse_json(first), str):
+        what = "is a text in JSON, quotes and all: jq -r writes it without"
+    else:
+        return False
+    logger.warning("the first line %s. Every line is taken for a prompt as it stands; --format text if so meant", what)
+    return True
+
+
 def _is_row(data: bytes) -> bool:
-    if not data.lstrip().startswith(b"{"):
-        return False
-    try:
-        fields: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        return False
+    fields = parse_json(data) if data.lstrip().startswith(b"{") else None
     return isinstance(fields, dict) and not ROW_KEYS.isdisjoint(fields)

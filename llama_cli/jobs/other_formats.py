@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import PurePath
 from typing import Any
 
 from ..errors import InputRejected
@@ -13,14 +14,14 @@ from .source import STANDARD_INPUT
 
 # How files begin that are no text, what they are, and how to make rows of one.
 MAGIC = (
-    (b"BZh", "compressed by bzip2", "bunzip2 -c {0} > in.jsonl"),
-    (b"\xfd7zXZ\x00", "compressed by xz", "xz -dc {0} > in.jsonl"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc {0} > in.jsonl"),
+    (b"BZh", "compressed by bzip2", "bunzip2 -c {0} > {3}"),
+    (b"\xfd7zXZ\x00", "compressed by xz", "xz -dc {0} > {3}"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc {0} > {3}"),
     (b"\x1f\x8b", "gzip within gzip", "gunzip it once more"),
-    (b"PAR1", "a Parquet file", "write it as JSONL: pandas.read_parquet({1}).to_json('in.jsonl', {2})"),
+    (b"PAR1", "a Parquet file", "write it as JSONL: pandas.read_parquet({1}).to_json({4}, {2})"),
     (b"\xd0\xcf\x11\xe0", "an old Office file", "save it as JSONL"),
     (b"SQLite format 3\x00", "an SQLite database", "write its rows as JSONL"),
-    (b"ARROW1", "an Arrow file", "write it as JSONL: pandas.read_feather({1}).to_json('in.jsonl', {2})"),
+    (b"ARROW1", "an Arrow file", "write it as JSONL: pandas.read_feather({1}).to_json({4}, {2})"),
     (b"%PDF-", "a PDF", "write its text as JSONL"),
     (b"version https://git-lfs.github.com/", "the pointer of a file that Git LFS keeps", "git lfs pull"),
 )
@@ -35,15 +36,15 @@ def refuse_other_bytes(beginning: bytes, name: str) -> None:
     """InputRejected if the beginning of an input shows that it is no text in UTF-8."""
     if beginning.startswith(ZIP):
         if b"[Content_Types]" in beginning or b"xl/" in beginning:
-            raise _refused(
-                name, "an Excel workbook", "write it as JSONL: pandas.read_excel({1}).to_json('in.jsonl', {2})"
-            )
-        raise _refused(name, "a zip archive", "unzip -p {0} > in.jsonl")
+            raise _refused(name, "an Excel workbook", "write it as JSONL: pandas.read_excel({1}).to_json({4}, {2})")
+        raise _refused(name, "a zip archive", "unzip -p {0} > {3}")
     for magic, what, hint in MAGIC:
         if beginning.startswith(magic):
             raise _refused(name, what, hint)
     if is_utf_16(beginning):
-        raise _refused(name, "UTF-16, or UTF-32", "iconv -f utf-16 -t utf-8 {0} > in.jsonl")
+        raise _refused(name, "UTF-16, or UTF-32", "iconv -f utf-16 -t utf-8 {0} > {3}")
+    if b"\n" not in beginning and b"\r" in beginning.rstrip(b"\r"):
+        raise _refused(name, "one line: its lines end with carriage returns alone", "tr '\\r' '\\n' < {0} > {3}")
 
 
 def refuse_documents(first: bytes, following: bytes, name: str, *, is_json: bool) -> None:
@@ -53,29 +54,28 @@ def refuse_documents(first: bytes, following: bytes, name: str, *, is_json: bool
     """
     text = first.strip()
     if text.startswith(b"["):
-        if is_json or text == b"[" or text[1:].lstrip().startswith(b"{") or isinstance(_parse(text), list):
-            raise _refused(
-                name, "one JSON array, not a row on every line", "jq -c '.[]' {0} > in.jsonl", text=not is_json
-            )
+        if is_json or text == b"[" or text[1:].lstrip().startswith(b"{") or isinstance(parse_json(text), list):
+            raise _refused(name, "one JSON array, not a row on every line", "jq -c '.[]' {0} > {3}", text=not is_json)
     elif text.startswith(b"{"):
-        found = _parse(text)
+        found = parse_json(text)
         if isinstance(found, dict) and any(isinstance(found.get(name), dict) for name in TABLE_COLUMNS):
-            hint = "write it with DataFrame.to_json('in.jsonl', {2})"
+            hint = "write it with DataFrame.to_json({4}, {2})"
             raise _refused(name, "one JSON object of columns, not a row on every line", hint)
         if found is None and (text == b"{" or _goes_on(first, following)):
-            raise _refused(name, "JSON over several lines, not a row on every line", "jq -c . {0} > in.jsonl")
+            raise _refused(name, "JSON over several lines, not a row on every line", "jq -c . {0} > {3}")
     elif name.lower().endswith(TABLE_ENDINGS) or (not is_json and _is_header(text)):
-        hint = "write it as JSONL: pandas.read_csv({1}).to_json('in.jsonl', {2})"
+        hint = "write it as JSONL: pandas.read_csv({1}).to_json({4}, {2})"
         raise _refused(name, "a table (CSV)", hint, text=not is_json)
 
 
 def _refused(name: str, what: str, hint: str, *, text: bool = False) -> InputRejected:
     file = "FILE" if name == STANDARD_INPUT else name
-    hint = hint.format(shlex.quote(file), repr(file), AS_ROWS)
+    made = "in.jsonl" if PurePath(file).name != "in.jsonl" else "rows.jsonl"  # the shell would empty the file itself
+    hint = hint.format(shlex.quote(file), repr(file), AS_ROWS, made, repr(made))
     return InputRejected(f"{name} is {what}", f"{hint}, or --format text if every line is a prompt" if text else hint)
 
 
-def _parse(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
     """What a line holds in JSON; None where it is none."""
     try:
         return json.loads(text)

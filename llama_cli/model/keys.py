@@ -12,13 +12,19 @@ from typing import Any
 
 # Words of which one in a key's name says that it is about the arithmetic, by how they begin.
 ARITHMETIC = re.compile(
-    ".*(rope|norm|attn|attention|expert|moe|softcap)|act$|activ|alibi|bias|cap$|capping|causal|chunk|conv$|convol|cross"
-    "|dense|depth|dim|emb|epsil|eps$|ffn|float8|fp8|gate|gating|geglu|gelu|glu$|groups?$|hadamard|head|hidden|interl"
+    ".*(rope|norm|attn|attention|expert|moe|softcap)|act$|activ|alibi|bias|bidirect|cap$|capping|causal|chunk|conv$|convol|cross"
+    "|dense|depth|dilat|dim|emb|epsil|eps$|ffn|float8|fp8|gate|gating|geglu|gelu|glu$|groups?$|hadamard|head|hidden|interl"
     "|interm|interv|kv$|latent|layer|logit|lora|mask|mixture|mla$|mlp|mscale|mult(?!il)|mup|nope|ntk|pct|pos$|positional"
-    "|proj$|projection|prun|qk|query|quant|residual|rms|rotary|router|routing|scal|shared?$|sharing|silu|sink$|smooth"
-    "|softmax|sparse|spinquant|ssm|swa$|swiglu|theta|tied?$|tying|vision|width|window|yarn"
+    "|proj$|projection|prun|qk|query|quant|residual|recur|rms|rotary|router|routing|scal|shared?$|sharing|silu|sinks?$|sliding|smooth"
+    "|softmax|sparse|spinquant|ssm|swa$|swiglu|theta|tied?$|tying|vision|width|window|xpos|yarn"
 )
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+# Of RoPE's scaling, by names that say nothing alone: they stand in `rope_scaling`, but some write them beside it.
+ROPE_KEYS = frozenset((
+    "beta_fast", "beta_slow", "extrapolation_factor", "freq_base", "freq_scale", "high_freq_factor", "linear_factor",
+    "long_factor", "low_freq_factor", "old_context_len", "original_context_length", "short_factor",
+))  # fmt: skip
 
 # What these must be if they are there; anything else is another model. `use_rope: false` is no harmless false.
 SILU = ("silu", "swish", "swiglu")
@@ -89,7 +95,9 @@ def _changes_the_arithmetic(key: str, value: object) -> bool:
     if key in COMPUTED:
         said = value.casefold() if isinstance(value, str) else value
         return said is not None and said not in COMPUTED[key]
-    return not is_off(value) and any(ARITHMETIC.match(word.casefold()) for word in WORD.findall(key))
+    if is_off(value) or key in ROPE_KEYS:
+        return not is_off(value)
+    return any(ARITHMETIC.match(word.casefold()) for word in WORD.findall(key))
 
 
 def unknown(settings: Mapping[str, Any], read: Iterable[str]) -> list[str]:

@@ -34,6 +34,13 @@ def test_marks_and_blank_lines_are_no_rows(mark, blank, format_):
     assert numbered(mark + ROW, format_) == ([(0, 1, ROW)], format_)
 
 
+def test_marks_between_files_that_were_put_together():
+    """`cat a.jsonl b.jsonl` of two files with marks: the second one was part of a prompt, or no JSON."""
+    mark = b"\xef\xbb\xbf"
+    assert numbered(mark + ROW + b"\n" + mark + ROW) == ([(0, 1, ROW), (1, 2, ROW)], "auto")
+    assert numbered(mark + b"one\n" + mark + b"\n" + mark + b"two") == ([(0, 1, b"one"), (1, 3, b"two")], "text")
+
+
 def test_blank_lines_of_text_are_no_prompts():
     assert numbered(b"\n\none\n \ntwo\n\n") == ([(0, 3, b"one"), (1, 5, b"two")], "text")
     assert numbered(b"\xef\xbb\xbfone", "text") == ([(0, 1, b"one")], "text")
@@ -131,6 +138,45 @@ def test_rows_among_text_are_told(caplog):
     numbered(b'# my rows\n{name}\n{"a": 1}\n')
     numbered(b"# my rows\n" + ROW, "text")
     assert not caplog.messages
+
+
+WRAPPED = {
+    b'data: {"prompt": "a"}': "begins with 'data: '",
+    b'\x1e{"prompt": "a"}': "begins with '\\x1e'",
+    "\u2028".encode() + ROW: "begins with '\\u2028'",
+    b'"Once upon a time"': "is a text in JSON",
+}
+
+
+@pytest.mark.parametrize(("line", "what"), WRAPPED.items())
+def test_text_that_is_hardly_a_prompt_is_told(line, what, caplog):
+    """JSON behind something else, or a text in quotes as jq writes it, was a prompt without a word."""
+    found, format_ = numbered(line + b"\n" + ROW + b"\n")
+    assert ([data for _, _, data in found], format_) == ([line, ROW], "text")
+    assert all(message.startswith(f"the first line {what}") for message in caplog.messages)
+    assert caplog.messages
+    caplog.clear()
+    numbered(line, "text")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("content", [b"one\rtwo\r", ROW + b"\r" + ROW])
+def test_lines_that_end_with_carriage_returns_alone_are_named(content):
+    """The whole file was one prompt."""
+    with pytest.raises(InputRejected, match="carriage returns alone") as refused:
+        numbered(content)
+    assert refused.value.hint == r"tr '\r' '\n' < in.jsonl > rows.jsonl"
+    assert numbered(b"one\r\ntwo\r") == ([(0, 1, b"one"), (1, 2, b"two")], "text")
+
+
+@pytest.mark.parametrize("content", [*DOCUMENTS.values(), b"BZh91AY&SY"])
+def test_no_hint_writes_over_the_input(content):
+    """`jq . in.jsonl > in.jsonl` empties the file."""
+    for name in ("in.jsonl", "/data/in.jsonl", "rows.jsonl"):
+        with pytest.raises(InputRejected) as refused:
+            numbered(content, "prompts", name)
+        made = refused.value.hint.split(" > ")[1].split(",")[0]
+        assert made != name.rpartition("/")[2]
 
 
 def read(path, stack):

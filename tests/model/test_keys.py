@@ -50,6 +50,12 @@ CHANGING = {
     "quantization_config": {"bits": 4},
     "vision_chunk_size": 448,
     "embed_scale": 8.0,
+    "low_freq_factor": 1.0,
+    "old_context_len": 8192,
+    "beta_fast": 32,
+    "use_sliding": True,
+    "bidirectional": True,
+    "n_sinks": 4,
 }
 HARMLESS = {
     "version": "3.1",
