@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,9 +137,10 @@ def write_conversation(path: Path, conversation: Conversation, origin: Origin) -
 
 def _read_lines(path: Path) -> list[bytes]:
     try:
-        if not path.is_file():  # a pipe would be waited for, and a device has no end
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, and a device has no end
             raise InputRejected(f"{path} is no regular file", "give a file that /save or --session wrote")
-        if path.stat().st_size > MAX_BYTES:
+        if found.st_size > MAX_BYTES:
             raise InputRejected(f"{path} has more than {MAX_BYTES:,} bytes", "give a file of messages")
         return [line for line in path.read_bytes().split(b"\n") if line.strip()]
     except OSError as error:

@@ -61,8 +61,8 @@ class Terminal:
                 raise AssertionError(f"{what} never came:\n" + "\n".join(self.text()))
 
     def wait_for(self, text, seconds=60):
-        """Until `text` is there, in one line or broken at the edge of the screen."""
-        self.wait(lambda: text in "\n".join(self.text()) or text in "".join(self.text()), seconds, repr(text))
+        """Until `text` is there, in one line, broken at a word or at the edge of the screen."""
+        self.wait(lambda: any(text in glue.join(self.text()) for glue in ("\n", " ", "")), seconds, repr(text))
 
     def wait_for_prompt(self, n, seconds=60):
         """Until the n-th prompt is there and its status line is drawn: what was typed before it has been answered."""

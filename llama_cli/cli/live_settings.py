@@ -18,6 +18,7 @@ SWITCHES = ("markdown", "wrap", "show_prompt", "stats")
 OVERFLOWS = ("error", "truncate", "shift")
 FIXED = {"n", "prompt_logprobs", "logprobs", "top_logprobs"}  # of no use in a chat
 OF_SAMPLING = tuple(each.name for each in dataclasses.fields(Sampling) if each.name not in FIXED)
+EXAMPLES = {"logit_bias": '{"128001": -100}', "stop_token_ids": "[128001]"}  # what cannot be told from their values
 NAMES = (*OF_SAMPLING, "on_overflow", "prefill", *SWITCHES)
 
 # As it is typed here, in config.toml, or as a flag.
@@ -91,7 +92,9 @@ def _changed(sampling: Sampling, name: str, text: str) -> Sampling:
     try:
         return dataclasses.replace(sampling, **{name: value})
     except SettingRejected as error:
-        raise UsageError(f"{name}: {error.reason}", f"/set {name} shows what it is") from None
+        example = EXAMPLES.get(name)
+        way = f"/set {name} {example}" if example else f"/set {name} shows what it is"
+        raise UsageError(f"{name}: {error.reason}", way) from None
 
 
 def _as_bool(name: str, text: str) -> bool:

@@ -78,7 +78,7 @@ TokenizerFile = Annotated[
         "--tokenizer",
         envvar="LLAMA_CLI_TOKENIZER",
         show_envvar=False,
-        help="tokenizer.model or chars.json, if it lies elsewhere.",
+        help="tokenizer.model, tokenizer.json or chars.json, if it lies elsewhere.",
     ),
 ]
 ModelArgument = Annotated[
@@ -103,6 +103,7 @@ UseStdin = Annotated[
         " /--no-stdin",
         envvar="LLAMA_CLI_STDIN",
         show_envvar=False,
+        show_default=False,
         help="Leave standard input alone, also where it is a pipe.",
     ),
 ]
@@ -112,6 +113,7 @@ KeepSession = Annotated[
         " /--no-session",
         envvar="LLAMA_CLI_KEEP_SESSION",
         show_envvar=False,
+        show_default=False,
         help="Keep nothing of a conversation that has no --session.",
     ),
 ]

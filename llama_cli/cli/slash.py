@@ -65,13 +65,13 @@ class Commands:
             "retry": Command("", "answer the last message anew", lambda _: Outcome(retry=True)),
             "continue": Command("", "go on with an answer that was cut", lambda _: Outcome(go_on=True)),
             "copy": Command("", "put the last answer on the clipboard", self._copy),
-            "undo": Command("[N]", "take back the last message and its answer, or the last N", self._undo),
+            "undo": Command("[N]", "take back the last turn, or the last N", self._undo),
             "edit": Command("", "type the last message anew", self._edit),
             "fork": Command("[NAME]", "go on in a copy of this branch", self._fork),
             "branches": Command("[NAME]", "list the branches, or go to one", self._branches),
             "save": Command("FILE", "write the conversation, as JSONL", self._save, ONE_FILE),
             "load": Command("FILE", "go on with a conversation, beside this one", self._load, ONE_FILE),
-            "read": Command("FILE", "send a file along with the next message; - takes it back", self._read, ONE_FILE),
+            "read": Command("FILE", "send a file with the next message; - takes it back", self._read, ONE_FILE),
             "tool": Command("TEXT", "answer the model's tool call", self._tool, BLOCKS),
             "tokens": Command("", "count the tokens of the context", self._tokens),
             "stats": Command("", "speed and memory of the last answer", self._stats),
@@ -130,8 +130,8 @@ class Commands:
             return
         for name, command in self.table.items():
             self._say(f"  /{name + ' ' + command.argument:<22} {command.about}")
-        self._say('Alt-Enter or \\ at the end of a line goes on in a new one, """ begins and ends a block,')
-        self._say("Ctrl-X Ctrl-E opens an editor, Ctrl-R searches what was typed. Ctrl-C stops an answer.")
+        self._say('Alt-Enter or \\ at the end goes on in a new line, """ begins and ends a block,')
+        self._say("Ctrl-X Ctrl-E opens an editor, Ctrl-R searches history, Ctrl-C ends an answer")
 
     def _clear(self, _: str) -> None:
         conversation = self.run.conversation

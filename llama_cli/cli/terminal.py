@@ -17,7 +17,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from ..errors import OutputFailed
 from .wrapping import WordWrap
@@ -79,7 +79,7 @@ class Terminal:
             return
         wrapped = WordWrap(_width_of_characters())
         try:
-            yield lambda text: self._send(wrapped.feed(visible(text), _screen_columns()))
+            yield lambda text: self._send(wrapped.feed(visible(text), _columns_of(sys.stdout)))
         finally:
             self._send(wrapped.finish())
 
@@ -90,7 +90,7 @@ class Terminal:
 
         def write(text: str) -> None:
             said.append(text)
-            self._send(wrapped.feed(visible(text), _screen_columns()))
+            self._send(wrapped.feed(visible(text), _columns_of(sys.stdout)))
 
         try:
             yield write
@@ -126,14 +126,14 @@ class Terminal:
             raise OutputFailed(f"cannot write standard output: {reason.lower()}", hint) from None
 
     def note(self, text: str) -> None:
-        """A line for the person at the keyboard."""
-        write_stderr(text, "note")
+        """A line for the person at the keyboard, broken at words where their screen is narrower."""
+        _write_broken(text, "note")
 
     def complain(self, message: str, hint: str | None) -> None:
         """What is wrong and what to type, to a person in a conversation, who knows whom they talk to."""
-        write_stderr(f"error: {message}", "error")
+        _write_broken(f"error: {message}", "error")
         if hint:
-            write_stderr(f"hint: {hint}", "note")
+            _write_broken(f"hint: {hint}", "note")
 
 
 def _rendered(text: str) -> str:
@@ -198,6 +198,13 @@ def write_stderr(text: str, tone: Tone = "plain") -> None:
         return
 
 
+def _write_broken(text: str, tone: Tone) -> None:
+    """`write_stderr`, with line breaks at words on a screen."""
+    wrapped = WordWrap(_width_of_characters())
+    for line in (wrapped.feed(one_line(text), _columns_of(sys.stderr)) + wrapped.finish()).split("\n"):
+        write_stderr(line, tone)
+
+
 def _has_colours() -> bool:
     """Whether standard error shows them and nobody asked for none (no-color.org)."""
     return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("NO_COLOR")
@@ -209,10 +216,10 @@ def write_stderr_text(text: str) -> None:
         write_stderr(line)
 
 
-def _screen_columns() -> int:
-    """The width of the screen that answers go to; 0 where it is not known."""
+def _columns_of(stream: TextIO | None) -> int:
+    """The width of the screen that a stream goes to; 0 where it is none, or not known."""
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(stream.fileno()).columns if stream is not None else 0
     except (OSError, ValueError, AttributeError):
         return 0
 

@@ -346,7 +346,7 @@ def test_settings(commands, capfd):
         ("/SET stats on", "stats true, was false"),
         ('/system """Two\nlines."""', "the system prompt is now: Two lines."),
         ("/system -", "there was no system prompt"),
-        ("/help undo", "  /undo [N]: take back the last message and its answer, or the last N"),
+        ("/help undo", "  /undo [N]: take back the last turn, or the last N"),
         ("/help /bye", "  /exit: leave; so do /bye and Ctrl-D"),
     ],
 )
@@ -377,6 +377,9 @@ def test_every_change_is_answered_in_a_line(commands, capfd, line, answer):
         ("/undo 99999999999999999999", "only 1 turn can be taken back", "/undo 1, or /clear"),
         ("/save a b.jsonl", "one file is meant, not 2: a, b.jsonl", 'quote its name: "a b.jsonl"'),
         ("/read /nowhere", "cannot read /nowhere: no such file or directory", "give another file"),
+        ("/load /nowhere", "cannot read /nowhere: no such file or directory", "give a file that /save"),
+        ("/set logit_bias 5=3", "logit_bias: Input should be", '/set logit_bias {"128001": -100}'),
+        ("/set stop_token_ids 5", "stop_token_ids: Input should be", "/set stop_token_ids [128001]"),
         ("/read -", "no file waits to be sent", "/read FILE"),
     ],
 )
@@ -389,6 +392,12 @@ def test_mistakes_in_commands_change_nothing(commands, line, message, hint):
     assert message in error.value.message
     assert hint in (error.value.hint or "")
     assert (conversation.branch, commands.run.answerer.sampling) == before
+
+
+def test_help_fits_a_screen_of_80_columns(commands, capfd):
+    """Some of its lines were broken by the terminal in the middle of a word."""
+    commands.execute("/help")
+    assert [line for line in capfd.readouterr().err.splitlines() if len(line) > 80] == []
 
 
 def test_several_turns_are_taken_back(commands, capfd):

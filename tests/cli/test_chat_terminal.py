@@ -62,6 +62,24 @@ def test_the_screen_holds_what_was_said_and_nothing_else(home):
     assert re.match(r"\d+ of 256 tokens · [\d.]+ tokens/s", status[0])
 
 
+@pytest.mark.parametrize("columns", [30, 80])
+def test_notes_are_broken_at_words(home, columns):
+    """They were left to the terminal, which cuts words in two."""
+    with Terminal(["chat", "-m", TINY, "-n", "2"], columns=columns, lines=60, env=home) as terminal:
+        terminal.wait_for_prompt(1)
+        terminal.type("/load " + "a b " * 8)
+        terminal.wait_for_prompt(2)
+        shown = " ".join(line for line in terminal.text() if line)
+        terminal.send(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    for whole in (
+        "8,192 tokens of context /help lists the commands, Ctrl-D leaves kept until your next conversation with it: "
+        "chat --continue goes on; --no-session keeps nothing >>>",
+        "error: one file is meant, not 16: a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b hint:",
+    ):
+        assert whole in shown
+
+
 def test_a_conversation_with_everything(home, tmp_path):
     """Five turns with edit, undo, retry, Ctrl-C in an answer, a resize, a paste of 200 lines and wide characters."""
     kept = tmp_path / "s.jsonl"
@@ -480,4 +498,5 @@ def test_what_a_loaded_message_holds_is_shown_safe(home, tmp_path):
         for raw in ("\u202e", "\u2066", "\x9b"):
             assert raw.encode() not in terminal.sent
         assert b"\x1b]" not in terminal.sent
-        assert_only_known_sequences(terminal.sent)
+        # On a busy machine the line editor draws each key alone: a move of one cell to the left is a backspace.
+        assert_only_known_sequences(terminal.sent.replace(b"\b", b""))

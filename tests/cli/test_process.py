@@ -117,6 +117,14 @@ def test_help_and_version():
     assert subprocess.run(command(), capture_output=True, text=True, check=True).stdout == shown.stdout
 
 
+def test_help_of_a_flag_that_turns_off_shows_no_default():
+    """`--no-stdin ... [default: True]` read as if standard input were left alone unasked."""
+    shown = subprocess.run(command("chat", "--help"), capture_output=True, text=True, check=True).stdout
+    assert "--no-stdin" in shown
+    assert "--no-session" in shown
+    assert "default: True" not in shown
+
+
 @pytest.mark.promise("P20")
 @pytest.mark.slow
 def test_help_and_version_are_quick(record_property):
