@@ -85,6 +85,15 @@ def run(*arguments: object, stdin: bytes = b"", prepare: Prepare | None = None) 
     return start(*arguments, stdin=stdin, prepare=prepare).wait()
 
 
+def from_pipe() -> None:
+    """A `prepare`: standard input is a pipe with the same bytes, not a file. They fit into it at once."""
+    reader, writer = os.pipe()
+    os.write(writer, os.read(0, 60_000))
+    os.dup2(reader, 0)
+    os.close(writer)
+    os.close(reader)
+
+
 def _run(folder: str, arguments: list[str], prepare: Prepare | None) -> None:
     """In the child."""
     from llama_cli.cli.app import main

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import commands
 import pytest
 from support import DATA
 
@@ -62,9 +63,8 @@ def test_a_mark_becomes_no_tokens(arguments, way, tmp_path):
     if way == "file" and arguments[0] == "chat":
         pytest.skip("chat takes no file but in /read")
     flags = ["-f", str(tmp_path / "text.txt")] if way == "file" else []
-    command = [sys.executable, "-m", "llama_cli", *arguments, *flags]
-    done = subprocess.run(command, input=MARKED if way == "pipe" else b"", capture_output=True, check=True)
-    found = json.loads(done.stdout)
+    ended = commands.run(*arguments, *flags, stdin=MARKED if way == "pipe" else b"", prepare=commands.from_pipe)
+    found = json.loads(ended.out)
     tokenizer = load_tokenizer(f"{TINY}/tokenizer.model")
     expected = tokenizer.encode("héllo", bos=arguments[0] != "tokenize")
     assert found.get("prompt_token_ids", found["token_ids"]) == expected

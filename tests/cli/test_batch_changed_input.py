@@ -200,22 +200,21 @@ def test_an_output_of_an_earlier_version(files, capfd):
 
 def test_a_piped_input_that_has_changed(tmp_path):
     files = Files(tmp_path)
-    command = ["batch", "-", "-o", files.out, "--output-format", "simple", *TINY]
+    words = ["batch", "-", "-o", files.out, "--output-format", "simple", *TINY]
 
     def piped(rows, *flags):
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        words = [sys.executable, "-m", "llama_cli", *map(str, command), *flags]
-        return subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+        return commands.run(*words, *flags, stdin=text.encode(), prepare=commands.from_pipe)
 
-    assert piped(OWN[:2]).returncode == 0
-    done = piped(OWN)
-    assert (done.returncode, "2 rows: 2 ok" in done.stderr) == (0, True), done.stderr
+    assert piped(OWN[:2]).code == 0
+    ended = piped(OWN)
+    assert (ended.code, "2 rows: 2 ok" in ended.err) == (0, True), ended.err
     before = files.out.read_bytes()
     changed = [OWN[0], OWN[1] | {"prompt": "2"}, *OWN[2:]]
-    done = piped(changed)
-    assert (done.returncode, "changed rows (1): row two;" in done.stderr) == (7, True), done.stderr
+    ended = piped(changed)
+    assert (ended.code, "changed rows (1): row two;" in ended.err) == (7, True), ended.err
     assert files.out.read_bytes() == before
-    assert piped(changed, "--rerun-changed").returncode == 0
+    assert piped(changed, "--rerun-changed").code == 0
     assert files.texts() == clean_texts(tmp_path / "clean", changed)
 
 

@@ -1,9 +1,8 @@
 """A row at which this program itself breaks: the others run, at once or at the next start, and it is told."""
 
 import json
-import subprocess
-import sys
 
+import commands
 import pytest
 from support import DATA
 
@@ -237,8 +236,7 @@ def test_strict_counts_all_bad_lines_of_a_pipe_too(files):
         ('{"prompt": "a", "max_tokens": 1}\n{"id": [], "prompt": "a"}', 5, "1 row is bad: line 2: custom_id must be"),
         ('{"prompt": "a", "max_tokens": 1}\n', 0, "1 rows: 1 ok"),
     ]:
-        command = [sys.executable, "-m", "llama_cli", *files.arguments, "--strict"]
-        command[command.index(str(files.source))] = "-"
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        assert (done.returncode, fragment in done.stderr) == (code, True), done.stderr
+        words = ["-" if word == str(files.source) else word for word in files.arguments]
+        ended = commands.run(*words, "--strict", stdin=text.encode(), prepare=commands.from_pipe)
+        assert (ended.code, fragment in ended.err) == (code, True), ended.err
         assert files.out.exists() == (code == 0)

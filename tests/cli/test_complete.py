@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import commands
 import pytest
 from support import DATA, kit_folder, needs_kit
 
@@ -122,19 +123,19 @@ def test_prompts_from_files_and_pipes(tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text("from a file\n")
     expected = {
-        "the argument": (["-m", TINY, "argument"], None, "argument"),
-        "a file": (["-m", TINY, "-f", file], None, "from a file"),
+        "the argument": (["-m", TINY, "argument"], b"", "argument"),
+        "a file": (["-m", TINY, "-f", file], b"", "from a file"),
         "a pipe": (["-m", TINY], b"piped\n", "piped"),
         "a dash": (["-m", TINY, "-"], b"piped", "piped"),
-        "an empty pipe": (["-m", TINY, "argument"], b"", "argument"),
         "an empty pipe that is asked for": (["-m", TINY, "argument", "-f", "-"], b"", "argument\n"),
         "joined": (["-m", TINY, "argument", "-f", file], b"piped\n\n", "argument\nfrom a file\npiped\n"),
     }
-    for name, (arguments, piped, prompt) in expected.items():
-        more = {"input": piped} if piped is not None else {}
-        done = start("complete", *arguments, "-n", 0, "--echo", "--json", **more)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["text"] == prompt, name
+    for name, (arguments, given, prompt) in expected.items():
+        for prepare in (commands.from_pipe, None):  # a file may be given too
+            words = ["complete", *arguments, "-n", 0, "--echo", "--json"]
+            ended = commands.run(*words, stdin=given, prepare=prepare)
+            assert ended.code == 0, ended.err
+            assert json.loads(ended.out)["text"] == prompt, name
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,7 @@ def test_prompts_from_files_and_pipes(tmp_path):
         (["-m", TINY, "x", "--device", "toaster"], 2, "'toaster' is no device", "cpu"),
         (["-m", TINY, "x", "--device", "cuda:77"], 4, "there is no device 'cuda:77' here", "--device cpu"),
         (["-m", TINY, "x", "-c", "2147483647"], 4, "needs ", "--max-seq-len"),
+        (["-m", TINY, "x", "-c", "2147483648"], 2, "less than or equal to 2147483647", "--help"),
         (["-m", TINY, "--prompt-ids", "1,x"], 2, "--prompt-ids '1,x' is no list of numbers", "1,2,3"),
         (["-m", TINY, "--prompt-ids", "1,,2"], 2, "--prompt-ids '1,,2' is no list of numbers", "1,2,3"),
         (["-m", TINY, "--prompt-ids", "1_0"], 2, "--prompt-ids '1_0' is no list of numbers", "1,2,3"),

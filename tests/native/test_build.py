@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -75,9 +74,9 @@ def lines_of(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= NOTE]
 
 
-@needs_compiler
-def test_it_is_told_while_it_compiles(home, caplog):
+def test_it_is_told_while_it_compiles(home, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
+    fakes_compiler(monkeypatch)
     built_library()
     assert lines_of(caplog) == [f"compiling kernels for this processor in {home}, which takes some seconds, once"]
     caplog.clear()
@@ -140,9 +139,9 @@ def test_the_compiler_fails(said, reason, home, monkeypatch, tmp_path, caplog):
     caplog.clear()
     assert built_library() is None
     assert lines_of(caplog)[0].startswith("compiling kernels"), "another day it is"
-    compiler.write_text('#!/bin/sh\nexec c++ "$@"\n')
-    if shutil.which("c++"):
-        assert built_library() is not None, "another compiler is tried"
+    compiler.write_text("#!/bin/sh\nexit 0\n")
+    monkeypatch.setattr(build, "compile_with", fake_compile)
+    assert built_library() is not None, "another compiler is tried"
 
 
 PASSING = [
@@ -318,10 +317,22 @@ def test_a_library_that_cannot_be_loaded_is_told(home, tmp_path, monkeypatch, ca
     assert "invalid ELF header" in lines_of(caplog)[0]
 
 
-@needs_compiler
+WAITING_COMPILER = """#!/bin/sh
+touch "{begun}/$$"
+while [ "$(ls "{begun}" | wc -l)" -lt 2 ]; do sleep 0.01; done
+while [ "$1" != -o ]; do shift; done
+echo made > "$2"
+"""
+
+
 def test_two_programs_compile_at_the_same_time(home, tmp_path):
-    command = [sys.executable, "-c", BUILD, str(tmp_path)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    """The compiler of each waits until the other's has begun."""
+    (tmp_path / "begun").mkdir()
+    waiting = tmp_path / "waiting"
+    waiting.write_text(WAITING_COMPILER.format(begun=tmp_path / "begun"))
+    waiting.chmod(0o755)
+    command, settings = [sys.executable, "-c", BUILD, str(tmp_path)], os.environ | {"CXX": str(waiting)}
+    running = [subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     found = {process.communicate(timeout=200)[0] for process in running}
     assert len(found) == 1
     assert [str(path) for path in home.iterdir()] == [found.pop().strip()]

@@ -58,6 +58,7 @@ def kill_after(source, out, model, number, *flags):
     return process.returncode
 
 
+@pytest.mark.real
 def test_a_killed_run_goes_on(smollm2, source, tmp_path):
     """What was written stays as it is, the rest follows in order. In bfloat16 that is all that is promised."""
     out, flags = tmp_path / "out.jsonl", [*chat_flags("smollm2"), "-b", "2"]
@@ -69,6 +70,7 @@ def test_a_killed_run_goes_on(smollm2, source, tmp_path):
     assert all(one["finish_reason"] in ("stop", "length") for one in rows)
 
 
+@pytest.mark.real
 def test_the_same_command_gives_the_same_bytes(smollm2, source, tmp_path):
     flags = chat_flags("smollm2")
     first, again = (batch(source, tmp_path / name, smollm2, *flags, "-b", "4") for name in ("a.jsonl", "b.jsonl"))

@@ -61,12 +61,14 @@ def test_a_few_steps_learn(text_file):
     assert progress[-1].validation_loss == pytest.approx(training.validation_loss(model, ids[-2000:], 32))
 
 
-def test_the_folder_loads_and_writes_text(text_file, tmp_path):
+def test_the_folder_loads_and_writes_text(text_file, tmp_path, monkeypatch, capsys):
     out = tmp_path / "model"
-    done = subprocess.run(command(text_file, "--out", out, "--steps", 2), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert "validation loss" in done.stderr.splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["train", str(text_file), "--out", str(out), "--steps", "2"])
+    monkeypatch.setattr(training, "BATCH", 2)
+    assert training.main() == 0
+    printed, said = capsys.readouterr()
+    assert printed == ""
+    assert "validation loss" in said.splitlines()[-1]
     assert sorted(path.name for path in out.iterdir()) == ["chars.json", "consolidated.00.pth", "params.json"]
     session = llama_cli.load(out)
     assert len(session.complete("the", llama_cli.Sampling(max_tokens=9))[0].text) == 9
@@ -92,13 +94,14 @@ def test_an_interrupted_training_keeps_what_it_has(text_file, tmp_path):
         (lambda path: (path.parent / "model").mkdir(), 7, "exists already"),
     ],
 )
-def test_refusals(text_file, tmp_path, prepare, code, fragment):
+def test_refusals(text_file, tmp_path, monkeypatch, capsys, prepare, code, fragment):
     prepare(text_file)
-    done = subprocess.run(command(text_file, "--out", tmp_path / "model"), capture_output=True, text=True, check=False)
-    assert done.returncode == code
-    assert done.stderr.startswith("error: ")
-    assert fragment in done.stderr
-    assert len(done.stderr.splitlines()) == 2
+    monkeypatch.setattr(sys, "argv", ["train", str(text_file), "--out", str(tmp_path / "model")])
+    assert training.main() == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert fragment in error
+    assert len(error.splitlines()) == 2
 
 
 def test_the_bundled_toy_is_small_and_whole():
