@@ -243,7 +243,10 @@ class Session:
                 raise UsageError(f"a dialog has Messages, not {type(message).__name__}", 'Message("user", "Hello")')
         form = form or self.template.format
         if form is None:
-            raise InputRejected("this model has no chat format", "give prompts instead of messages")
+            raise InputRejected(
+                "this model has no chat format; --chat-template none takes messages as plain text",
+                "give prompts instead of messages",
+            )
         self._refuse_bytes(sum(_n_bytes(message.content) for message in dialog if message.token_ids is None))
         try:
             return self.encode(form.encode(dialog), max_tokens)

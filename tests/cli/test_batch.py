@@ -417,3 +417,15 @@ def test_a_session_goes_on_as_the_chat_would(tmp_path, capfd):
         assert answer["usage"] == said["usage"]
         row["messages"].pop()
         kept.write_text(json.dumps(row))
+
+
+def test_messages_to_a_model_that_does_not_chat_are_told_the_way(tmp_path):
+    """The toy continues plain text: rows of messages were refused with no word of what lets them run."""
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(json.dumps({"messages": [{"role": "user", "content": "ROMEO:"}], "max_tokens": 3}) + "\n")
+    arguments = [source, "-o", out, "--output-format", "simple", "-q"]
+    assert batch(*arguments) == 6
+    assert "no chat format; --chat-template none" in json.loads(out.read_text())["error"]["message"]
+    out.unlink()
+    assert batch(*arguments, "--chat-template", "none", "--force-resume") == 0
+    assert json.loads(out.read_text())["text"]
