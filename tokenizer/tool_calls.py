@@ -16,6 +16,7 @@ ToolFormat = Literal["json", "function_tag", "python_list"]
 CODE_INTERPRETER = "code_interpreter"
 BUILT_IN = ("brave_search", "wolfram_alpha", "photogen")
 BUILT_IN_CALL = re.compile(rf'({"|".join(BUILT_IN)})\.call\(query="(.*)"\)', re.DOTALL)
+FENCE = re.compile(r"```(?:\w+)?[ \t]*\n(.*)\n```", re.DOTALL)
 FUNCTION_TAG = re.compile(r"<function=([^<>{}]+)>\s*(?=\{)")
 CLOSING_TAG = re.compile(r"\s*</function>")
 ANY_TAG = re.compile(r"</function>|<function=")
@@ -40,13 +41,16 @@ def parse_answer(text: str, *, python_tag: bool) -> ToolAnswer:
     """Find the calls of an answer; where there are none, the content is the whole text.
 
     `python_tag` says that the answer began with that token: what follows it is a call in any case, at least of
-    the code interpreter. Otherwise the calls are tagged functions, or the whole text is JSON or a Python list.
+    the code interpreter. Otherwise the whole text is JSON or a Python list, in a fence or without, or the calls are
+    tagged functions. A tag within JSON is part of what it says.
     """
     body = text.removeprefix(PYTHON_TAG).strip() if python_tag else text.strip()
-    tags = list(_function_tags(body))
+    fenced = FENCE.fullmatch(body)
+    inner = fenced[1].strip() if fenced else body
+    calls = _json_calls(inner) or calls_in_list(inner)
+    tags = [] if calls else list(_function_tags(body))
     if tags:
         return ToolAnswer(_around(body, tags), tuple(tag.call for tag in tags))
-    calls = _json_calls(body) or calls_in_list(body)
     if not calls and python_tag:
         code = ToolCall(CODE_INTERPRETER, {"code": text.removeprefix(PYTHON_TAG)})
         calls = lone_calls(body) or _built_in_call(body) or (code,)
@@ -78,7 +82,7 @@ def _function_tags(body: str) -> Iterator[_Tag]:
         arguments = plain_arguments(value)
         if arguments is not None:
             closing = CLOSING_TAG.match(body, end)
-            yield _Tag(match.start(), closing.end() if closing else end, ToolCall(match[1].strip(), arguments))
+            yield _Tag(match.start(), closing.end() if closing else end, ToolCall(match[1].strip(" \n\"'"), arguments))
 
 
 def _around(body: str, tags: Sequence[_Tag]) -> str:
@@ -124,7 +128,8 @@ def _json_call(value: object) -> ToolCall | None:
     name, given = fields.get("name"), [fields[key] for key in ("parameters", "arguments") if key in fields]
     if not isinstance(name, str) or not name or not (given or fields.keys() <= {"name", "type"}):
         return None
-    arguments = read_arguments(next((each for each in given if each is not None), None))
+    said = [read_arguments(each) for each in given if each is not None] or [{}]
+    arguments = said[0] if all(each == said[0] for each in said) else None
     return None if arguments is None else ToolCall(name, arguments)
 
 

@@ -60,6 +60,16 @@ SONGS = ToolCall("trending_songs", {"n": "10", "genre": "all"})
         ('{"name": "f", "parameters": {"a": "two\nlines"}}', [ToolCall("f", {"a": "two\nlines"})]),
         ("<function=f>{'a': \"it's\"} </function>", [ToolCall("f", {"a": "it's"})]),
         ("<function=f>{'a': 1}<function=g>{'b': True}", [ToolCall("f", {"a": 1}), ToolCall("g", {"b": True})]),
+        ('<function="f">{"a": 1}</function>', [ToolCall("f", {"a": 1})]),
+        ('```json\n{"name": "f", "parameters": {"a": 1}}\n```', [ToolCall("f", {"a": 1})]),
+        ('```\n[f(a="x"), g()]\n```', [ToolCall("f", {"a": "x"}), ToolCall("g")]),
+        # A tag within a text is none.
+        (
+            '{"name": "f", "parameters": {"a": "<function=g>{}</function>"}}',
+            [ToolCall("f", {"a": "<function=g>{}</function>"})],
+        ),
+        ("[f(a='<function=g>{}</function>')]", [ToolCall("f", {"a": "<function=g>{}</function>"})]),
+        ('{"name": "f", "parameters": {"a": 1}, "arguments": {"a": 1}}', [ToolCall("f", {"a": 1})]),
     ],
 )
 def test_calls(text, calls):
@@ -112,6 +122,19 @@ def test_a_lone_call_behind_the_python_tag_is_no_code(text, calls):
 )
 def test_other_code_behind_the_python_tag_is_code(text):
     assert parse_answer(PYTHON_TAG + text, python_tag=True).calls == (ToolCall("code_interpreter", {"code": text}),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "f", "parameters": {"a": 1}, "arguments": {"a": 2}}',
+        '```json\n{"a": 1}\n```',
+        '```json\n{"name": "f", "parameters": {}}',
+        'So:\n```json\n{"name": "f", "parameters": {}}\n```',
+    ],
+)
+def test_what_says_two_things_or_more_than_calls_is_content(text):
+    assert parse_answer(text, python_tag=False) == (text, ())
 
 
 @pytest.mark.parametrize("text", ["a" * 200_000, "a(" * 50_000, '"' * 99_999, "a =" * 50_000, "a" + " " * 200_000])
