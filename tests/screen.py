@@ -26,7 +26,8 @@ class Terminal:
 
     def __init__(self, arguments, columns=80, lines=24, env=None, program=(sys.executable, "-m", "llama_cli")):
         settings = {**os.environ, "TERM": "xterm-256color", "PYTHONWARNINGS": "error", **(env or {})}
-        settings.pop("LLAMA_CLI_MODEL", None)
+        for name in ("LLAMA_CLI_MODEL", "COLUMNS", "LINES"):  # pytest's readline leaves its size to what it starts
+            settings.pop(name, None)
         self.child = pexpect.spawn(
             program[0], [*program[1:], *arguments], dimensions=(lines, columns), env=settings, timeout=60
         )
