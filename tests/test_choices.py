@@ -110,6 +110,24 @@ def test_ids_stay_as_they_are_and_the_choice_goes_on_behind_them(scorers, kind):
     assert tokenizer.decode(text.ids[text.first :]) == " brown fox"
 
 
+def test_choices_of_a_long_text_see_the_same_before_them(scorers, caplog):
+    """Each choice was read in windows of its own, behind more or less of the text: a window changed the ranks."""
+    session = scorers["tiktoken"].session
+    text, choices = "the quick brown fox jumps over the lazy dog and", [" runs away from the fox", " x"]
+    wholes = [session.tokenize(text + choice) for choice in choices]
+    first, size = len(session.tokenize(text)), max(map(len, wholes)) - 3
+    scorer = Scorer(session, Windows(size, size // 2), logprobs=True)
+    texts = scorer.texts(text, None, choices)
+    assert texts == [(whole[3:], first - 3) for whole in wholes]
+    described = scorer.describe(text, None, choices)["choices"]
+    for (ids, behind), found in zip(texts, described, strict=True):
+        expected = score_tokens(session.engine, ids, WINDOWS, first=behind)
+        assert found["nats"] == pytest.approx(-sum(each.logprob for each in expected), abs=1e-4)
+    assert caplog.messages == [f"3 tokens at the beginning are left out: text and choices hold more than {size}"]
+    with pytest.raises(InputRejected, match="a choice has"):
+        Scorer(session, Windows(3, 1), logprobs=False).texts("the", None, choices)
+
+
 def test_ties_are_told(pieces, capfdbinary, tmp_path):
     flags = ["-m", str(pieces), "-c", "64"]
     choices = ["--choices", " fox", "--choices", " fox", "--choices", " dog"]

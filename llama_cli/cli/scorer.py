@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..scoring import Score, Text, Windows, score_texts
 from ..session import Session
 from .run import describe_scores
 
+logger = logging.getLogger(__name__)
+
 
 class Scorer:
     """A session and how to cut its long texts."""
@@ -20,6 +23,7 @@ class Scorer:
         self.session = session
         self.windows = windows
         self.logprobs = logprobs  # whether every token's is wanted
+        self._told_of_cut = False
 
     def texts(self, content: str | Sequence[int], max_tokens: int | None, choices: Sequence[str]) -> list[Text]:
         """What to score for one text, or for each of its continuations; InputRejected if there is nothing."""
@@ -59,7 +63,24 @@ class Scorer:
         for choice, whole in zip(choices, wholes, strict=True):
             if len(whole) <= first:
                 raise InputRejected(f"the choice {choice!r} adds no token to the text", "give another one")
-        return [Text(whole, first) for whole in wholes]
+        begin = self._begin_for(wholes, first)
+        return [Text(whole[begin:], first - begin) for whole in wholes]
+
+    def _begin_for(self, wholes: Sequence[Sequence[int]], first: int) -> int:
+        """How many ids at the beginning are left out so that the longest choice fits, and all see the same before them.
+
+        Each in windows of its own would be judged behind more or less of the text, which changes the ranks.
+        """
+        longest, size = max(map(len, wholes)), self.windows.size
+        begin = max(longest - size, 0)
+        if begin >= first:
+            raise InputRejected(
+                f"a choice has {longest - first:,} tokens; with one before it {size:,} fit", "give a larger --window"
+            )
+        if begin and not self._told_of_cut:
+            self._told_of_cut = True
+            logger.warning("%d tokens at the beginning are left out: text and choices hold more than %d", begin, size)
+        return begin
 
     def run(self, texts: Iterable[Text]) -> Iterator[tuple[int, list[TokenLogprob] | LlamaError]]:
         """(number, scores or why not) of each text, as they are done."""
