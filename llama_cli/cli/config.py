@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ from ..errors import LlamaError
 from .info import chosen_model
 from .options import OUTPUT_PANEL as PANEL
 from .options import BatchSize, KeepSession, MessageOptions, ModelOptions, UseStdin, is_setting, with_options
-from .settings import config_file, source_of, unknown_variables
+from .settings import config_file, source_of
 from .terminal import Terminal, format_table
 
 
@@ -45,8 +44,6 @@ def config(
         if is_setting(name)
     }
     _take_from_model(settings, model, messages)
-    for name, advice in unknown_variables(os.environ).items():
-        messages.note(f"{name} is no setting: {advice}")
     terminal = Terminal()
     if as_json:
         terminal.write_json({"file": str(path), "exists": path.exists(), "settings": settings})

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -201,7 +202,12 @@ class MessageOptions:
     ] = False
 
     def apply(self) -> None:
+        """Say so much from here on; first of all which variables of the environment set nothing."""
         show_log(logging.ERROR if self.quiet else logging.INFO if self.verbose else NOTE)
+        from .settings import unknown_variables  # which is made of the flags here
+
+        for name, advice in unknown_variables(os.environ).items():
+            self.note(f"{name} is no setting: {advice}")
 
     def note(self, text: str) -> None:
         if not self.quiet:

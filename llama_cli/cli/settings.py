@@ -26,7 +26,9 @@ else:
     import tomli as tomllib
 
 FILE_VARIABLE = "LLAMA_CLI_CONFIG"
-OTHER_VARIABLES = (FILE_VARIABLE, "LLAMA_CLI_HOME")
+PREFIX = "LLAMA_CLI_"
+# The last two are for its tests.
+OTHER_VARIABLES = (FILE_VARIABLE, "LLAMA_CLI_HOME", "LLAMA_CLI_KIT", "LLAMA_CLI_REAL")
 MAX_BYTES = 1 << 20
 
 
@@ -133,10 +135,15 @@ def source_of(context: Any, name: str) -> str:
 
 def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
     """LLAMA_CLI_... that nothing looks at, each with what to do about it."""
-    known = [*map(variable_of, schema().model_fields), *OTHER_VARIABLES]
-    unknown = [name for name in environment if name.startswith("LLAMA_CLI_") and name not in known]
+    ours = [
+        name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX) and name not in OTHER_VARIABLES
+    ]
+    if not ours:
+        return {}
+    known = [variable_of(name).removeprefix(PREFIX) for name in schema().model_fields]
     found = {}
-    for name in unknown:
-        close = get_close_matches(name, known, n=1, cutoff=0.8)
-        found[name] = f"did you mean {close[0]}?" if close else "nothing looks at it"
+    for name in ours:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            found[PREFIX + name] = f"did you mean {PREFIX}{close[0]}?" if close else "nothing looks at it"
     return found

@@ -159,7 +159,13 @@ def test_where_the_file_is(file, monkeypatch, tmp_path):
 
 def test_a_variable_that_nothing_looks_at(run, monkeypatch):
     monkeypatch.setenv("LLAMA_CLI_TEMPRATURE", "1")
-    assert run("config")[2] == "llama-cli: LLAMA_CLI_TEMPRATURE is no setting: did you mean LLAMA_CLI_TEMPERATURE?\n"
+    told = "llama-cli: LLAMA_CLI_TEMPRATURE is no setting: did you mean LLAMA_CLI_TEMPERATURE?"
+    assert run("config")[2].splitlines() == [told]
+    assert run("models")[2].splitlines() == [told], "it set nothing, without a word"
+    assert run("models", "-q")[2] == ""
+    monkeypatch.delenv("LLAMA_CLI_TEMPRATURE")
+    monkeypatch.setenv("LLAMA_CLI_KITT", "1")
+    assert "nothing looks at it" in run("config")[2], "what all names begin with is not near"
 
 
 def test_a_variable_with_a_bad_value_is_named(run, monkeypatch):
