@@ -101,6 +101,8 @@ def _vocabulary(content: Mapping[str, Any], model: Mapping[str, Any]) -> BytePai
         raise TokenizerError("tokenizer.json: an id is no number of a vocabulary", DOWNLOAD_AGAIN)
     by_id = sorted((number, word) for word, number in ids.items() if word not in added)
     normal = {number: unspell(word) for number, word in by_id}
+    if len({*normal, *added.values()}) < len(by_id) + len(added):
+        raise TokenizerError("tokenizer.json: two tokens have the same id", DOWNLOAD_AGAIN)
     merged = _merged(model.get("merges") or [], ids)
     order = in_order_of_merging(normal, merged)
     cuts = cuts_of(content.get("pre_tokenizer"))

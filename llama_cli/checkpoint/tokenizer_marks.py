@@ -27,6 +27,7 @@ from .regular_file import read_small
 GENERATION, TOKENIZER, ADDED = "generation_config.json", "tokenizer_config.json", "added_tokens.json"
 JINJA = "chat_template.jinja"
 MOST_ID = 1 << 22
+NO_ID = -1  # what older files write where there is none
 
 
 def read_marks(folder: Path) -> Marks:
@@ -70,8 +71,8 @@ def _is_id(value: object) -> bool:
     return type(value) is int and 0 <= value < MOST_ID
 
 
-def _wrong(key: str, wanted: str, value: object) -> ModelRejected:
-    return ModelRejected(f"params.json: {key} must be {wanted}, is {quote(value)}", "correct it, or take the key out")
+def _wrong(key: str, wanted: str, value: object, where: str = "params.json") -> ModelRejected:
+    return ModelRejected(f"{where}: {key} must be {wanted}, is {quote(value)}", "correct it, or take the key out")
 
 
 def _their_marks(folder: Path) -> Marks:
@@ -85,12 +86,17 @@ def _their_marks(folder: Path) -> Marks:
         if name is not None and str(number).isdecimal() and _is_id(int(number)):
             names[name] = int(number)
     # As in transformers, what generation_config.json says goes before config.json.
-    stops: Any = next((ids for each in (generation, config) if (ids := each.get("eos_token_id")) is not None), [])
+    stops: Any = next((ids for each in (generation, config) if (ids := each.get("eos_token_id")) is not None), NO_ID)
+    ends = stops if isinstance(stops, list) else [stops]
+    if ends != [NO_ID] and not all(map(_is_id, ends)):
+        raise _wrong("eos_token_id", "an id or a list of ids", stops, f"{GENERATION} or config.json")
     adds_bos = tokenizer.get("add_bos_token")
+    if adds_bos not in (None, True, False):
+        raise _wrong("add_bos_token", "true or false", adds_bos, TOKENIZER)
     return Marks(
         dict(sorted(names.items(), key=lambda pair: pair[1])),
-        frozenset(number for number in (stops if isinstance(stops, list) else [stops]) if _is_id(number)),
-        adds_bos=adds_bos if isinstance(adds_bos, bool) else None,
+        frozenset(ends) - {NO_ID},
+        adds_bos=adds_bos,
         bos_token=_content(tokenizer.get("bos_token")),
         eos_token=_content(tokenizer.get("eos_token")),
     )

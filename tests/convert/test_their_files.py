@@ -17,6 +17,7 @@ from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
+from llama_cli.errors import ModelRejected
 from llama_cli.loader import load
 from llama_cli.model.args import read_params
 from llama_cli.tokenizer.bpe import read_ranks
@@ -289,6 +290,31 @@ def test_a_template_of_another_kind_is_told(theirs, tmp_path, caplog):
     assert "is not used" in load(folder).template.warning
     assert "chat_template" not in read(converted(folder, tmp_path / "back", "pth"), "params.json")
     assert "chat template is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *(("generation_config", {"eos_token_id": value}) for value in ("9", 9.0, True, [[9]], [9, None])),
+        ("config", {"eos_token_id": "9"}),
+        ("tokenizer_config", {"add_bos_token": "false"}),
+    ],
+)
+def test_what_their_files_say_in_another_type_is_refused(name, change, theirs, tmp_path):
+    """An end that is a text or a float was none, so that answers went on without a word."""
+    folder = shutil.copytree(theirs, tmp_path / "model")
+    if name == "config":
+        (folder / "generation_config.json").unlink()
+    put_theirs(folder, **{name: read(folder, f"{name}.json") | change})
+    with pytest.raises(ModelRejected, match=f"{next(iter(change))} must be"):
+        tokenizer_of(folder)
+
+
+def test_no_end_may_be_written_as_minus_one(theirs, tmp_path):
+    folder = shutil.copytree(theirs, tmp_path / "model")
+    ends = tokenizer_of(folder).stop_tokens
+    put_theirs(folder, generation_config={"eos_token_id": -1})
+    assert tokenizer_of(folder).stop_tokens == ends
 
 
 @pytest.mark.parametrize(

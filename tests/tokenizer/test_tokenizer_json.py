@@ -152,6 +152,8 @@ def test_begin_and_ends_come_from_the_model(tmp_path):
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "damaged"),
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [7]}}, "damaged"),
         ({"added_tokens": [{"id": 3}]}, "damaged"),
+        ({"added_tokens": [{"id": 3, "content": "x"}]}, "two tokens have the same id"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}, "two tokens have the same id"),
         ({"model": None}, "no tokenizer.json|not Hugging Face's"),
     ],
 )  # fmt: skip
