@@ -29,6 +29,20 @@ def kill_at(call, count):
     setattr(os, call, counted)
 
 
+def crash_at_row(max_tokens):
+    """End the process, without a word, when a row that asks for so many tokens begins to run."""
+    from llama_cli.engine.engine import Engine
+
+    real = Engine._start
+
+    def start(engine, request):
+        if request.sampling.max_tokens == max_tokens:
+            os._exit(9)
+        return real(engine, request)
+
+    Engine._start = start
+
+
 def limit_files(n_bytes):
     """No file may become larger: what a full disk does, without one."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))

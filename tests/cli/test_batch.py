@@ -373,23 +373,11 @@ def test_a_signal_and_how_to_go_on_are_told(tmp_path):
 def test_a_row_that_kills_the_process_is_given_up(files, clean):
     """Row 7 ends the process whenever it runs. It is found alone, and all the others are right."""
     source, out = files
-    code = """
-import os, sys
-from llama_cli.engine import engine
-real = engine.Engine._start
-def start(self, request):
-    if request.sampling.max_tokens == 13:
-        os._exit(9)
-    return real(self, request)
-engine.Engine._start = start
-from llama_cli.cli.app import main
-sys.exit(main(sys.argv[1:]))
-"""
     lines = source.read_bytes().splitlines(keepends=True)
     killer = json.dumps(row(7) | {"max_tokens": 13}).encode() + b"\n"
     source.write_bytes(b"".join([*lines[:7], killer, *lines[8:]]))
-    command = [sys.executable, "-c", code, "batch", str(source), "-o", str(out), *TINY]
-    codes = [subprocess.run(command, capture_output=True, check=False).returncode for _ in range(4)]
+    crash = partial(faults.crash_at_row, 13)
+    codes = [commands.run("batch", source, "-o", out, *TINY, prepare=crash).code for _ in range(4)]
     assert codes == [9, 9, 9, 6]
     rows, expected = normal(out.read_bytes()).splitlines(), clean.splitlines()
     assert json.loads(rows[7])["error"]["code"] == "crashed"
