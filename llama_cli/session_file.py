@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,10 @@ from .tokenizer import EncodeError, Tokenizer
 from .tokenizer.chat import Message
 from .tokenizer.tool_calls import says_what_its_ids_say
 
+logger = logging.getLogger(__name__)
+
 MAX_BYTES = 256 << 20
+OF_A_BRANCH = {"id", "custom_id", "messages", "metadata", "model"}  # what else a row has are settings, for `batch`
 
 
 class Origin(NamedTuple):
@@ -83,10 +87,14 @@ def read_conversation(path: Path, origin: Origin | None = None) -> Conversation:
         except (ValueError, RecursionError):
             raise InputRejected(f"{where} is no JSON", "give a file that /save or --session wrote") from None
         body = row.get("body", row) if isinstance(row, dict) else None
-        messages = body.get("messages") if isinstance(body, dict) else None
+        fields: Mapping[str, Any] = body if isinstance(body, dict) else {}
+        messages = fields.get("messages")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise InputRejected(f"{where} has no list of messages", "give a file that /save or --session wrote")
         about = row.get("metadata") if isinstance(row.get("metadata"), dict) else {}
+        others = sorted(name for name in fields.keys() - OF_A_BRANCH if fields[name] is not None)
+        if others:
+            logger.warning("%s: a chat takes the messages and leaves out %s", where, ", ".join(others)[:200])
         try:
             branch = branch_of([Message.of(message, with_ids=True) for message in messages], about, origin)
         except EncodeError as error:

@@ -57,6 +57,18 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert loaded.current == "other"
 
 
+def test_what_a_chat_leaves_out_of_a_row_is_told(tmp_path, caplog):
+    """`batch` uses the settings of a row; a chat went on without them, and without a word."""
+    path = tmp_path / "s.jsonl"
+    session_file(path).save(conversation())
+    row = json.loads(path.read_text().splitlines()[0])
+    session_file(path).load()
+    assert not caplog.messages
+    path.write_text(json.dumps(row | {"temperature": 2, "stop": None, "max_tokens": 5}) + "\n")
+    session_file(path).load()
+    assert caplog.messages == [f"{path} line 1: a chat takes the messages and leaves out max_tokens, temperature"]
+
+
 def test_ids_are_those_of_one_model(tmp_path):
     path = tmp_path / "s.jsonl"
     session_file(path).save(conversation())

@@ -18,7 +18,7 @@ from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
 from ..user_folders import NoHome, user_folder
 from ..user_text import text_of
-from .options import ModelOptions, is_setting, variable_of
+from .options import REQUEST_ONLY, ModelOptions, is_setting, variable_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,6 +108,8 @@ def _wrong(path: Path, why: str) -> UsageError:
 
 
 def _suggestion(name: str) -> str:
+    if name in REQUEST_ONLY:
+        return "it belongs to one request, so it is a flag alone: llama-cli complete --help"
     close = get_close_matches(name, schema().model_fields, n=1)
     return f"did you mean {close[0]}?" if close else "llama-cli config lists all settings"
 

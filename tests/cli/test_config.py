@@ -108,6 +108,7 @@ def test_a_setting_is_for_the_flag_it_means(run, file):
     [
         ("temprature = 1", "'temprature' is no setting", "did you mean temperature?"),
         ("max_token = 1", "'max_token' is no setting", "did you mean max_tokens?"),
+        ("stop = ['a']", "'stop' is no setting", "it belongs to one request"),
         ("[chat]\nx = 1", "'chat' is no setting", "llama-cli config lists all settings"),
         ('stop = "x"', "'stop' is no setting", ""),
         ("temperature = 99", "temperature: Input should be less than or equal to 10, is 99", "edit it"),
