@@ -13,6 +13,7 @@ and chat_template.jinja.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,22 @@ from .json_file import MAX_BYTES, read_object
 from .quoting import quote
 from .regular_file import read_small
 
+logger = logging.getLogger(__name__)
+
 GENERATION, TOKENIZER, ADDED = "generation_config.json", "tokenizer_config.json", "added_tokens.json"
 JINJA = "chat_template.jinja"
 MOST_ID = 1 << 22
+
+# What generation_config.json may ask of every answer, beside its end, and the values that ask for nothing.
+NOT_USED = (
+    "stop_strings",
+    "suppress_tokens",
+    "bad_words_ids",
+    "sequence_bias",
+    "repetition_penalty",
+    "forced_eos_token_id",
+)
+NOTHING: tuple[Any, ...] = (None, [], {}, 1, "")
 NO_ID = -1  # what older files write where there is none
 
 
@@ -79,6 +93,9 @@ def _their_marks(folder: Path) -> Marks:
     config, generation, tokenizer, added = (
         _object(folder / name) for name in ("config.json", GENERATION, TOKENIZER, ADDED)
     )
+    asked = [name for name in NOT_USED if generation.get(name) not in NOTHING]
+    if asked:
+        logger.warning("%s asks for %s, which is left to the flags here", GENERATION, ", ".join(asked))
     names = {name: number for name, number in added.items() if _is_id(number)}
     decoder = tokenizer.get("added_tokens_decoder")
     for number, token in decoder.items() if isinstance(decoder, Mapping) else ():

@@ -245,6 +245,24 @@ def test_their_files_say_where_answers_end(theirs, tmp_path):
     assert load(back).engine.stop_tokens == load(folder).engine.stop_tokens
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_told"),
+    [
+        ({"stop_strings": ["\n\n"]}, True),
+        ({"suppress_tokens": [5]}, True),
+        ({"repetition_penalty": 1.1}, True),
+        ({"stop_strings": None, "suppress_tokens": [], "repetition_penalty": 1.0, "temperature": 0.6}, False),
+    ],
+)
+def test_what_they_ask_of_every_answer_is_told(theirs, tmp_path, caplog, asked, is_told):
+    """An end that the file names was not looked at."""
+    folder = shutil.copytree(theirs, tmp_path / "model")
+    put_theirs(folder, generation_config=read(folder, "generation_config.json") | asked)
+    tokenizer_of(folder)
+    assert ("which is left to the flags here" in caplog.text) == is_told
+    assert not is_told or next(iter(asked)) in caplog.text
+
+
 def with_chatml_added(theirs, folder):
     """Two reserved places have new names, as a fine-tune gives them, and its template uses these."""
     shutil.copytree(theirs, folder)
