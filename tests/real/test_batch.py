@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 
 import pytest
 from real.shell import PROGRAM, environment, rows_of, run, start, write_rows
@@ -12,6 +13,7 @@ from real.shell import PROGRAM, environment, rows_of, run, start, write_rows
 SYSTEM = {"role": "system", "content": "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}
 FLAGS = ["--seed", "5", "-q", "--output-format", "simple"]
 N_ROWS = 10
+N_TO_FILL = 120  # rows that are more than 20 KB
 
 
 def row(n):
@@ -31,6 +33,13 @@ def ids(rows):
     return [one["id"] for one in rows]
 
 
+# Commands that would go on for long: their words, and a line of what they read.
+ENDLESS = {
+    "batch": (["-", "-o", "-", "-n", "20", "--ignore-eos", "-t", "0"], '{"prompt": "Hi"}'),
+    "complete": (["Once", "-n", "2000", "--ignore-eos", "-t", "0", "--no-stdin"], ""),
+    "score": (["--rows", "-"], '{"text": "some words of a text"}'),
+    "chat": (["--stdin", "-t", "0"], "Hi"),
+}
 ALL = [f"row {n}" for n in range(N_ROWS)]
 
 
@@ -52,7 +61,7 @@ def kill_after(source, out, model, number, *flags):
     """Send a signal once two rows are written; the exit code."""
     process = start("batch", source, "-o", out, "-m", model, *FLAGS, *flags)
     while process.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") >= 2):
-        pass
+        time.sleep(0.01)  # to leave the processor to it
     process.send_signal(number)
     process.communicate(timeout=60)
     return process.returncode
@@ -120,12 +129,20 @@ def test_shards_have_all_rows_and_merge_in_order(name, models, source, tmp_path)
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_leaves_whole_rows_and_the_same_command_goes_on(number, smollm2, source, tmp_path):
-    out, flags = tmp_path / "out.jsonl", [*chat_flags("smollm2"), "-b", "2"]
-    assert kill_after(source, out, smollm2, number, *flags) == 128 + number
-    assert out.read_bytes().endswith(b"\n")
-    assert ids(batch(source, out, smollm2, *flags)) == ALL
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("smollm2", number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    + [(name, signal.SIGTERM) for name in ("smollm2-int8", "pieces")],
+)
+def test_a_signal_leaves_whole_rows_and_the_same_command_goes_on(name, number, models, tmp_path):
+    numbers = range(N_ROWS if name.startswith("smollm2") else 300)  # so many that the signal comes before the end
+    source = write_rows(tmp_path / "in.jsonl", [row(n) for n in numbers])
+    out, flags = tmp_path / "out.jsonl", [*chat_flags(name), "-b", "2"]
+    assert kill_after(source, out, models[name], number, *flags) == 128 + number
+    written = out.read_bytes()
+    assert written.endswith(b"\n")
+    assert ids(batch(source, out, models[name], *flags)) == [f"row {n}" for n in numbers]
+    assert out.read_bytes().startswith(written)
 
 
 def test_bad_rows_are_told_and_the_others_run(smollm2, tmp_path):
@@ -148,20 +165,15 @@ def test_a_pipe_there_and_a_pipe_away(smollm2):
 
 @pytest.mark.real
 @pytest.mark.parametrize(
-    "words",
-    [
-        ["batch", "-", "-o", "-", "-n", "20", "--ignore-eos"],
-        ["complete", "Once", "-n", "2000", "--ignore-eos"],
-        ["score", "--rows", "-"],
-        ["chat", "--stdin"],
-    ],
-    ids=lambda words: words[0],
+    ("name", "command"),
+    [("smollm2", command) for command in ENDLESS]
+    + [(name, command) for name in ("smollm2-int8", "pieces") for command in ("batch", "complete")],
 )
-def test_a_pipe_closed_early(words, smollm2, tmp_path):
+def test_a_pipe_closed_early(name, command, models, tmp_path):
     """`| head -c 1`: exit 141 and not a word."""
-    row = {"chat": "Hi", "score": '{"text": "some words of a text"}'}.get(words[0], '{"prompt": "Hi"}')
-    (tmp_path / "in").write_text((row + "\n") * (1 if words[0] == "complete" else 400))
-    command = [str(PROGRAM), *words, "-m", str(smollm2), "-q", "-t", "0"][: None if words[0] != "score" else -2]
+    words, line = ENDLESS[command]
+    (tmp_path / "in").write_text((line + "\n") * 400)
+    command = [str(PROGRAM), command, *words, "-m", str(models[name]), "-q"]
     shell = 'cat "$0" | { "$@"; echo $? >&2; } | head -c 1'
     done = subprocess.run(["sh", "-c", shell, tmp_path / "in", *command], capture_output=True, env=environment())
     assert len(done.stdout) == 1
@@ -170,23 +182,24 @@ def test_a_pipe_closed_early(words, smollm2, tmp_path):
 
 @pytest.mark.real
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
-def test_a_full_disk(smollm2, tmp_path):
+@pytest.mark.parametrize("name", ["smollm2", "smollm2-int8", "pieces"])
+def test_a_full_disk(name, models, tmp_path):
     """A real one, of 20 KB."""
-    rows = [{"prompt": f"The number {n} is", "id": n, "max_tokens": 2} for n in range(200)]
-    source, disk = write_rows(tmp_path / "in.jsonl", [{**one, "id": str(one["id"])} for one in rows]), tmp_path / "disk"
+    rows = [{"prompt": f"The number {n} is", "id": str(n), "max_tokens": 1} for n in range(N_TO_FILL)]
+    source, disk = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", disk], capture_output=True)
     if mounted.returncode:
         pytest.skip("no mount here")
     try:
-        out, flags = disk / "out.jsonl", ["-m", smollm2, *FLAGS]
+        out, flags = disk / "out.jsonl", ["-m", models[name], *FLAGS]
         run("batch", source, "-o", out, *flags, code=74)
         written = out.read_bytes()
         assert written.endswith(b"\n")
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
         run("batch", source, "-o", out, *flags)
         assert out.read_bytes().startswith(written)
-        assert ids(rows_of(out.read_text())) == [str(n) for n in range(200)]
+        assert ids(rows_of(out.read_text())) == [str(n) for n in range(N_TO_FILL)]
     finally:
         subprocess.run(["umount", disk], check=True)
 

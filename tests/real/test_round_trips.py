@@ -6,7 +6,6 @@ from real.shell import answers, rows_of, run
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.real
-SEVERAL = ["--tp", "2"]  # of 8 heads and 4 key/value heads; SmolLM2 has 9 and 3
 PROMPT = "Once upon a time, there was"
 
 
@@ -79,17 +78,3 @@ def test_models_lists_them(models):
     }
     assert {folder.name for folder in made} <= listed.keys()
     assert all(row["problem"] is None for row in listed.values())
-
-
-@pytest.mark.parametrize("model_name", ["pieces", "pieces-mp2"])
-def test_two_ranks_say_the_same_in_float32(model_name, models):
-    flags = ["-n", "12", "-t", "0", "-q", "--dtype", "fp32"]
-    (alone,) = answers("complete", PROMPT, "-m", models[model_name], *flags)
-    (together,) = answers("complete", PROMPT, "-m", models[model_name], *flags, *SEVERAL)
-    assert together["token_ids"] == alone["token_ids"]
-
-
-def test_three_ranks_of_smollm2(models):
-    flags = ["-n", "6", "-t", "0", "-q", "--dtype", "fp32"]
-    texts = {run("complete", PROMPT, "-m", models["smollm2"], *flags, *more) for more in ([], ["--tp", "3"])}
-    assert len(texts) == 1
