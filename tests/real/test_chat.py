@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 
 import pytest
 from real.shell import answers, environment, rows_of, run, start
@@ -77,7 +78,7 @@ def test_a_killed_chat_has_its_turns(smollm2, tmp_path):
     process.stdin.write(b"Hello\nTell me a long story\n")
     process.stdin.flush()
     while process.poll() is None and not talk.exists():
-        pass
+        time.sleep(0.01)  # to leave the processor to it
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     (branch,) = rows_of(talk.read_text())
