@@ -42,7 +42,7 @@ def test_the_same_text_of_ids(file, theirs):
     for text in KINDS:
         known = theirs.encode(text, bos=False, eos=False)
         shown = run("tokenize", "--tokenizer", file, "--decode", ",".join(map(str, known)))
-        assert shown.removesuffix("\n") == theirs.decode(known).removesuffix("\n")
+        assert shown == theirs.decode(known) + "\n"
 
 
 def test_begin_end_and_special_tokens(file, theirs):
