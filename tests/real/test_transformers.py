@@ -59,8 +59,9 @@ def test_the_same_ids(ours, tokenizer):
 
 
 def test_the_same_text_of_ids(ours, tokenizer):
+    vocabulary = tokenizer_of(ours)
     for text in two_hundred():
-        ids = tokenizer_of(ours).encode(text)
+        ids = vocabulary.encode(text)
         assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
 
 
