@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.request import Sampling
     from .errors import LlamaError
+    from .llm import Chunk, Completion, Prompt, Session
     from .loader import load
-    from .session import Chunk, Completion, Prompt, Session
 
 __version__ = "0.1.0"
 
@@ -29,4 +29,4 @@ _HOMES = {"load": "loader", "Sampling": "engine.request", "LlamaError": "errors"
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES.get(name, 'session')}", __name__), name)
+    return getattr(import_module(f".{_HOMES.get(name, 'llm')}", __name__), name)

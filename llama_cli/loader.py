@@ -16,19 +16,25 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from .backends.choose import Kernels, Recipe, choose_recipe
+from .backends.cuda_graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
+from .backends.native.decode import NativeSteps, can_step
+from .backends.onednn_int import can_quantize
+from .backends.place import fuse, replace
 from .calls import checked
-from .chat_template import TemplateChoice, choose_template
+from .chat.template import TemplateChoice, choose_template
 from .checkpoint import Checkpoint, Slice, open_checkpoint
 from .checkpoint.catalog import TOY, expand
 from .checkpoint.checkpoint import EMBEDDING, OUTPUT
+from .checkpoint.family import doubt_about
 from .checkpoint.installed import model_name
-from .checkpoint.pages import keep_heap
+from .checkpoint.tokenizer_file import check_vocabulary, open_tokenizer
 from .engine.engine import Engine
-from .engine.graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
-from .engine.native_steps import NativeSteps, can_step
 from .engine.runner import Runner
 from .errors import DoesNotFit, ModelRejected, UsageError
+from .files.pages import keep_heap
 from .files.private import private_folder, temporary_folder
+from .llm import ModelInfo, Session
 from .memory import (
     PRECISIONS,
     MemoryPlan,
@@ -41,17 +47,11 @@ from .memory import (
     usable_memory,
 )
 from .model.args import ModelArgs, Quantization, read_params
-from .model.family import doubt_about
-from .model.fuse import fuse, replace
 from .model.llama import Llama, TransformerBlock
-from .model.parallel import WHOLE, Share, bounds_of, parallelize, shared_args
-from .model.quantize import can_quantize
-from .model.recipe import Kernels, Recipe, choose_recipe
-from .model.rounding import Weight, in_full
-from .ranks import Place, Ranks
-from .session import ModelInfo, Session
-from .team import Job, Team, place_of_leader
-from .vocabulary import check_vocabulary, open_tokenizer
+from .model.quantized import Weight, in_full
+from .model.split import WHOLE, Share, bounds_of, parallelize, shared_args
+from .parallel.ranks import Place, Ranks
+from .parallel.team import Job, Team, place_of_leader
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +294,7 @@ def build_model(
 
 
 def _compile(model: Llama, n_slots: int) -> None:
-    from .model.compiled import compile_blocks  # takes torch a second to import
+    from .backends.compile import compile_blocks  # takes torch a second to import
 
     logger.info("compiling the layers, which takes half a minute at first and some seconds later on")
     try:

@@ -27,7 +27,7 @@ HEADROOM = 0.03
 # Tokens of a prompt that one step computes at most.
 CHUNK = 512
 
-# Bytes of a matrix that model/widening.py makes at a time.
+# Bytes of a matrix that backends/upcast.py makes at a time.
 WIDENED = 64 << 20
 
 EMBEDDING = "tok_embeddings.weight"
@@ -92,7 +92,7 @@ class Precision(NamedTuple):
 # The output matrix is never rounded further than to so many bytes a value.
 OUTPUT_BYTES = 1.0
 
-# As the layers of model/recipe.py keep them.
+# As the layers of backends/choose.py keep them.
 PRECISIONS = {
     "bf16": Precision(2, 2),
     "fp32": Precision(4, 4),

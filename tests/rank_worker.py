@@ -1,6 +1,6 @@
 """One of several ranks that a test starts: all load their parts, and run the prompts of each case together.
 
-    rank_worker.py CASES.json      with RANK and the other variables of llama_cli.ranks.Place
+    rank_worker.py CASES.json      with RANK and the other variables of llama_cli.parallel.ranks.Place
 
 A case is {"folder", "dtype", "quantize", "prompts": [ids, ...], "n"}. Rank 0 writes a line of JSON for each: the
 greedy ids, the logits of the prompts as a file, and how often each collective was called in one decoding step.
@@ -15,15 +15,15 @@ import torch
 from support import open_model
 from torch import distributed
 
+from llama_cli.backends.choose import choose_recipe
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.leader import Leader, repeat
 from llama_cli.engine.request import Request, Sampling, Token
 from llama_cli.engine.runner import Runner
 from llama_cli.loader import build_model
 from llama_cli.model.llama import Batch, Row
-from llama_cli.model.parallel import Share, parallelize
-from llama_cli.model.recipe import choose_recipe
-from llama_cli.ranks import Place, Ranks
+from llama_cli.model.split import Share, parallelize
+from llama_cli.parallel.leader import Leader, repeat
+from llama_cli.parallel.ranks import Place, Ranks
 
 CPU = torch.device("cpu")
 COLLECTIVES = ("all_reduce", "all_gather", "broadcast")

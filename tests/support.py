@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llama_cli.backends.choose import Kernels, choose_recipe
+from llama_cli.backends.place import MakeLinear, fuse
 from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.loader import build_model
 from llama_cli.model.args import ModelArgs, Quantization, read_params
 from llama_cli.model.cache import Cache
-from llama_cli.model.fuse import MakeLinear, fuse
 from llama_cli.model.llama import Batch, Llama, Row
-from llama_cli.model.recipe import Kernels, choose_recipe
 
 DATA = Path(__file__).parent / "data"
 

@@ -12,8 +12,8 @@ import llama_cli
 from llama_cli.cli.app import main
 from llama_cli.cli.scorer import Scorer
 from llama_cli.errors import InputRejected
+from llama_cli.jobs.scoring import Windows, score_tokens
 from llama_cli.model.args import read_params
-from llama_cli.scoring import Windows, score_tokens
 
 TINY = DATA / "tiny/bpe1024"
 WINDOWS = Windows(128, 64)

@@ -12,12 +12,12 @@ from support import DATA, kit_folder, needs_kit
 
 import llama_cli
 from llama_cli import Sampling
+from llama_cli.checkpoint.describe import configure
+from llama_cli.checkpoint.family import doubt_about, family_of
 from llama_cli.checkpoint.headers import read_headers
 from llama_cli.cli.app import main
-from llama_cli.description import configure
 from llama_cli.errors import InputRejected, ModelRejected
 from llama_cli.model.args import ModelArgs, read_configuration, read_params
-from llama_cli.model.family import doubt_about, family_of
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 

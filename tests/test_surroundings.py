@@ -5,8 +5,7 @@ import os
 
 import pytest
 
-from llama_cli.errors import DoesNotFit, LlamaError, OutputFailed
-from llama_cli.surroundings import explained
+from llama_cli.errors import DoesNotFit, LlamaError, OutputFailed, explained
 
 # In the words of Python, safetensors and torch.
 NO_TEMPORARY = "No usable temporary directory found in ['/tmp']"
@@ -72,7 +71,7 @@ def test_a_checkpoint_is_not_called_damaged_for_it(monkeypatch):
     """Where no more files may be opened, a sound file was to be downloaded again."""
     from support import DATA
 
-    from llama_cli.checkpoint import archive
+    from llama_cli.checkpoint.pth import archive
 
     def load(*arguments, **named):
         raise of(errno.EMFILE, "somewhere")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
+from ..files.json_file import read_object
 from ..model.args import refuse_unsupported, unnested
 from .catalog import expand, find_tokenizer
 from .installed import find_model
-from .json_file import read_object
-from .meta import shard_paths
+from .pth.shards import shard_paths
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -43,9 +43,9 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     import torch
 
     from .checkpoint import Checkpoint
-    from .doubled_heads import has_copies, once
     from .quantised import open_shards
     from .safetensors_folder import open_safetensors_folder
+    from .stored.doubled_heads import has_copies, once
 
     require_safe_torch(torch.__version__)
     folder = find_model(path)

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from ..errors import ModelRejected
-from .meta import missing_shard
-from .quoting import plain
-from .regular_file import unreadable
+from ..files.quoting import plain
+from ..files.regular_file import unreadable
+from .pth.shards import missing_shard
 from .safetensors_file import missing_part
 from .strangers import WANTED, strange_file, strange_folder
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .foreign import foreign
-from .regular_file import identify, read_small
+from ..files.foreign import foreign
+from ..files.regular_file import identify, read_small
 
 CHECKLIST, TOKENIZER_CHECKLIST = "checklist.chk", "tokenizer_checklist.chk"
 MAX_BYTES = 1 << 20

@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelRejected
+from ..files.pages import drop_pages, trim_heap
+from ..files.quoting import plain, quote
+from ..files.regular_file import Identity, ensure_unchanged
 from ..model.args import ModelArgs, Quantization, unnested
 from ..model.keys import tied
-from ..model.rounding import Weight
+from ..model.quantized import Weight
 from . import spare_rows
-from .doubled_heads import is_doubled, read_once
 from .huggingface import metas_rows
-from .meta import shard_name
-from .pages import drop_pages, trim_heap
-from .quoting import plain, quote
-from .regular_file import Identity, ensure_unchanged
+from .pth.shards import shard_name
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
-from .rounded import RoundedWeights
-from .row_blocks import ComputedMatrix
 from .spare_rows import n_trained
+from .stored.doubled_heads import is_doubled, read_once
+from .stored.rounded import RoundedWeights
+from .stored.row_blocks import ComputedMatrix
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 FIRST_MATRIX = "layers.0.attention.wq.weight"

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy
 
-from .foreign import foreign
-from .pickle_headers import TensorHeader, describe_pickle, item_size, place
-from .regular_file import Identity, identify, read_head, unreadable
+from ..files.foreign import foreign
+from ..files.regular_file import Identity, identify, read_head, unreadable
+from .pth.headers import TensorHeader, describe_pickle, item_size, place
+from .pth.zip_directory import Entry, read_directory
 from .safetensors_file import SafetensorsFile
-from .zip_directory import Entry, read_directory
 
 BLOCK_BYTES = 8 << 20
 ZIP_MAGIC = b"PK\x03\x04"

@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelRejected
+from ..files.foreign import foreign
+from ..files.json_file import read_object
+from ..files.quoting import plain
+from ..files.regular_file import Identity, identify, read_head
 from ..model.args import Quantization, refuse_unsupported
 from .catalog import expand, find_tokenizer
-from .doubled_heads import is_doubled, once
-from .foreign import foreign
 from .installed import find_model
-from .json_file import read_object
-from .meta import shard_paths
-from .pickle_headers import Described, TensorHeader, describe_pickle, is_extra, is_unused, place
-from .quoting import plain
-from .regular_file import Identity, identify, read_head
-from .rounded import RoundedWeights
+from .pth.headers import Described, TensorHeader, describe_pickle, is_extra, is_unused, place
+from .pth.shards import shard_paths
+from .pth.zip_directory import read_directory
 from .safetensors_folder import open_safetensors_folder
 from .spare_rows import stored_rows
-from .zip_directory import read_directory
+from .stored.doubled_heads import is_doubled, once
+from .stored.rounded import RoundedWeights
 
 if TYPE_CHECKING:
     import torch

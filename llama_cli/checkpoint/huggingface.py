@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected, NotComputed
+from ..files.quoting import plain, quote
 from ..model.keys import refused
 from ..model.rope_scaling import read_rope_scaling
-from .pickle_headers import TensorHeader
-from .quoting import plain, quote
+from .pth.headers import TensorHeader
 from .safetensors_file import SafetensorsFiles
 
 if TYPE_CHECKING:

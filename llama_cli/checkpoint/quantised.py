@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelRejected
+from ..files.quoting import plain
+from ..files.regular_file import Identity
 from ..model.args import unnested
-from .archive import Archive, open_archive, plain_dtypes
 from .checkpoint import PlainShard, Shard
-from .fp8 import Fp8Weights, fp8_dtypes, scale_paths
-from .int4 import Int4Weights, int4_dtypes, int4_format
-from .quoting import plain
-from .regular_file import Identity
+from .pth.archive import Archive, open_archive, plain_dtypes
+from .stored.fp8 import Fp8Weights, fp8_dtypes, scale_paths
+from .stored.int4 import Int4Weights, int4_dtypes, int4_format
 
 DtypesOf = Callable[[str], tuple[str, ...]]  # which dtypes a tensor of a name may have
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .row_blocks import ComputedMatrix
+from .stored.row_blocks import ComputedMatrix
 
 Shape = tuple[int, ...]
 

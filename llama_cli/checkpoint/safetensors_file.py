@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
-from .foreign import DOWNLOAD_AGAIN, foreign
-from .json_file import read_object, without_duplicates
-from .pickle_headers import TensorHeader, item_size
-from .quoting import plain, quote
-from .regular_file import Identity, identify, read_head, unreadable
-from .state_dict import plain_names
+from ..files.foreign import DOWNLOAD_AGAIN, foreign
+from ..files.json_file import read_object, without_duplicates
+from ..files.quoting import plain, quote
+from ..files.regular_file import Identity, identify, read_head, unreadable
+from .pth.headers import TensorHeader, item_size
+from .pth.state_dict import plain_names
 
 if TYPE_CHECKING:
     import torch

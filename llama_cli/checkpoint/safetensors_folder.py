@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.json_file import read_object
+from ..files.regular_file import Identity
 from ..model.args import Quantization, own_scheme
 from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
-from .json_file import read_object
-from .regular_file import Identity
-from .rounded import RoundedWeights
 from .safetensors_file import SafetensorsFiles, open_safetensors
+from .stored.rounded import RoundedWeights
 from .tokenizer_marks import read_their_template
 
 

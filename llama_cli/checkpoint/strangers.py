@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ModelRejected
-from .foreign import HEAD_BYTES, TAR_MAGIC
-from .json_file import read_object
-from .quoting import hint_path, plain, quote
-from .regular_file import read_head
+from ..files.foreign import HEAD_BYTES, TAR_MAGIC
+from ..files.json_file import read_object
+from ..files.quoting import hint_path, plain, quote
+from ..files.regular_file import read_head
 
 WANTED = "give the folder with params.json and consolidated.00.pth: -m FOLDER"
 ZIP_MAGIC = b"PK\x03\x04"

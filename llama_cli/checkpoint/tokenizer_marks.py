@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelRejected
+from ..files.json_file import MAX_BYTES, read_object
+from ..files.quoting import quote
+from ..files.regular_file import read_small
 from ..model.args import unnested
 from ..tokenizer.marks import CUTS, Marks
-from .json_file import MAX_BYTES, read_object
-from .quoting import quote
-from .regular_file import read_small
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from contextlib import closing
 from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
-from ..conversation import Branch
+from ..chat.conversation import Branch
+from ..chat.transcript import branch_of, origin_of
 from ..engine.request import Request
 from ..errors import DoesNotFit, InputRejected, LlamaError
 from ..jobs.fields import ErrorCode
@@ -19,8 +20,7 @@ from ..jobs.order import InOrder
 from ..jobs.results import Answer, RowWriter, error_code
 from ..jobs.rows import BadRow, Job, Row, seed_of
 from ..jobs.starts import Starts
-from ..session import Chunk, Completion, Session
-from ..session_file import branch_of, origin_of
+from ..llm import Chunk, Completion, Session
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import find_calls
 from .options import MessageOptions

@@ -14,9 +14,8 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import LlamaError, OutputFailed, UsageError
-from ..ranks import Place
-from ..surroundings import explained
+from ..errors import LlamaError, OutputFailed, UsageError, explained
+from ..parallel.ranks import Place
 from ..tokenizer.distribution import DISTRIBUTION
 from .batch import batch
 from .bench import bench
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = Place.of(os.environ)
         if place.follows:  # rank 0 alone reads, thinks and prints
             if _runs_on_ranks(arguments):
-                from .follow import follow
+                from ..worker import follow
 
                 follow(place)
             return 0

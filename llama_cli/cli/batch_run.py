@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..chat_template import TemplateChoice
+from ..chat.template import TemplateChoice
 from ..engine.request import Request, Sampling
 from ..errors import SOME_ROWS_FAILED, OutputRefused
 from ..jobs.finished import Asked, Finished, Standing
@@ -26,7 +26,7 @@ from ..jobs.rows import BadRow, Job, Row, hash_of, parse_row
 from ..jobs.source import Source, changed_input
 from ..jobs.starts import Starts
 from ..jobs.survey import name_ids, names_of, survey
-from ..session import Session
+from ..llm import Session
 from .answering import Answering, Counts, Manner
 from .options import MessageOptions, ModelOptions
 from .printed_rows import PrintedRows

@@ -14,7 +14,7 @@ from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..engine.request import Request
-    from ..session import Session
+    from ..llm import Session
 
 
 @with_options
@@ -55,7 +55,7 @@ def bench(
     if batch:
         wanted = _parse_range("--prompt-range", prompt_range), _parse_range("--answer-range", answer_range)
 
-        from ..benchmark import mixed_requests
+        from ..engine.measure import mixed_requests
         from .run import load_model
 
         session = load_model(model, batch_size=batch_size)
@@ -83,7 +83,7 @@ def _measure_speeds(
     session: Session, lengths: list[int], rows: list[int], new_tokens: int, rounds: int
 ) -> dict[str, Any]:
     """One row at every length, then more rows at the first; the machine's own bandwidth in the same run."""
-    from ..benchmark import read_bandwidth, run_rows
+    from ..engine.measure import read_bandwidth, run_rows
 
     engine = session.engine
     cases = [(1, length) for length in lengths] + [(n, lengths[0]) for n in rows if n > 1]
@@ -116,7 +116,7 @@ def _measure_speeds(
 
 def _measure_batch(session: Session, requests: list[Request], alone: int) -> dict[str, Any]:
     """The three ways, one after the other on the same engine; what is cached from one is of no use to the next."""
-    from ..benchmark import run_in_groups, run_one_by_one, run_together
+    from ..engine.measure import run_in_groups, run_one_by_one, run_together
 
     engine, batch_size = session.engine, session.engine.runner.n_slots
     run_together(engine, requests[:1])  # warm up: the first step of a process is slow

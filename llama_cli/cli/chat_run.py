@@ -10,20 +10,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..answerer import Answerer, Overflow, Turn
-from ..cache_file import load_cache, save_cache
-from ..chat_template import TemplateChoice
+from ..chat.answerer import Answerer, Overflow, Turn
+from ..chat.cache_file import load_cache, save_cache
+from ..chat.conversation import Conversation
+from ..chat.kept_conversations import claim_last, claim_new, forget_older
+from ..chat.template import TemplateChoice
+from ..chat.transcript import SessionFile, origin_of
 from ..checkpoint.catalog import TOY
 from ..checkpoint.installed import find_model
-from ..conversation import Conversation
 from ..engine.request import Sampling
 from ..errors import InputRejected, LlamaError, OutputRefused, UsageError
 from ..files.claim import Claim, ensure_writable
 from ..jobs.fields import IGNORED_MESSAGE_FIELDS, MESSAGE_FIELDS
-from ..kept_conversations import claim_last, claim_new, forget_older
+from ..llm import Chunk
 from ..loader import OnLayer
-from ..session import Chunk
-from ..session_file import SessionFile, origin_of
 from ..tokenizer import EncodeError
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt

@@ -17,7 +17,7 @@ from .terminal import Terminal, format_stats
 
 if TYPE_CHECKING:
     from ..engine.request import Request
-    from ..session import Session
+    from ..llm import Session
     from .run import Run
 
 BETWEEN_SAMPLES = "\n---\n"

@@ -55,8 +55,8 @@ def config(
 
 def _take_from_model(settings: dict[str, dict[str, Any]], model: ModelOptions, messages: MessageOptions) -> None:
     """What is left open, as the model itself says it."""
+    from ..checkpoint.describe import configure
     from ..checkpoint.headers import read_headers
-    from ..description import configure
 
     try:
         headers = read_headers(chosen_model(None, model.model), tokenizer=model.tokenizer)

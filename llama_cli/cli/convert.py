@@ -51,10 +51,10 @@ def convert(
 
     from ..checkpoint.catalog import expand
     from ..convert.conversion import convert as run
-    from ..convert.folder import check_target
     from ..convert.gguf import is_gguf, open_gguf
     from ..convert.outputs import Target
     from ..convert.source import Source, open_folder
+    from ..files.new_folder import check_target
     from ..loader import DTYPES
 
     path, folder = expand(source), expand(target)

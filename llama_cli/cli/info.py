@@ -62,8 +62,8 @@ def info(
     messages.apply()
     asked = chosen_model(name, model)
 
+    from ..checkpoint.describe import configure, describe_model, plan_table
     from ..checkpoint.headers import read_headers
-    from ..description import configure, describe_model, plan_table
 
     headers = read_headers(asked, tokenizer=tokenizer)
     configuration = configure(headers, rope_scale_factor=rope_scale_factor)
@@ -103,7 +103,7 @@ def _format(described: dict[str, Any]) -> str:
 
 
 def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
-    from ..model.family import format_count
+    from ..checkpoint.family import format_count
 
     words = described["tokenizer"]
     family = described["family"] or "not a shape of Meta's"

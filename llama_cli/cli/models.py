@@ -56,9 +56,9 @@ class Described(NamedTuple):
 
 
 def _describe(model: Installed) -> Described:
+    from ..checkpoint.describe import configure
+    from ..checkpoint.family import family_of
     from ..checkpoint.headers import read_headers
-    from ..description import configure
-    from ..model.family import family_of
 
     described: dict[str, Any] = {"name": model.name, "family": None, "parameters": None, "dtype": None, "shards": None}
     described |= {"bytes": None, "folder": str(model.folder), "source": model.source, "problem": None}
@@ -79,7 +79,7 @@ def _describe(model: Installed) -> Described:
 
 
 def _row(described: Described) -> tuple[str, ...]:
-    from ..model.family import format_count
+    from ..checkpoint.family import format_count
 
     model = described.facts
     return (

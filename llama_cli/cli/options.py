@@ -16,8 +16,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from ..engine.request import Sampling, SettingRejected
-from ..errors import UsageError
-from ..levels import NOTE
+from ..errors import NOTE, UsageError
 from .doubts import doubts_about_stops, doubts_about_text
 from .terminal import show_log, write_stderr
 

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import InputRejected, UsageError
-from ..user_text import text_of
+from ..files.user_text import text_of
 from .doubts import doubts_about_argument
 from .waiting import told_when_long
 

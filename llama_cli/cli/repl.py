@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ..answerer import Turn
+from ..chat.answerer import Turn
 from ..errors import ContextTooLong, LlamaError, UsageError
+from ..files.user_folders import NoHome, user_folder
 from ..tokenizer.chat import Message
-from ..user_folders import NoHome, user_folder
 from .chat_run import ChatRun
 from .line_editor import PROMPT, LineEditor
 from .slash import Commands, Outcome, counted

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..llm import Chunk, Completion
 from ..loader import OnLayer, load
-from ..ranks import Place
-from ..session import Chunk, Completion
-from ..team import place_of_leader
+from ..parallel.ranks import Place
+from ..parallel.team import place_of_leader
 
 if TYPE_CHECKING:
-    from ..chat_template import TemplateChoice
+    from ..chat.template import TemplateChoice
     from ..engine.engine import Stats
     from ..engine.request import Request, TokenLogprob
-    from ..session import ModelInfo, Session
+    from ..llm import ModelInfo, Session
     from .options import ModelOptions
 
 

@@ -63,7 +63,7 @@ def score(
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
-    from ..scoring import Windows
+    from ..jobs.scoring import Windows
     from .run import load_model
     from .scorer import Scorer
 

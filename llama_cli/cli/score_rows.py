@@ -11,9 +11,9 @@ from ..errors import InputRejected, LlamaError
 from ..jobs.order import InOrder
 from ..jobs.results import error_code
 from ..jobs.rows import BadRow
+from ..jobs.scoring import Text
 from ..jobs.source import Source
 from ..jobs.texts import TextRow, read_text_rows
-from ..scoring import Text
 from .options import MessageOptions
 from .printed_rows import PrintedRows
 from .progress import RowProgress

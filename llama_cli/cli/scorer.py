@@ -9,8 +9,8 @@ from typing import Any
 from ..engine.request import TokenLogprob
 from ..engine.scheduler import common_prefix
 from ..errors import InputRejected, LlamaError
-from ..scoring import Score, Text, Windows, score_texts
-from ..session import Session
+from ..jobs.scoring import Score, Text, Windows, score_texts
+from ..llm import Session
 from .run import describe_scores
 
 logger = logging.getLogger(__name__)

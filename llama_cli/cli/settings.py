@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from ..checkpoint.catalog import expand
 from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
-from ..user_folders import NoHome, user_folder
-from ..user_text import text_of
+from ..files.user_folders import NoHome, user_folder
+from ..files.user_text import text_of
 from .options import REQUEST_ONLY, ModelOptions, is_setting, variable_of
 
 if sys.version_info >= (3, 11):

@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from ..chat.transcript import origin_of, read_conversation, write_conversation
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
-from ..session_file import origin_of, read_conversation, write_conversation
 from ..tokenizer.chat import Message
 from .chat_run import ChatRun
 from .clipboard import copy_to_clipboard

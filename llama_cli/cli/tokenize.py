@@ -61,8 +61,8 @@ def tokenize(
         messages.note("no --model given: the bundled toy's characters")
 
     from ..checkpoint.catalog import TOY
+    from ..checkpoint.tokenizer_file import tokenizer_of
     from ..tokenizer import decode_text
-    from ..vocabulary import tokenizer_of
 
     words = tokenizer_of(TOY if model is None else model, tokenizer)
     ids = (

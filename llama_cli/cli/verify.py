@@ -16,7 +16,7 @@ from .progress import ReadProgress
 from .terminal import Terminal, format_table
 
 if TYPE_CHECKING:
-    from ..verification import Finding
+    from ..checkpoint.verify import Finding
 
 
 @with_options
@@ -36,7 +36,7 @@ def verify(
     """
     messages.apply()
 
-    from ..verification import Verification
+    from ..checkpoint.verify import Verification
 
     began = time.monotonic()
     verification = Verification(chosen_model(name, model), tokenizer=tokenizer)

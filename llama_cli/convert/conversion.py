@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import OutputFailed
+from ..files.new_folder import check_space, new_folder
 from ..model.args import ModelArgs, Shape
-from ..model.rounding import Weight
-from .folder import check_space, new_folder
+from ..model.quantized import Weight
 from .outputs import Output, Target, open_output
 from .params_json import resolved
 from .small_files import write_small_files

@@ -17,11 +17,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..checkpoint.foreign import DOWNLOAD_AGAIN
-from ..checkpoint.pages import drop_pages
-from ..checkpoint.quoting import plain, quote
-from ..checkpoint.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..errors import ModelRejected
+from ..files.foreign import DOWNLOAD_AGAIN
+from ..files.pages import drop_pages
+from ..files.quoting import plain, quote
+from ..files.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..model.args import ModelArgs, read_params
 from ..tokenizer.distribution import install_line
 from ..tokenizer.marks import Marks

@@ -12,9 +12,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..checkpoint.foreign import DOWNLOAD_AGAIN
-from ..checkpoint.quoting import quote
 from ..errors import ModelRejected
+from ..files.foreign import DOWNLOAD_AGAIN
+from ..files.quoting import quote
 from ..model.rope import scale_frequencies
 from ..model.rope_scaling import RopeScaling
 from ..tokenizer.marks import Cuts, Marks

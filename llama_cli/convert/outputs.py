@@ -10,10 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..checkpoint.meta import shard_name
-from ..checkpoint.rounded import scales_of
+from ..checkpoint.pth.shards import shard_name
+from ..checkpoint.stored.rounded import scales_of
 from ..model.args import Quantization
-from ..model.rounding import GROUP, Weight, in_full
+from ..model.quantized import GROUP, Weight, in_full
 from .huggingface import their_name, their_rows
 from .source import Format, Source
 from .split import EMBEDDING, OUTPUT, split_dim
@@ -121,7 +121,7 @@ class SafetensorsOutput:
 
 
 def stored_as(name: str, shape: Shape, dtype: torch.dtype, rounding: Quantization | None) -> dict[str, Blank]:
-    """The tensors that hold a weight, as checkpoint/rounded.py reads them."""
+    """The tensors that hold a weight, as checkpoint/stored/rounded.py reads them."""
     if rounding is None:
         return {name: Blank(shape, dtype)}
     n_out, n_in = shape

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ..chat_template import choose_template
-from ..checkpoint.quoting import quote
+from ..chat.template import choose_template
 from ..checkpoint.tokenizer_marks import params_of_marks
 from ..errors import ModelRejected
+from ..files.quoting import quote
 from ..model.args import QUANTIZATION_KEYS, Quantization, unnested
 from ..tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from ..tokenizer.base import UNKNOWN

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.installed import model_name
-from ..checkpoint.regular_file import read_small
 from ..checkpoint.tokenizer_marks import read_marks
+from ..files.regular_file import read_small
 from ..model.args import ModelArgs, Quantization, read_params, unnested
-from ..model.rounding import Weight
+from ..model.quantized import Weight
 from ..tokenizer import TokenizerError
 from ..tokenizer.loader import kind_of
 from ..tokenizer.marks import Marks

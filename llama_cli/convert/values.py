@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import NumericalError, UsageError
 from ..model.args import Quantization, Shape
-from ..model.rounding import Weight, round_int4, round_int8, rounding_of
+from ..model.quantized import Weight, round_int4, round_int8, rounding_of
 from .outputs import Target, stored_as
 from .source import Source
 from .split import OUTPUT

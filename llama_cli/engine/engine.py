@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DoesNotFit, NumericalError
+from ..parallel.leader import Leader
 from . import sampler
-from .leader import Leader
 from .limits import Limits
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
 from .runner import Runner

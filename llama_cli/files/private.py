@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ..user_folders import user_folder
+from .user_folders import user_folder
 
 OTHERS_WRITE, GROUP_WRITES = 0o002, 0o020
 

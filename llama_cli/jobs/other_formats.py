@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import InputRejected
-from ..user_text import is_utf_16
+from ..files.user_text import is_utf_16
 from .source import STANDARD_INPUT
 
 # How files begin that are no text, what they are, and how to make rows of one.

@@ -4,7 +4,7 @@ import json
 
 from checkpoint.folders import PARAMS
 
-from llama_cli.checkpoint.json_file import MAX_BYTES
+from llama_cli.files.json_file import MAX_BYTES
 
 
 def changed(**values: object) -> bytes:

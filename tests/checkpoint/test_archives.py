@@ -25,7 +25,7 @@ from checkpoint.folders import (
 )
 
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.checkpoint.archive import flaw_of, open_archive
+from llama_cli.checkpoint.pth.archive import flaw_of, open_archive
 from llama_cli.errors import ModelRejected
 
 
@@ -175,7 +175,8 @@ def test_no_payload_runs_even_if_torch_is_told_to(folder, record_property):
 import os
 import sys
 import torch
-from llama_cli.checkpoint import archive, open_checkpoint
+from llama_cli.checkpoint import open_checkpoint
+from llama_cli.checkpoint.pth import archive
 from llama_cli.errors import ModelRejected
 
 STARTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "os.mkdir")

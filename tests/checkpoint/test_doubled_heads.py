@@ -11,15 +11,15 @@ from support import DATA, golden, load_model
 
 import llama_cli
 from llama_cli import Sampling
-from llama_cli.checkpoint import doubled_heads
+from llama_cli.checkpoint.describe import configure
 from llama_cli.checkpoint.headers import read_headers
+from llama_cli.checkpoint.stored import doubled_heads
+from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
-from llama_cli.description import configure
-from llama_cli.model.parallel import Share, bounds_of
-from llama_cli.verification import Verification
+from llama_cli.model.split import Share, bounds_of
 
 SINGLE = DATA / "tiny/gqa"
 PARAMS = json.loads((SINGLE / "params.json").read_text())

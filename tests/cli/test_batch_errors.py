@@ -103,7 +103,7 @@ def break_in_choice(monkeypatch, error):
 
 
 def break_in_text(monkeypatch, error):
-    from llama_cli.session import Session
+    from llama_cli.llm import Session
 
     real = Session.encode
 

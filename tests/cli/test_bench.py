@@ -5,10 +5,10 @@ import json
 import pytest
 from support import DATA, SMALL, random_model
 
-from llama_cli import benchmark
-from llama_cli.benchmark import mixed_requests, run_in_groups, run_one_by_one, run_rows, run_together
 from llama_cli.cli.app import main
+from llama_cli.engine import measure as benchmark
 from llama_cli.engine.engine import Engine
+from llama_cli.engine.measure import mixed_requests, run_in_groups, run_one_by_one, run_rows, run_together
 from llama_cli.engine.runner import Runner
 
 TINY = str(DATA / "tiny/bpe1024")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import DATA
 
+from llama_cli.chat.kept_conversations import claim_new
 from llama_cli.cli.app import main
 from llama_cli.cli.chat_run import ChatRun, ChatSettings, View
 from llama_cli.cli.options import MessageOptions, ModelOptions
@@ -19,7 +20,6 @@ from llama_cli.cli.typed import as_typed, file_of, is_command, is_open, unquoted
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, LlamaError, OutputRefused, UsageError
 from llama_cli.files.claim import Claim
-from llama_cli.kept_conversations import claim_new
 
 TINY = str(DATA / "tiny/bpe1024")
 GREEDY = ["-t", "0", "-n", "8", "--ignore-eos"]

@@ -10,8 +10,8 @@ import pytest
 from support import DATA
 
 import llama_cli
+from llama_cli.backends.native.library import native_library
 from llama_cli.errors import UsageError
-from llama_cli.native.library import native_library
 
 TINY = DATA / "tiny/gqa"
 COMMAND = ["complete", "-m", TINY, "--compile", "-n", "3", "-t", "0", "Hi"]
@@ -55,7 +55,9 @@ def _open_cache(tmp_path, monkeypatch):
 def _places(monkeypatch):
     """Where results would be kept; nothing is compiled."""
     found = []
-    monkeypatch.setattr("llama_cli.model.compiled.compile_blocks", lambda model, n_slots, folder: found.append(folder))
+    monkeypatch.setattr(
+        "llama_cli.backends.compile.compile_blocks", lambda model, n_slots, folder: found.append(folder)
+    )
     return found
 
 

@@ -262,10 +262,10 @@ def test_a_follower_says_why_it_cannot_go_on(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(TINY, folder)
     trick = (
-        "import sys; import llama_cli.launch as launch;"
+        "import sys; import llama_cli.parallel.launch as launch;"
         'launch.START = "import pathlib, sys; sys.path[:] = sys.argv[1:];'
         " p = pathlib.Path(r'" + str(folder) + "/params.json'); p.write_text(p.read_text().replace('1024', '1023'));"
-        ' from llama_cli.cli.follow import main; main()";'
+        ' from llama_cli.worker import main; main()";'
         "from llama_cli.cli.app import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(

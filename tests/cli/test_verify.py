@@ -20,8 +20,8 @@ from support import DATA
 
 from llama_cli.checkpoint import contents
 from llama_cli.checkpoint.catalog import TOY
+from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
-from llama_cli.verification import Verification
 
 SOUND = [TOY, *sorted(DATA.rglob("consolidated.00.pth")), *sorted(DATA.rglob("model.safetensors"))]
 

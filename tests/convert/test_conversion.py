@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support import DATA
 
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.checkpoint.archive import open_archive
+from llama_cli.checkpoint.pth.archive import open_archive
 from llama_cli.convert import conversion
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target

@@ -13,7 +13,8 @@ import torch
 from checkpoint import folders
 from support import DATA, golden
 
-from llama_cli.checkpoint.archive import open_archive
+from llama_cli.checkpoint.pth.archive import open_archive
+from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.gguf import LAYER_NAMES, OUTER_NAMES, open_gguf
@@ -30,7 +31,6 @@ from llama_cli.model.rope_scaling import RopeScaling
 from llama_cli.tokenizer import load_tokenizer
 from llama_cli.tokenizer.bpe import read_ranks, special_names
 from llama_cli.tokenizer.chat import Message
-from llama_cli.vocabulary import tokenizer_of
 
 TINY = DATA / "tiny/bpe1024"
 NORMAL, CONTROL = 1, 3

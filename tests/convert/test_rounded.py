@@ -13,8 +13,12 @@ from support import DATA, forward, golden, load_model, new_cache
 
 import llama_cli
 from llama_cli import Sampling
-from llama_cli.checkpoint import open_checkpoint, rounded
+from llama_cli.backends.choose import choose_recipe
+from llama_cli.backends.onednn_int import can_quantize
+from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.headers import read_headers
+from llama_cli.checkpoint.stored import rounded
+from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
 from llama_cli.convert import conversion
 from llama_cli.convert.conversion import convert
@@ -22,13 +26,10 @@ from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.errors import NumericalError, OutputFailed, UsageError
 from llama_cli.loader import build_model
-from llama_cli.model import rounding
+from llama_cli.model import quantized
 from llama_cli.model.args import read_params
-from llama_cli.model.parallel import Share, bounds_of
-from llama_cli.model.quantize import can_quantize
-from llama_cli.model.recipe import choose_recipe
-from llama_cli.model.rounding import join, round_int4, round_int8, rounding_of
-from llama_cli.verification import Verification
+from llama_cli.model.quantized import join, round_int4, round_int8, rounding_of
+from llama_cli.model.split import Share, bounds_of
 
 CPU = torch.device("cpu")
 FILE = "consolidated.safetensors"
@@ -107,7 +108,7 @@ def test_a_cut_group_is_no_int4():
 
 
 def test_the_reader_knows_the_size_of_a_group():
-    assert rounded.GROUP == rounding.GROUP
+    assert rounded.GROUP == quantized.GROUP
 
 
 def test_matrices_that_are_joined_are_rounded_alike():
@@ -145,8 +146,8 @@ def test_nothing_is_rounded_when_it_is_loaded(kind, kernels, tmp_path, monkeypat
     def fail(*arguments):
         raise AssertionError("rounded again")
 
-    for name in ("rounding.round_int8", "rounding.int4_levels", "quantize.int4_levels"):
-        monkeypatch.setattr(f"llama_cli.model.{name}", fail)
+    for name in ("model.quantized.round_int8", "model.quantized.int4_levels", "backends.onednn_int.int4_levels"):
+        monkeypatch.setattr(f"llama_cli.{name}", fail)
     assert llama_cli.load(folder, kernels=kernels).complete("Hello", GREEDY)[0].token_ids
     with pytest.raises(AssertionError, match="rounded again"):
         llama_cli.load(DATA / "tiny/gqa", quantize=kind, kernels=kernels)
@@ -292,7 +293,7 @@ def test_the_dtype_is_that_of_embedding_and_norms(kind, tmp_path):
 def test_blocks_make_what_the_whole_makes(tmp_path, monkeypatch):
     whole = load_file(saved(DATA / "tiny/gqa", tmp_path / "whole", "int4") / FILE)
     monkeypatch.setattr(conversion, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(rounding, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(quantized, "BLOCK_VALUES", 1000)
     pieces = load_file(saved(DATA / "tiny/gqa", tmp_path / "pieces", "int4") / FILE)
     assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
 

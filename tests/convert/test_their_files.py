@@ -13,6 +13,7 @@ from checkpoint.folders import write_meta, write_params
 from sentencepieces import write_sentencepiece
 from support import DATA, KIT, kit_folder, needs_kit
 
+from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
@@ -23,7 +24,6 @@ from llama_cli.model.args import read_params
 from llama_cli.tokenizer.bpe import read_ranks
 from llama_cli.tokenizer.chat import Message, ToolCall, make_template
 from llama_cli.tokenizer.loader import load_tokenizer
-from llama_cli.vocabulary import tokenizer_of
 
 TINY = DATA / "tiny/bpe1024"
 TEXTS = [

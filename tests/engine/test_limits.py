@@ -10,9 +10,9 @@ from support import DATA, SMALL, random_model
 
 import llama_cli
 from llama_cli.cli.app import main
-from llama_cli.engine.groups import Groups
 from llama_cli.engine.request import Request, Sampling, SettingRejected
 from llama_cli.errors import ContextTooLong, InputRejected, LlamaError, UsageError
+from llama_cli.parallel.replicas import Groups
 
 TINY = DATA / "tiny/bpe1024"
 N_WORDS = 1024

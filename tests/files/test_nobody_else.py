@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from support import DATA
 
-from llama_cli.conversation import Branch, Conversation
+from llama_cli.chat.conversation import Branch, Conversation
+from llama_cli.chat.transcript import Origin, write_conversation
 from llama_cli.files.private import make_private
 from llama_cli.files.write import replace_file
-from llama_cli.session_file import Origin, write_conversation
 from llama_cli.tokenizer import load_tokenizer
 from llama_cli.tokenizer.chat import Message
 

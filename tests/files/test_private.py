@@ -5,8 +5,7 @@ import stat
 
 import pytest
 
-from llama_cli import user_folders
-from llama_cli.files import private
+from llama_cli.files import private, user_folders
 from llama_cli.files.private import make_private, private_folder
 
 pytestmark = pytest.mark.promise("P25")

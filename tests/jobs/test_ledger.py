@@ -18,7 +18,7 @@ from llama_cli.jobs.order import InOrder
 from llama_cli.jobs.results import Answer, RowWriter
 from llama_cli.jobs.rows import BadRow, Job, hash_of
 from llama_cli.jobs.starts import GIVE_UP_AFTER, Starts
-from llama_cli.ranks import RankEnded
+from llama_cli.parallel.ranks import RankEnded
 
 NOTHING = Asked(numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.uint64))
 WRITERS = [RowWriter("openai", "model", 7), RowWriter("simple", "model", 7)]

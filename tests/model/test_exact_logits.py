@@ -5,18 +5,18 @@ import torch
 from engine.test_engine import run
 from support import DATA, load_model
 
+from llama_cli.backends.choose import choose_recipe
+from llama_cli.backends.native.library import native_library
+from llama_cli.backends.native.linear import NativeLayers
+from llama_cli.backends.onednn import can_pack
+from llama_cli.backends.upcast import WideningLinear
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.leader import Leader
 from llama_cli.engine.request import Request, Sampling
 from llama_cli.engine.runner import Runner, Step
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.llama import Llama, Row
-from llama_cli.model.native_linear import NativeLayers
-from llama_cli.model.packed import can_pack
 from llama_cli.model.parts import multiply
-from llama_cli.model.recipe import choose_recipe
-from llama_cli.model.widening import WideningLinear
-from llama_cli.native.library import native_library
+from llama_cli.parallel.leader import Leader
 
 TINY = DATA / "tiny/bpe1024"
 IDS = [(7 * n * n + 3 * n) % 700 for n in range(100)]

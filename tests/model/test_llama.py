@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from support import SMALL, forward, new_cache, random_model
 
+from llama_cli.backends.place import fuse, plain_linear
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.cache import Cache
-from llama_cli.model.fuse import fuse, plain_linear
 from llama_cli.model.llama import Batch, RMSNorm, Row, attend, causal_mask
 
 

@@ -5,7 +5,7 @@ from real.judges import judge
 from real.shell import answers, rows_of, run, write_rows
 from support import needs_kit
 
-from llama_cli.vocabulary import tokenizer_of
+from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 
 NAMED = "Once upon a time, there was a little girl named"
 CASES = [

@@ -11,7 +11,7 @@ from real.shell import answers, run
 from real.texts import PROMPTS, two_hundred
 from support import needs_kit
 
-from llama_cli.vocabulary import tokenizer_of
+from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 
 pytestmark = pytest.mark.real
 SCRIPT = Path(__file__).with_name("llama_cpp.py")

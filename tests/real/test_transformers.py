@@ -9,7 +9,7 @@ from real.shell import answers, ended, write_rows
 from real.texts import PROMPTS, two_hundred
 from support import needs_kit
 
-from llama_cli.vocabulary import tokenizer_of
+from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore")]
 NAMES = ["smollm2", "pieces"]

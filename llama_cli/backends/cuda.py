@@ -1,0 +1,69 @@
+"""Linear layers with weights of 8 or 4 bits and inputs as they are: for GPUs, whose steps wait for weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..model.quantized import GROUP, Weight, as_int4, as_int8, fits_int4, in_full
+from .place import plain_linear
+
+# torch's kernel reads the weights once for each row; from so many rows on, widening them costs less.
+MANY = 8
+
+# Sixteen columns each that a thread reads at once: the more the better, as far as a row divides by them.
+TILES = (8, 4, 2)
+
+
+class WeightOnlyInt8Linear(nn.Module):
+    """x @ weight.T; each weight row has a scale."""
+
+    values: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        rounded = as_int8(weight)
+        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
+        self.register_buffer("scales", rounded.scales.clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        scales = self.scales.to(x.dtype)
+        # One row becomes one kernel that reads bytes where torch.compile makes it.
+        if len(x) < MANY and not (len(x) == 1 and torch.compiler.is_compiling()):
+            out: Tensor = torch.ops.aten._weight_int8pack_mm(x, self.values, scales)
+            return out
+        return F.linear(x, self.values.to(x.dtype)).mul_(scales)  # whole numbers to 127 are exact in bfloat16
+
+
+class WeightOnlyInt4Linear(nn.Module):
+    """x @ weight.T; each group of 32 weights has a step and a middle. NVIDIA's GPUs from sm_80 on, in bfloat16."""
+
+    packed: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        rounded = as_int4(weight)
+        tiles = next(n for n in TILES if rounded.shape[1] % (16 * n) == 0)
+        packed = torch.ops.aten._convert_weight_to_int4pack(pairs_of_levels(rounded.levels(dtype=torch.uint8)), tiles)
+        self.register_buffer("packed", packed, persistent=False)
+        scales = rounded.scales.transpose(0, 1).contiguous()  # (in / GROUP, out, 2)
+        self.register_buffer("scales", scales, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        out: Tensor = torch.ops.aten._weight_int4pack_mm(x, self.packed, GROUP, self.scales)
+        return out
+
+
+def pairs_of_levels(levels: Tensor) -> Tensor:
+    """Levels uint8 (out, in) as torch's kernel for GPUs takes them, (out, in / 2): of two columns the first is high."""
+    return levels[:, ::2] << 4 | levels[:, 1::2]
+
+
+def weight_only_int4(weight: Weight) -> nn.Module:
+    """4 bits where the shape allows it."""
+    return WeightOnlyInt4Linear(weight) if fits_int4(*weight.shape) else plain_linear(in_full(weight))

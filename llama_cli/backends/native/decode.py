@@ -1,0 +1,97 @@
+"""Decode steps by our own kernels: one call computes all layers for one token of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count, takewhile
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...model.cache import Cache
+from ...model.llama import Llama, Row, TransformerBlock
+from .library import Layer, Library, Matrix, Model, address
+
+
+def can_step(model: Llama, library: Library) -> bool:
+    """Whether the kernels take the model's shape: heads that are not too long, one layout for each row of inputs."""
+    blocks = [cast(TransformerBlock, module) for module in model.layers]
+    return model.args.head_dim <= library.most_head_dim and all(
+        len({_matrix(layer).kind for layer in layers}) == 1
+        for block in blocks
+        for layers in (
+            (block.attention.wq, block.attention.wk, block.attention.wv),
+            (block.feed_forward.w1, block.feed_forward.w3),
+        )
+    )
+
+
+class NativeSteps:
+    """The decode steps of one model, which `can_step`, on one cache."""
+
+    def __init__(self, model: Llama, cache: Cache, library: Library) -> None:
+        self._embeddings = model.tok_embeddings
+        self._library = library
+        self._kept: list[Tensor] = []  # what the structures point at
+        args = model.args
+        layers = (Layer * args.n_layers)()
+        for number, module in enumerate(model.layers):
+            block = cast(TransformerBlock, module)
+            for name in ("wq", "wk", "wv", "wo"):
+                setattr(layers[number], name, _matrix(getattr(block.attention, name)))
+            for name in ("w1", "w2", "w3"):
+                setattr(layers[number], name, _matrix(getattr(block.feed_forward, name)))
+            layers[number].attention_norm = self._floats(block.attention_norm.weight)
+            layers[number].ffn_norm = self._floats(block.ffn_norm.weight)
+            layers[number].keys = self._keep(cache.keys[number])
+            layers[number].values = self._keep(cache.values[number])
+        self._model = Model(
+            n_layers=args.n_layers,
+            dim=args.dim,
+            ffn_dim=args.ffn_dim,
+            n_heads=args.n_heads,
+            n_kv_heads=args.n_kv_heads,
+            head_dim=args.head_dim,
+            max_seq_len=cache.max_seq_len,
+            layers=layers,
+            norm=self._floats(model.norm.weight),
+            output=_matrix(model.output),
+            rope=self._keep(model.rope),
+            norm_eps=args.norm_eps,
+            rounds=model.norm.weight.dtype == torch.bfloat16,
+            narrows=cache.dtype == torch.bfloat16,
+        )
+        self._scratch = torch.empty(0)
+
+    def takes(self, rows: Sequence[Row], outputs: Sequence[int]) -> int:
+        """How many of the first rows are one token each, answered."""
+        singles = takewhile(lambda both: both[0].length == 1 and both[1] == both[2], zip(rows, outputs, count()))
+        return sum(1 for _ in singles)
+
+    def logits(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
+        """Logits (rows, vocab_size), float32, of rows of one token each."""
+        needed = self._library.scratch_floats(self._model, len(rows))
+        if self._scratch.numel() < needed:
+            self._scratch = torch.empty(needed)
+        slots, positions, ids = (
+            torch.tensor(each, dtype=torch.int64)
+            for each in ([row.slot for row in rows], [row.start for row in rows], tokens)
+        )
+        x = self._embeddings(ids).float()
+        logits = torch.empty(len(rows), self._model.output.n_out)
+        self._library.decode(self._model, positions, slots, x, logits, self._scratch)
+        return logits
+
+    def _floats(self, weight: Tensor) -> int:
+        return self._keep(weight.detach().float())
+
+    def _keep(self, tensor: Tensor) -> int:
+        self._kept.append(tensor)
+        return address(tensor).value or 0
+
+
+def _matrix(layer: nn.Module) -> Matrix:
+    matrix = layer.matrix
+    assert isinstance(matrix, Matrix), "a model of native layers"
+    return matrix

@@ -1,0 +1,139 @@
+"""Linear layers of our own kernels, on weights as they lie in the file: nothing is packed, joined or copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...model.parts import multiply_parts, rows_of_a_part
+from ...model.quantized import Int4Weight, Weight, as_int4, as_int8, fits_int4, in_full
+from ..onednn_int import ZERO_POINT, multiply_rounded
+from ..upcast import MANY_WITH_SLOW_BFLOAT16, many_rows
+from .library import Kind, Library, Matrix, address
+
+# Up to so many rows our kernels are fastest: on any processor while a product waits for weights, and further where
+# bfloat16 is slow, since they multiply in float32. Measured with AVX-512.
+FEW = 32
+FEW_WITH_SLOW_BFLOAT16 = 128
+
+KIND_OF_DIGITS = {1: Kind.INT8, 2: Kind.INT8_FINE}
+KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class NativeLayers:
+    """Makes linear layers: more than `few` rows go to torch, in float32 where it `widens`."""
+
+    library: Library
+    few: int = FEW
+    widens: bool = False
+
+    @classmethod
+    def here(cls, library: Library, dtype: torch.dtype) -> NativeLayers:
+        """What is fastest on this processor."""
+        if dtype != torch.bfloat16 or (many := many_rows()) is None:
+            return cls(library)
+        return cls(library, FEW_WITH_SLOW_BFLOAT16 if many == MANY_WITH_SLOW_BFLOAT16 else FEW, widens=True)
+
+    def full(self, weight: Weight) -> nn.Module:
+        """All bits of the weights."""
+        return NativeLinear(in_full(weight), self)
+
+    def int8(self, weight: Weight) -> nn.Module:
+        """8 bits for both sides."""
+        return NativeInt8Linear(weight, self.library, digits=1)
+
+    def fine_int8(self, weight: Weight) -> nn.Module:
+        """8 bits, and two digits of them for inputs."""
+        return NativeInt8Linear(weight, self.library, digits=2)
+
+    def int4(self, weight: Weight) -> nn.Module:
+        """4 bits where the shape allows it."""
+        if isinstance(weight, Int4Weight) or fits_int4(*weight.shape):
+            return NativeInt4Linear(weight, self)
+        return self.full(weight)
+
+
+class NativeLinear(nn.Module):
+    """x @ weight.T; few rows by our own kernel, others by torch's, in float32 where that is faster."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, layers: NativeLayers) -> None:
+        super().__init__()
+        self.layers = layers
+        self.register_buffer("weight", weight.detach().contiguous(), persistent=False)
+        n_out, n_in = weight.shape
+        self.matrix = Matrix(address(self.weight), None, None, n_out, n_in, KINDS[weight.dtype])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out), in the dtype of x."""
+        library, few = self.layers.library, self.layers.few
+        if len(x) <= few:
+            return library.linear(self.matrix, x.float()).type_as(x)
+        if not self.layers.widens and x.dtype == self.weight.dtype:
+            return F.linear(x, self.weight)
+        if not self.layers.widens:
+            return torch.cat([library.linear(self.matrix, rows) for rows in torch.split(x.float(), few)]).type_as(x)
+        parts = torch.split(self.weight, rows_of_a_part(*self.weight.shape))
+        return multiply_parts(x.float(), (part.float() for part in parts), x.dtype)
+
+
+class NativeInt8Linear(nn.Module):
+    """x @ weight.T with both sides rounded to 8 bits, as quantize.Int8Linear does."""
+
+    values: Tensor
+    scales: Tensor
+    sums: Tensor
+
+    def __init__(self, weight: Weight, library: Library, digits: Literal[1, 2] = 1) -> None:
+        super().__init__()
+        self.library = library
+        self.digits = digits
+        rounded = as_int8(weight)
+        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
+        self.register_buffer("scales", rounded.scales.clone(), persistent=False)
+        self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
+        self.matrix = Matrix(
+            *map(address, (self.values, self.scales, self.sums)), *weight.shape, KIND_OF_DIGITS[digits]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        if len(x) <= FEW:
+            return self.library.linear(self.matrix, x.float()).type_as(x)
+        return multiply_rounded(x, self.digits, self._multiply)
+
+    def _multiply(self, rounded: Tensor) -> Tensor:
+        signed = rounded.bitwise_xor_(ZERO_POINT).view(torch.int8)  # in two's complement as good as subtracting it
+        return torch._int_mm(signed, self.values.t()).float().mul_(self.scales)
+
+
+class NativeInt4Linear(nn.Module):
+    """x @ weight.T with weights of 4 bits, a scale and a middle for each group of 32."""
+
+    values: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Weight, layers: NativeLayers) -> None:
+        super().__init__()
+        self.layers = layers
+        rounded = as_int4(weight)
+        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
+        self.register_buffer("scales", rounded.scales.contiguous(), persistent=False)
+        self.matrix = Matrix(address(self.values), address(self.scales), None, *weight.shape, Kind.INT4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, in) -> (N, out)."""
+        library = self.layers.library
+        if len(x) <= self.layers.few:
+            return library.linear(self.matrix, x.float()).type_as(x)
+        n_out = self.matrix.n_out
+        like = x.float() if self.layers.widens else x
+        step = rows_of_a_part(n_out, self.matrix.n_in)
+        parts = [range(first, min(first + step, n_out)) for first in range(0, n_out, step)]
+        return multiply_parts(like, (library.widen_int4(self.matrix, part).type_as(like) for part in parts), x.dtype)

@@ -1,0 +1,1 @@
+"""Talking with a model: dialogs, answers, and what is kept of them."""

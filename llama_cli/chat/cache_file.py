@@ -1,0 +1,91 @@
+"""Keys and values of a conversation on disk, so that going on with it computes nothing anew.
+
+The file is believed only where it is ours, of this model, and as it was written: its checksum covers all that is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..engine.runner import Runner
+from ..errors import InputRejected, LlamaError
+from ..files.own import open_own
+from ..files.write import replace_file
+from ..llm import Session
+from ..parallel.leader import Leader
+
+NAMES = ("keys", "values", "ids")
+GOES_ON = "the conversation goes on without it"
+
+
+def save_cache(path: Path, session: Session) -> None:
+    """Write what the fullest slot holds; OutputFailed says why it could not be."""
+    runner = _runner_of(session, "no cache is kept")
+    slot = max(session.engine.scheduler.slots, key=lambda slot: len(slot.held))
+    keys, values = runner.cache.read(slot.index, len(slot.held))
+    tensors = {"keys": keys, "values": values, "ids": torch.tensor(slot.held, dtype=torch.int64)}
+    about = {"fingerprint": session.info.fingerprint}
+    replace_file(path, iter([save(tensors, about | {"sha256": _checksum(tensors, about)})]), private=True)
+
+
+def load_cache(path: Path, session: Session) -> int:
+    """Put a saved cache into a slot: how many tokens it holds. InputRejected if it is not this model's."""
+    about, tensors = _read(path)
+    if about.get("fingerprint") != session.info.fingerprint:
+        raise InputRejected(f"{path} was made by another model, or in another dtype", GOES_ON)
+    runner, args = _runner_of(session, GOES_ON), session.args
+    keys, values, ids = (tensors[name] for name in NAMES)
+    shape = (args.n_layers, runner.cache.keys[0].shape[1], ids.numel(), args.head_dim)
+    is_typed = ids.dtype == torch.int64 and keys.dtype == values.dtype == runner.cache.dtype
+    if not is_typed or ids.dim() != 1 or keys.shape != shape or values.shape != shape:
+        raise InputRejected(f"{path} has not the shape of this model's cache", GOES_ON)
+    if not 0 < ids.numel() <= session.max_seq_len:
+        raise InputRejected(f"{path} holds {ids.numel():,} tokens; the context holds {session.max_seq_len:,}", GOES_ON)
+    if not all(bool(tensor.isfinite().all()) for tensor in (keys, values)):
+        raise InputRejected(f"{path} holds NaN or infinity", GOES_ON)
+    runner.reserve(ids.numel())
+    runner.cache.restore(0, keys, values)
+    session.engine.scheduler.slots[0].held = ids.tolist()
+    return len(ids)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a file says about itself, and its tensors; InputRejected if it is not as it was written."""
+    damaged = InputRejected(f"{path} is no saved cache, or a damaged one", GOES_ON)
+    try:
+        os.close(open_own(path, os.O_RDONLY))
+        with safe_open(path, framework="pt") as file:
+            about: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in NAMES}
+    except LlamaError as error:
+        raise InputRejected(error.message, GOES_ON) from None
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError):
+        raise damaged from None
+    if about.pop("sha256", None) != _checksum(tensors, about):
+        raise damaged
+    return about, tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """SHA-256 of all that is used: what the file says about itself, and each tensor with its dtype and shape."""
+    digest = hashlib.sha256(repr(sorted(about.items())).encode())
+    for name in NAMES:
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _runner_of(session: Session, hint: str) -> Runner:
+    """The runner that has all keys and values."""
+    if isinstance(session.engine.runner, Leader):
+        raise InputRejected("several processes have the cache, each a part of it", hint)
+    return session.engine.runner

@@ -1,0 +1,81 @@
+"""Meta's sixteen shards of Llama 3.1 405B hold every key/value head twice, side by side: one of each pair is read.
+
+The cache is half as large then. Both copies are compared wherever one is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelRejected
+from ...files.foreign import DOWNLOAD_AGAIN
+from ...model.args import unnested
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..checkpoint import Shard
+    from ..reshard import Shape, Slice
+    from .row_blocks import ComputedMatrix
+
+SHAPE_KEYS = ("dim", "n_layers", "n_heads", "n_kv_heads")
+DOUBLED_SHAPES = ((16384, 126, 128, 16),)
+FIRST_KEYS = "layers.0.attention.wk.weight"
+
+
+def is_doubled(name: str) -> bool:
+    """Whether a weight of such a model is there twice."""
+    return name.endswith(("attention.wk.weight", "attention.wv.weight"))
+
+
+def once(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of the model with each head once; None for one of another shape."""
+    inner = unnested(params)
+    if tuple(inner.get(key) for key in SHAPE_KEYS) not in DOUBLED_SHAPES:
+        return None
+    changed = dict(inner) | {"n_kv_heads": inner["n_kv_heads"] // 2}
+    return changed if inner is params else dict(params) | {"model": changed}
+
+
+def has_copies(shards: Sequence[Shard], n_heads: int) -> bool:
+    """Whether the first layer's key heads come in equal pairs; False also where they are not as they should be."""
+    if any(FIRST_KEYS not in shard.names() or len(shard.shape(FIRST_KEYS)) != 2 for shard in shards):
+        return False
+    each, n_columns = shards[0].shape(FIRST_KEYS)
+    n_rows = each * len(shards)
+    if n_rows % n_heads or any(shard.shape(FIRST_KEYS) != (each, n_columns) for shard in shards):
+        return False
+    stored = [shard.tensor(FIRST_KEYS) for shard in shards]
+    return all(_pair(stored, (n_rows, n_columns), head, n_rows // n_heads) is not None for head in range(n_heads // 2))
+
+
+def read_once(
+    name: str, shards: Sequence[Tensor | ComputedMatrix], shape: Shape, wanted: Slice, head_dim: int
+) -> Tensor:
+    """Whole heads of a matrix that has `shape` without the copies; ModelRejected where a copy differs."""
+    import torch
+
+    dim, begin, end = wanted
+    assert dim == 0, "keys and values are divided by heads"
+    assert begin % head_dim == end % head_dim == 0, "whole heads"
+    heads = []
+    for head in range(begin // head_dim, end // head_dim):
+        found = _pair(shards, (2 * shape[0], shape[1]), head, head_dim)
+        if found is None:
+            raise ModelRejected(
+                f"{name}: stored heads {2 * head} and {2 * head + 1} differ, in layer 0 such pairs are equal",
+                DOWNLOAD_AGAIN,
+            )
+        heads.append(found)
+    return torch.cat(heads)
+
+
+def _pair(shards: Sequence[Tensor | ComputedMatrix], stored: Shape, head: int, head_dim: int) -> Tensor | None:
+    """One of two stored heads; None if they differ."""
+    import torch
+
+    from ..reshard import read_slice
+
+    first, second = read_slice(shards, stored, 0, 2 * head * head_dim, 2 * (head + 1) * head_dim).chunk(2)
+    return first if torch.equal(first.view(torch.uint8), second.view(torch.uint8)) else None

@@ -1,0 +1,374 @@
+"""Text in, text out: tokenises prompts, decodes tokens as they come, watches for stop strings."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from .engine.engine import Engine, Stats
+from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
+from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
+from .model.args import ModelArgs
+from .parallel.replicas import Groups
+from .tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
+from .tokenizer.chat import ChatFormat, Message, Template, ToolCall
+from .tokenizer.chat_formats import spell_prompt
+from .tokenizer.infill import infill_format
+
+# How an answer ends: as the engine ends it, or with calls of tools, which a conversation finds.
+EndReason = Literal[FinishReason, "tool_calls"]
+
+
+class Prompt(NamedTuple):
+    """A prompt with settings of its own. Ids are taken as they are; text gets the begin token."""
+
+    content: str | Sequence[int]
+    sampling: Sampling
+
+
+AnyPrompt = str | Sequence[int] | Prompt
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one step added to one sample of one prompt. `finish_reason` is set in the last chunk only."""
+
+    prompt: int  # which prompt, counted from 0
+    sample: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: EndReason | None = None
+    error: LlamaError | None = None
+    tool_calls: tuple[ToolCall, ...] = ()  # in the last chunk of an answer in a chat
+
+
+@dataclass
+class Completion:
+    """One finished sample.
+
+    `token_ids` keeps a stop token as its last id, as Meta's generate() does; `text` leaves it out, and ends
+    before a stop string.
+    """
+
+    prompt: int
+    sample: int
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: EndReason = "length"
+
+    @classmethod
+    def of(cls, request: Request) -> list[Completion]:
+        """The empty completions of a request, one for each sample."""
+        seeds = [(request.seed + sample) % 2**64 for sample in range(request.sampling.n)]
+        return [cls(request.key, sample, request.prompt, seed) for sample, seed in enumerate(seeds)]
+
+    def add(self, chunk: Chunk) -> None:
+        """Take over what a chunk of the same sample brought."""
+        self.text += chunk.text
+        self.token_ids += chunk.token_ids
+        self.logprobs += chunk.logprobs
+        self.prompt_logprobs += chunk.prompt_logprobs
+        if chunk.finish_reason is not None:
+            self.finish_reason = chunk.finish_reason
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was loaded, for people to read."""
+
+    name: str
+    folder: str
+    dtype: str
+    kernels: Literal["own", "torch", "compiled"]
+    device: str
+    weight_bytes: int  # read once for every decoding step
+    load_seconds: float
+    fingerprint: str  # of the configuration, the tokenizer and the sizes of the weights
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}, {self.kernels} kernels on {self.device}"
+
+
+class StopFinder:
+    """Holds back text that may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """The text that is certainly before any stop string."""
+        if not self._stops or self.found:
+            return "" if self.found else text
+        self._held += text
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self.found = True
+            return self._held[: min(places)]
+        keep = max(map(self._possible_beginning, self._stops))
+        ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return ready
+
+    def finish(self) -> str:
+        """What was held back, now that no more text comes."""
+        rest, self._held = ("" if self.found else self._held), ""
+        return rest
+
+    def _possible_beginning(self, stop: str) -> int:
+        """Length of the longest end of the held text with which `stop` begins."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
+
+
+class _Answer:
+    """Decoding state of one running sample."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._decoder = StreamDecoder(tokenizer)
+        self.stop = StopFinder(stops)
+
+    def feed(self, token: Token) -> str:
+        return "" if token.is_stop else self.stop.feed(self._decoder.feed(token.id))
+
+    def finish(self) -> str:
+        return self.stop.feed(self._decoder.finish()) + self.stop.finish()
+
+
+class Session:
+    """A loaded model. Make one with `llama_cli.load`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        args: ModelArgs,
+        info: ModelInfo,
+        ensure_unchanged: Callable[[], None],
+        template: Template,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.args = args
+        self.info = info
+        self.template = template
+        self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
+        self.special_names = names_of(tokenizer)
+        self._runs_on: Engine | Groups = engine
+        self._end: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.info}, {self.max_seq_len:,} tokens of context>"
+
+    def run_on(self, groups: Groups | None, end: Callable[[], None]) -> None:
+        """Run requests on several groups of ranks, if there are any; `end` lets all ranks go."""
+        self._runs_on = groups or self.engine
+        self._end = end
+
+    def close(self) -> None:
+        """Let the ranks go that share the model; without it they go when this process ends."""
+        if self._end is not None:
+            self._end()
+
+    @property
+    def max_seq_len(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return self.engine.runner.max_seq_len
+
+    @property
+    def stats(self) -> Stats:
+        return self.engine.stats
+
+    def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
+        """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
+        _check_kinds(content, Sampling())
+        if isinstance(content, str):
+            ids = tuple(self._encode_text(content))
+            if not ids:
+                raise InputRejected(
+                    "the prompt is empty, and this model has no begin token to start from",
+                    "give it a first character",
+                )
+        else:
+            ids = self.engine.limits.check_prompt(content)
+        if len(ids) + min(max_tokens, 1) > self.max_seq_len:
+            self._refuse_length(f"{len(ids):,} tokens")
+        return ids
+
+    def _encode_text(self, text: str) -> list[int]:
+        self._refuse_bytes(_n_bytes(text))
+        return self.tokenize(text)
+
+    def _refuse_bytes(self, n_bytes: int) -> None:
+        """A token has few bytes: what cannot fit is refused before the work of tokenising it."""
+        at_least = -(-n_bytes // self.tokenizer.max_token_bytes)
+        if at_least > self.max_seq_len:
+            self._refuse_length(f"{at_least:,} tokens or more")
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text of any length, behind the begin token if the model has one."""
+        try:
+            return self.tokenizer.encode(text, bos=self.tokenizer.bos_id is not None)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def tokenize_more(self, text: str) -> list[int]:
+        """The ids of a text that goes on behind other ids."""
+        try:
+            return self.tokenizer.encode_more(text)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def decode(self, ids: Sequence[int], form: ChatFormat | None = None) -> str:
+        """The text of a prompt's ids, in the names of its format; InputRejected if there is none for one of them."""
+        try:
+            return decode_text(self.tokenizer, ids) if form is None else spell_prompt(self.tokenizer, form, ids)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def encode_dialog(
+        self, dialog: Sequence[Message], max_tokens: int = 1, form: ChatFormat | None = None
+    ) -> tuple[int, ...]:
+        """The ids of a dialog in `form`, by default the model's chat format; InputRejected if it has none."""
+        for message in dialog:
+            if not isinstance(message, Message):
+                raise UsageError(f"a dialog has Messages, not {type(message).__name__}", 'Message("user", "Hello")')
+        form = form or self.template.format
+        if form is None:
+            raise InputRejected(
+                "this model has no chat format; --chat-template none takes messages as plain text",
+                "give prompts instead of messages",
+            )
+        self._refuse_bytes(sum(_n_bytes(message.content) for message in dialog if message.token_ids is None))
+        try:
+            return self.encode(form.encode(dialog), max_tokens)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def encode_infilling(self, prefix: str, suffix: str, max_tokens: int = 1) -> tuple[int, ...]:
+        """The ids that ask for what stands between two texts; InputRejected if the model was not trained for it."""
+        form = infill_format(self.tokenizer)
+        if form is None:
+            raise InputRejected(
+                "this model cannot fill in: its tokenizer has no <PRE>, <SUF>, <MID> and <EOT>",
+                "use Code Llama 7B, 13B or 70B, or leave the suffix out",
+            )
+        self._refuse_bytes(_n_bytes(prefix) + _n_bytes(suffix))
+        try:
+            return self.encode(form.encode(prefix, suffix), max_tokens)
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+
+    def _refuse_length(self, length: str) -> None:
+        raise ContextTooLong(
+            f"the prompt has {length}; the context holds {self.max_seq_len:,}, the answer included",
+            "give a larger context with --max-seq-len, or shorten the prompt",
+        )
+
+    def requests(
+        self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None
+    ) -> Iterator[Request]:
+        """Prompts as the engine takes them: ids, settings and a seed. `sampling` is for those without their own."""
+        default = sampling or Sampling()
+        for key, prompt in enumerate(_as_several(prompts)):
+            content, own = prompt if isinstance(prompt, Prompt) else (prompt, default)
+            _check_kinds(content, own)
+            seed = secrets.randbits(63) if own.seed is None else own.seed
+            yield Request(key, self.encode(content, own.max_tokens), own, seed)
+
+    def run(self, requests: Iterable[Request]) -> Generator[Chunk, None, None]:
+        """Run requests together, as many at a time as the batch size, and yield text as it is made.
+
+        `requests` is read as needed, so it may be endless. Chunks of different requests interleave. A request
+        that fails ends with a chunk that carries the error; the others go on. Closing it abandons what still runs.
+        """
+        answers: dict[tuple[int, int], _Answer] = {}
+
+        def noted() -> Iterator[Request]:
+            for request in requests:
+                if not isinstance(request, Request):
+                    raise UsageError(
+                        f"run takes Requests, not {type(request).__name__}", "session.stream takes prompts"
+                    )
+                _check_kinds(request.prompt, request.sampling)
+                for sample in range(request.sampling.n):
+                    answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
+                yield request
+
+        for event in self._runs_on.generate(noted()):
+            if isinstance(event, PromptScored):
+                yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
+                continue
+            answer = answers[event.key, event.sample]
+            if isinstance(event, Token):
+                text = answer.feed(event)
+                if answer.stop.found:
+                    self.cancel(event.key, event.sample)
+                scores = () if event.logprob is None else (event.logprob,)
+                yield Chunk(event.key, event.sample, text, (event.id,), scores)
+            else:
+                del answers[event.key, event.sample]
+                yield _last_chunk(event, answer)
+
+    def cancel(self, key: int, sample: int) -> None:
+        """Stop one sample of a running request before the next step."""
+        self._runs_on.cancel(key, sample)
+
+    def stream(self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
+        """`run` for prompts that are text or ids."""
+        return self.run(self.requests(prompts, sampling))
+
+    def complete(
+        self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None
+    ) -> list[Completion]:
+        """Run prompts to their ends: the completions in the order of the prompts, each with its n samples.
+
+        LlamaError if the model produces NaN.
+        """
+        requests = list(self.requests(prompts, sampling))
+        completions = {(c.prompt, c.sample): c for request in requests for c in Completion.of(request)}
+        for chunk in self.run(requests):
+            if chunk.error is not None:
+                raise chunk.error
+            completions[chunk.prompt, chunk.sample].add(chunk)
+        return list(completions.values())
+
+
+def _as_several(prompts: object) -> Iterable[AnyPrompt]:
+    """One prompt alone is a list of one, not one of its letters."""
+    if isinstance(prompts, str | Prompt):
+        return [prompts]
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise UsageError(
+            f"prompts are a text, or a list of texts, of lists of ids and of Prompts, not {type(prompts).__name__}",
+            'session.complete(["a text", [1, 2, 3]])',
+        )
+    return prompts
+
+
+def _check_kinds(content: object, sampling: object) -> None:
+    """UsageError if a caller from Python gave something else than a prompt and its settings."""
+    if isinstance(content, bytes) or not isinstance(content, str | Sequence):
+        raise UsageError(
+            f"a prompt is a text or a list of ids, not {type(content).__name__}",
+            'session.complete(["a text", [1, 2, 3]])',
+        )
+    if not isinstance(sampling, Sampling):
+        raise UsageError(f"the settings are a Sampling, not {type(sampling).__name__}", "llama_cli.Sampling(n=2)")
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _last_chunk(event: Finish, answer: _Answer) -> Chunk:
+    reason: FinishReason = "stop" if answer.stop.found else event.reason
+    return Chunk(event.key, event.sample, answer.finish(), finish_reason=reason, error=event.error)

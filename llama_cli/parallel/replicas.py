@@ -1,0 +1,299 @@
+"""Several engines as one: requests go to whichever has room, events come back. Each engine has a model of its own.
+
+Engines of other processes are reached by links, this process's own one runs in a thread, and the caller's thread
+does nothing but hand out and collect, so that it notices at once when a link breaks.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from queue import SimpleQueue
+from threading import Thread
+from typing import NamedTuple, Protocol
+
+from ..engine.engine import Engine
+from ..engine.request import Event, Finish, PromptScored, Request, Sampling, Token, TokenLogprob
+from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError
+
+
+class Cancel(NamedTuple):
+    """Stop one sample of a request."""
+
+    key: int
+    sample: int
+
+
+Order = Request | Cancel | None  # None: no more will come
+Report = Event | Exception
+Orders = SimpleQueue[Order]
+
+GOODBYE = "goodbye"  # the last that a group reports
+
+
+class TextLink(Protocol):
+    """Text to and from another process."""
+
+    def send(self, text: str) -> None: ...
+
+    def receive(self) -> str: ...
+
+
+class Inbox:
+    """Orders as an engine takes them: requests as they come, cancellations before its next step."""
+
+    def __init__(self, engine: Engine, orders: Orders) -> None:
+        self._engine = engine
+        self._orders = orders
+        self._waiting: deque[Request] = deque()
+        self._too_early: set[Cancel] = set()  # of requests that wait
+        self._has_ended = False
+
+    def requests(self) -> Iterator[Request | None]:
+        """Those that have come, None where there is none yet; waits while the engine has nothing to do."""
+        while True:
+            self.take(block=not self._waiting and not self._engine.scheduler.busy)
+            if self._waiting:
+                yield self._next()
+            elif self._has_ended:
+                return
+            else:
+                yield None
+
+    def take(self, *, block: bool = False) -> None:
+        """Look at all orders that are there; `block` waits for one."""
+        while not self._has_ended and (block or not self._orders.empty()):
+            order = self._orders.get()
+            block = False
+            if order is None:
+                self._has_ended = True
+            elif isinstance(order, Request):
+                self._waiting.append(order)
+            elif any(request.key == order.key for request in self._waiting):
+                self._too_early.add(order)
+            else:
+                self._engine.cancel(*order)
+
+    def _next(self) -> Request:
+        request = self._waiting.popleft()
+        for order in [order for order in self._too_early if order.key == request.key]:
+            self._too_early.remove(order)
+            self._engine.cancel(*order)
+        return request
+
+
+def serve(engine: Engine, orders: Orders, report: Callable[[Event], None]) -> None:
+    """Run requests as they are ordered, until there are no more."""
+    inbox = Inbox(engine, orders)
+    for event in engine.generate(inbox.requests()):
+        report(event)
+        inbox.take()
+
+
+@dataclass
+class Group:
+    """One of the engines, as the others see it."""
+
+    give: Callable[[Order], None]
+    n_slots: int
+    n_running: int = 0  # samples
+
+    @property
+    def has_room(self) -> bool:
+        return self.n_running < self.n_slots
+
+
+@dataclass
+class Handed:
+    """A request that a group has."""
+
+    group: Group
+    request: Request
+    n_left: int  # samples
+    is_abandoned: bool = False
+
+
+class Groups:
+    """An engine like another, to whom runs requests on it; `links` lead to the other groups."""
+
+    def __init__(self, engine: Engine, links: Sequence[TextLink], explain: Callable[[Exception], Exception]) -> None:
+        self._reports: SimpleQueue[Report] = SimpleQueue()
+        self._explain = explain
+        self._refuse = engine.refuse
+        n_slots = engine.runner.n_slots
+        orders: Orders = SimpleQueue()
+        self._groups = [Group(orders.put, n_slots), *(Group(_giver(link, explain), n_slots) for link in links)]
+        self._handed: dict[int, Handed] = {}
+        self._n_handed = 0
+        self._threads = [self._begin(lambda: serve(engine, orders, self._reports.put))]
+        for link in links:
+            self._threads.append(self._begin(lambda link=link: self._listen(link)))  # type: ignore[misc]
+
+    def _begin(self, work: Callable[[], None]) -> Thread:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:  # it belongs to the thread that waits for reports
+                self._reports.put(error)
+
+        thread = Thread(target=guarded, daemon=True)
+        thread.start()
+        return thread
+
+    def _listen(self, link: TextLink) -> None:
+        while True:
+            try:
+                text = link.receive()
+            except RuntimeError as error:
+                self._reports.put(self._explain(error))
+                return
+            if text == GOODBYE:
+                return
+            self._reports.put(read_report(text))
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
+        """As Engine.generate, on all groups at once."""
+        coming = iter(requests)
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and (group := max(self._groups, key=_room)).has_room:
+                    request = next(coming, None)
+                    if request is None:
+                        exhausted = True
+                    elif refused := self._refuse(request):
+                        yield from refused
+                    else:
+                        self._hand(request, group)
+                if exhausted and all(handed.is_abandoned for handed in self._handed.values()):
+                    return
+                yield from self._take(self._reports.get())
+        finally:
+            for ticket in self._handed:
+                self._abandon(ticket)
+
+    def cancel(self, key: int, sample: int) -> None:
+        """As Engine.cancel."""
+        for ticket, handed in self._handed.items():
+            if handed.request.key == key and not handed.is_abandoned:
+                handed.group.give(Cancel(ticket, sample))
+
+    def end(self) -> None:
+        """Let the groups go."""
+        for group in self._groups:
+            with suppress(Exception):  # whoever is gone need not be told
+                group.give(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether they have come to their end within so many seconds."""
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _hand(self, request: Request, group: Group) -> None:
+        ticket = self._n_handed
+        self._n_handed += 1
+        group.n_running += request.sampling.n
+        self._handed[ticket] = Handed(group, request, request.sampling.n)
+        group.give(request._replace(key=ticket))
+
+    def _take(self, report: Report) -> Iterator[Event]:
+        if isinstance(report, Exception):
+            raise report
+        handed = self._handed[report.key]
+        if isinstance(report, Finish):
+            handed.n_left -= 1
+            handed.group.n_running -= 1
+            if not handed.n_left:
+                del self._handed[report.key]
+        if not handed.is_abandoned:
+            yield report._replace(key=handed.request.key)
+
+    def _abandon(self, ticket: int) -> None:
+        handed = self._handed[ticket]
+        if not handed.is_abandoned:
+            handed.is_abandoned = True
+            for sample in range(handed.request.sampling.n):
+                handed.group.give(Cancel(ticket, sample))
+
+
+def _room(group: Group) -> int:
+    return group.n_slots - group.n_running
+
+
+def _giver(link: TextLink, explain: Callable[[Exception], Exception]) -> Callable[[Order], None]:
+    def give(order: Order) -> None:
+        try:
+            link.send(write_order(order))
+        except RuntimeError as error:
+            raise explain(error) from error
+
+    return give
+
+
+KINDS = {"token": Token, "scored": PromptScored, "finish": Finish}
+ERRORS = {"does not fit": DoesNotFit, "numerical": NumericalError, "input": InputRejected}
+
+
+def write_order(order: Order) -> str:
+    """An order as text."""
+    if order is None:
+        return "end"
+    if isinstance(order, Cancel):
+        return json.dumps(["cancel", *order])
+    return json.dumps(["request", *order._replace(sampling=asdict(order.sampling))])  # type: ignore[arg-type]
+
+
+def read_order(text: str) -> Order:
+    """What `write_order` wrote."""
+    if text == "end":
+        return None
+    kind, *values = json.loads(text)
+    if kind == "cancel":
+        return Cancel(*values)
+    key, prompt, settings, *rest = values
+    biases = {int(token_id): bias for token_id, bias in settings["logit_bias"].items()}  # JSON's keys are texts
+    return Request(key, tuple(prompt), Sampling(**settings | {"logit_bias": biases}), *rest)
+
+
+def write_report(report: Report) -> str:
+    """An event, or the error that ends a group, as text."""
+    if isinstance(report, Exception):
+        message, hint, code = str(report), getattr(report, "hint", None), getattr(report, "exit_code", 1)
+        return json.dumps(["error", message, hint, code])
+    if isinstance(report, Finish):
+        error = report.error and [_kind_of(report.error), report.error.message, report.error.hint]
+        return json.dumps(["finish", *report[:3], error])
+    return json.dumps(["token" if isinstance(report, Token) else "scored", *report])
+
+
+def read_report(text: str) -> Report:
+    """What `write_report` wrote."""
+    kind, *values = json.loads(text)
+    if kind == "error":
+        message, hint, code = values
+        error = LlamaError(message, hint)
+        error.exit_code = code
+        return error
+    if kind == "finish":
+        key, sample, reason, failure = values
+        return Finish(key, sample, reason, failure and ERRORS.get(failure[0], LlamaError)(*failure[1:]))
+    if kind == "scored":
+        key, scores = values
+        return PromptScored(key, tuple(map(_read_score, scores)))
+    key, sample, token_id, score, is_stop = values
+    return Token(key, sample, token_id, score and _read_score(score), is_stop)
+
+
+def _kind_of(error: LlamaError) -> str:
+    return next((kind for kind, of in ERRORS.items() if isinstance(error, of)), "other")
+
+
+def _read_score(values: Sequence[object]) -> TokenLogprob:
+    token_id, logprob, top = values
+    return TokenLogprob(token_id, logprob, tuple(map(tuple, top)))  # type: ignore[call-overload,arg-type]

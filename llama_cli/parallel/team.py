@@ -1,0 +1,156 @@
+"""The ranks that run one model: meets or starts them, tells them what to load, ends them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+
+from ..backends.choose import Kernels
+from ..engine.engine import Engine
+from ..engine.runner import Runner
+from ..errors import UsageError
+from ..memory import MemoryPlan
+from ..model.args import ModelArgs, Quantization
+from ..model.split import Share
+from .launch import Followers
+from .leader import Leader
+from .ranks import Link, Place, Ranks, is_about_a_connection, lost_rank
+from .replicas import Groups
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_END = 3.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every rank must know to load its part of a model and run it."""
+
+    model: str
+    mmap: bool
+    weights: str  # changes with the files
+    args: ModelArgs
+    tp: int
+    plan: MemoryPlan  # of one rank
+    max_seq_len: int
+    dtype: str
+    device: str
+    threads: int
+    quantize: Quantization | None
+    kernels: Kernels
+    compiled: bool
+    n_words: int
+    stop_tokens: frozenset[int]
+
+    def to_numbers(self) -> list[int]:
+        """As a message."""
+        return list(_JOBS.dump_json(self))
+
+    @classmethod
+    def of_numbers(cls, numbers: list[int]) -> Job:
+        """What `to_numbers` gave."""
+        return _JOBS.validate_json(bytes(numbers))
+
+
+_JOBS = TypeAdapter(Job)
+
+
+def place_of_leader(n_ranks: int) -> Place:
+    """The place of rank 0 of so many: torchrun's, or that among ranks yet to be started here.
+
+    UsageError if torchrun has started another number.
+    """
+    place = Place.of(os.environ)
+    if place.is_alone:
+        return Place(world_size=n_ranks, local_size=n_ranks)
+    if place.world_size != n_ranks:
+        raise UsageError(f"there are {place.world_size} ranks, not {n_ranks}", f"torchrun --nproc-per-node {n_ranks}")
+    if place.follows:
+        raise UsageError("only rank 0 loads a model for all ranks", "run it with torchrun -m llama_cli, or as --tp N")
+    return place
+
+
+class Team:
+    """All ranks, as rank 0 sees them."""
+
+    def __init__(self, job: Job, n_ranks: int) -> None:
+        """Start those that torchrun has not, meet all, and hand the job out."""
+        place = Place.of(os.environ)
+        self._followers: Followers | None = None
+        self._ranks: Ranks | None = None
+        self._leader: Leader | None = None
+        self._groups: Groups | None = None
+        self._has_ended = self._has_stuck = False
+        if place.is_alone:
+            self._followers = Followers(n_ranks)
+            atexit.register(self._end_with_process)
+            self._followers.wait_until_ready()
+            place = self._followers.place
+        try:
+            ranks = self._ranks = Ranks(place)
+            ranks.everyone.send(job.to_numbers())
+            ranks.divide(job.tp)
+        except RuntimeError as error:
+            raise self.explain(error) from error
+        self.share = Share(0, job.tp)
+        atexit.register(self._end_with_process)
+
+    def lead(self, runner: Runner) -> Runner | Leader:
+        """The runner of this rank as one of all ranks of its group."""
+        if self.share.size == 1:
+            return runner
+        assert self._ranks is not None, "they have met"
+        self._leader = Leader(runner, self._ranks.group.send, self.explain)
+        return self._leader
+
+    def gather(self, engine: Engine) -> Groups | None:
+        """The engines of all groups as one; None if there is no other group."""
+        assert self._ranks is not None, "they have met"
+        links = [Link(rank) for rank in self._ranks.other_leaders]
+        if links:
+            self._groups = Groups(engine, links, self.explain)
+        return self._groups
+
+    def explain(self, error: Exception) -> Exception:
+        """What ended the rank whose silence is the reason of an error; the error itself if it is another."""
+        if not is_about_a_connection(error):
+            return error
+        found = self._followers.failure() if self._followers else None
+        return found or lost_rank(error)
+
+    def end(self) -> None:
+        """Let all go, if they still listen."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self._groups is not None:
+            self._attempt(self._groups.end)
+            self._groups.wait(SECONDS_TO_END)
+        if self._leader is not None and not self._leader.in_step:
+            self._attempt(self._leader.end)
+        if self._followers is not None:
+            self._followers.end()
+        if self._groups is not None and not self._groups.wait(SECONDS_TO_END):
+            self._has_stuck = True
+        elif self._ranks is not None:
+            self._attempt(self._ranks.part)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # whoever is gone need not be told
+            logger.debug("a rank had ended before: %s", error)
+
+    def _end_with_process(self) -> None:
+        """Python's own end aborts where a thread still waits inside a collective."""
+        self.end()
+        if self._has_stuck:
+            for stream in (sys.stdout, sys.stderr):
+                self._attempt(stream.flush)
+            os._exit(1)

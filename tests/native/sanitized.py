@@ -1,8 +1,0 @@
-"""A plugin of pytest: the kernels are those of the library that SANITIZED_KERNELS names."""
-
-import os
-from pathlib import Path
-
-from llama_cli.native import library
-
-library.built_library = lambda: Path(os.environ["SANITIZED_KERNELS"])

@@ -1,0 +1,312 @@
+"""Several engines as one, and one engine on several ranks: what is said between them, without processes."""
+
+import threading
+import time
+from queue import SimpleQueue
+
+import pytest
+import torch
+from engine.test_engine import SETTINGS, make_engine, requests_of, run
+
+from llama_cli.engine.engine import Engine
+from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token, TokenLogprob
+from llama_cli.engine.runner import Runner, Step
+from llama_cli.engine.scheduler import Copy
+from llama_cli.errors import DoesNotFit, LlamaError, NumericalError
+from llama_cli.model.llama import Row
+from llama_cli.parallel.leader import Leader, Verb, decode_step, encode_step, repeat
+from llama_cli.parallel.ranks import RankEnded
+from llama_cli.parallel.replicas import (
+    GOODBYE,
+    Cancel,
+    Groups,
+    read_order,
+    read_report,
+    serve,
+    write_order,
+    write_report,
+)
+
+
+class Wire:
+    """One end of a link between two threads."""
+
+    def __init__(self, incoming, outgoing):
+        self.incoming, self.outgoing = incoming, outgoing
+
+    def send(self, text):
+        self.outgoing.put(text)
+
+    def receive(self):
+        text = self.incoming.get()
+        if text is None:
+            raise RuntimeError("Connection closed by peer")
+        return text
+
+
+class FarEngine:
+    """An engine behind a link, in a thread instead of a process."""
+
+    def __init__(self, engine):
+        there, back = SimpleQueue(), SimpleQueue()
+        self.link, self._end = Wire(back, there), Wire(there, back)
+        self.keys = set()
+        orders = SimpleQueue()
+        threading.Thread(target=self._listen, args=(orders,), daemon=True).start()
+        self.thread = threading.Thread(target=self._serve, args=(engine, orders), daemon=True)
+        self.thread.start()
+
+    def _listen(self, orders):
+        while True:
+            order = read_order(self._end.receive())
+            orders.put(order)
+            if order is None:
+                return
+
+    def _serve(self, engine, orders):
+        serve(engine, orders, self._report)
+        self._end.send(GOODBYE)
+
+    def _report(self, event):
+        self.keys.add(event.key)
+        self._end.send(write_report(event))
+
+    def die(self):
+        self._end.send(None)
+
+
+def explain(error):
+    return RankEnded(f"explained: {error}")
+
+
+@pytest.fixture(name="far")
+def _far():
+    return FarEngine(make_engine(n_slots=2))
+
+
+@pytest.fixture(name="groups")
+def _groups(far):
+    groups = Groups(make_engine(n_slots=2), [far.link], explain)
+    yield groups
+    groups.end()
+    assert groups.wait(5), "no thread is left where Python ends"
+    far.thread.join(5)
+    assert not far.thread.is_alive()
+
+
+def ids_of(answers):
+    return {key: (ids, reason) for key, (ids, _, reason) in answers[0].items()}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_groups_answer_as_one_engine_does(settings, groups, far):
+    expected = run(make_engine(n_slots=1), requests_of(settings, prompt_logprobs=True, n=2))
+    found = run(groups, requests_of(settings, prompt_logprobs=True, n=2))
+    assert ids_of(found) == ids_of(expected)
+    assert found[1].keys() == expected[1].keys()
+    for key, scores in expected[1].items():
+        assert [score.token_id for score in found[1][key]] == [score.token_id for score in scores]
+        assert [score.logprob for score in found[1][key]] == pytest.approx(
+            [score.logprob for score in scores], abs=1e-4
+        )
+    assert far.keys, "the other one had its share"
+
+
+def test_groups_run_again_and_again(groups):
+    first = run(groups, requests_of({"temperature": 0}))
+    assert ids_of(run(groups, requests_of({"temperature": 0}))) == ids_of(first)
+
+
+def test_no_more_is_taken_than_there_is_room_for(groups):
+    """Two engines of two slots: the fifth row is read when one of the first four has ended."""
+    n_taken = 0
+
+    def counted():
+        nonlocal n_taken
+        for request in requests_of({"temperature": 0}):
+            n_taken += 1
+            yield request
+
+    events = groups.generate(counted())
+    next(events)
+    assert n_taken == 4
+    assert sum(isinstance(event, Finish) for event in events) == n_taken == 8
+
+
+def test_a_cancelled_row_ends_and_frees_its_place(groups):
+    requests = [Request(key, (1, 2, key), Sampling(max_tokens=200, temperature=0), seed=0) for key in range(6)]
+    lengths = dict.fromkeys(range(6), 0)
+    for event in groups.generate(requests):
+        if isinstance(event, Token):
+            lengths[event.key] += 1
+            if event.key % 2 == 0 and lengths[event.key] == 5:
+                groups.cancel(event.key, 0)
+    assert all(lengths[key] == 200 for key in (1, 3, 5))
+    assert all(5 <= lengths[key] < 200 for key in (0, 2, 4))
+
+
+def test_abandoned_rows_do_not_reach_the_next_caller(groups):
+    expected = run(make_engine(), requests_of({"temperature": 0}))
+    events = groups.generate(requests_of({"temperature": 1.0, "top_p": 1.0}))
+    next(events)
+    events.close()
+    assert ids_of(run(groups, requests_of({"temperature": 0}))) == ids_of(expected)
+
+
+def test_a_broken_link_is_an_error_at_once(groups, far):
+    far.die()
+    with pytest.raises(RankEnded, match="explained: Connection closed"):
+        run(groups, requests_of({"temperature": 0}))
+
+
+def test_an_error_of_the_own_engine_is_raised():
+    engine = make_engine()
+    engine.runner.run = lambda plan: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(Groups(engine, [], explain), requests_of({"temperature": 0}))
+
+
+def test_a_row_that_waits_can_be_cancelled():
+    """Its cancellation must not be lost because the engine has not begun with it."""
+    orders, reports = SimpleQueue(), []
+    for key in range(3):
+        orders.put(Request(key, (1, 2), Sampling(max_tokens=20, temperature=0), seed=0))
+    for order in (Cancel(2, 0), None):
+        orders.put(order)
+    serve(make_engine(n_slots=1), orders, reports.append)
+    assert [event for event in reports if event.key == 2] == [Finish(2, 0, "stop")]
+    assert sum(isinstance(event, Token) for event in reports) == 40
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        None,
+        Cancel(3, 1),
+        Request(7, (1, 2, 3), Sampling(), 2**64 - 1),
+        Request(0, (5,), Sampling(stop=("a", '"\n'), logit_bias={5: -1.5}, stop_token_ids=(4,), n=3, seed=1), 0, 4),
+    ],
+    ids=["end", "cancel", "request", "settings"],
+)
+def test_orders_survive_the_wire(order):
+    assert read_order(write_order(order)) == order
+
+
+SCORE = TokenLogprob(5, -0.1234567890123456789, ((5, -0.1), (6, float("-inf"))))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [Token(1, 0, 5, SCORE, is_stop=False), Token(1, 2, 5, None, is_stop=True), PromptScored(4, (SCORE, SCORE)),
+     PromptScored(4, ()), Finish(3, 1, "length")],
+    ids=repr,
+)  # fmt: skip
+def test_events_survive_the_wire(event):
+    assert read_report(write_report(event)) == event
+
+
+@pytest.mark.parametrize("error", [NumericalError("NaN", "a hint"), DoesNotFit("full", None), LlamaError("other")])
+def test_errors_survive_the_wire(error):
+    found = read_report(write_report(Finish(1, 0, "error", error))).error
+    assert (type(found), found.message, found.hint) == (type(error), error.message, error.hint)
+    ended = read_report(write_report(error))
+    assert (ended.message, ended.hint, ended.exit_code) == (error.message, error.hint, error.exit_code)
+
+
+def test_a_step_survives_its_numbers():
+    step = Step([Copy(1, 2, 30)], [Row(0, 5, 1), Row(2, 30, 3)], [9, 8, 7, 6], [0, 3])
+    verb, *numbers = encode_step(step)
+    assert verb == Verb.STEP
+    assert decode_step(numbers) == step
+    assert decode_step(encode_step(Step([], [], [], []))[1:]) == Step([], [], [], [])
+
+
+def test_who_repeats_has_the_same_cache():
+    """Rank 1 does what rank 0 says, nothing else: its cache is the same to the bit, whatever was run."""
+    leading, following = make_engine(n_slots=3).runner, make_engine(n_slots=3).runner
+    said = SimpleQueue()
+    thread = threading.Thread(target=repeat, args=(following, said.get), daemon=True)
+    thread.start()
+    leader = Leader(leading, said.put, explain)
+    engine = Engine(leader, n_words=leading.model.args.vocab_size, stop_tokens=frozenset(), chunk=7)
+    expected = run(make_engine(), requests_of({"temperature": 0}))
+    assert ids_of(run(engine, requests_of({"temperature": 0}))) == ids_of(expected)
+    leader.clear(1)
+    leader.end()
+    thread.join(10)
+    assert leading.cache.max_seq_len == following.cache.max_seq_len > 0
+    for mine, theirs in zip(leading.cache.keys + leading.cache.values, following.cache.keys + following.cache.values,
+                            strict=True):  # fmt: skip
+        assert torch.equal(mine, theirs)
+    assert leading.cache.keys[0][0].any()
+    assert not leading.cache.keys[0][1].any()
+
+
+class Scripted:
+    """A runner that does what it is told to, instead of computing."""
+
+    def __init__(self, act):
+        self.compute = lambda step: act()
+
+
+class EmptyPlan:
+    copies, work = (), ()
+
+
+def test_an_interrupt_waits_for_the_end_of_a_step():
+    """Half a step would leave the other ranks waiting inside it."""
+    import signal
+
+    done = []
+
+    def act():
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.001)
+        done.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        leader = Leader(Scripted(act), lambda numbers: None, explain)
+        with pytest.raises(KeyboardInterrupt):
+            leader.run(EmptyPlan())
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done
+    assert not leader.in_step
+
+
+def test_a_second_interrupt_does_not_wait():
+    import signal
+
+    def act():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+    leader = Leader(Scripted(act), lambda numbers: None, explain)
+    with pytest.raises(KeyboardInterrupt):
+        leader.run(EmptyPlan())
+    assert leader.in_step, "the others cannot be told anything any more"
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"), [(RuntimeError("Connection closed"), RankEnded), (torch.OutOfMemoryError(), DoesNotFit)]
+)
+def test_errors_of_a_step_are_explained(error, becomes):
+    """Out of memory on one rank cannot be mended by a smaller step: the others are in the middle of this one."""
+
+    def act():
+        raise error
+
+    leader = Leader(Scripted(act), lambda numbers: None, explain)
+    with pytest.raises(becomes):
+        leader.run(EmptyPlan())
+    assert leader.in_step
+
+
+def test_a_runner_is_a_leader_without_followers():
+    """What engines use of a runner, a leader has too."""
+    used = {"n_slots", "max_seq_len", "run", "reserve", "clear"}
+    assert used <= set(dir(Leader))
+    assert used - {"n_slots", "max_seq_len"} <= set(dir(Runner))
