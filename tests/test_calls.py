@@ -1,7 +1,7 @@
 """Wrong calls from Python: errors of this program, with the name that was meant; never pydantic's own."""
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 import llama_cli
 from llama_cli import LlamaError, Prompt, Sampling

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from checkpoint.folders import random_weights
-from sentencepieces import write_sentencepiece
-from support import DATA, kit_folder, needs_kit
+from helpers.folders import random_weights
+from helpers.models import DATA, kit_folder, needs_kit
+from helpers.sentencepieces import write_sentencepiece
 
 import llama_cli
 from llama_cli.cli.app import main

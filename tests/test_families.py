@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from checkpoint.folders import random_weights, shards_of
-from sentencepieces import MARKS, write_sentencepiece
-from support import DATA, kit_folder, needs_kit
+from helpers.folders import random_weights, shards_of
+from helpers.models import DATA, kit_folder, needs_kit
+from helpers.sentencepieces import MARKS, write_sentencepiece
 
 import llama_cli
 from llama_cli import Sampling

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from checkpoint.folders import random_weights, write_meta
+from helpers.folders import random_weights, write_meta
+from helpers.models import DATA, kit_folder, needs_kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import DATA, kit_folder, needs_kit
 
 import llama_cli
 from llama_cli import Prompt, Sampling

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 import torch
-from checkpoint.folders import checked, random_weights, shards_of
 from convert.test_conversion import Silent
-from support import DATA
+from helpers.folders import checked, random_weights, shards_of
+from helpers.models import DATA
 
 from llama_cli import memory
 from llama_cli.backends import choose as recipes

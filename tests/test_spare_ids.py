@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from checkpoint.folders import random_weights, write_hf, write_meta, write_params
-from support import DATA
+from helpers.folders import random_weights, write_hf, write_meta, write_params
+from helpers.models import DATA
 
 import llama_cli
 from llama_cli import Sampling

@@ -69,7 +69,7 @@ def test_faults_of_ours_stay_ours(error):
 
 def test_a_checkpoint_is_not_called_damaged_for_it(monkeypatch):
     """Where no more files may be opened, a sound file was to be downloaded again."""
-    from support import DATA
+    from helpers.models import DATA
 
     from llama_cli.checkpoint.pth import archive
 

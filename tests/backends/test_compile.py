@@ -8,7 +8,17 @@ import pytest
 import torch
 from backends.test_cuda_graphs import Recorder, recording_engine
 from engine.test_engine import make_engine, requests_of, run
-from support import DATA, SMALL, forward, fused_model, golden, golden_tensors, load_model, new_cache, random_model
+from helpers.models import (
+    DATA,
+    SMALL,
+    forward,
+    fused_model,
+    golden,
+    golden_tensors,
+    load_model,
+    new_cache,
+    random_model,
+)
 from torch._dynamo.utils import counters
 
 from llama_cli.backends import cuda_graphs as graphs

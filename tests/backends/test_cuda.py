@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import DATA, forward, fused_model, golden, golden_tensors, new_cache
+from helpers.models import DATA, forward, fused_model, golden, golden_tensors, new_cache
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama_cli.backends.choose import choose_recipe

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from engine.test_engine import PROMPTS, make_engine, requests_of, run
-from support import DATA, SMALL, golden, load_model, random_model
+from helpers.models import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.backends import cuda_graphs as graphs
 from llama_cli.backends.cuda_graphs import DecodeGraphs, cuda_graphs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import DATA, forward, golden, golden_tensors, load_model, new_cache
+from helpers.models import DATA, forward, golden, golden_tensors, load_model, new_cache
 
 from llama_cli.backends import onednn_int as quantize
 from llama_cli.backends.choose import choose_recipe

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from support import DATA, kit_folder, needs_kit
+from helpers.models import DATA, kit_folder, needs_kit
 
 import llama_cli
 from llama_cli.chat.answerer import Answerer

@@ -5,8 +5,8 @@ import random
 
 import pytest
 import torch
+from helpers.models import DATA
 from safetensors.torch import load, save
-from support import DATA
 
 import llama_cli
 from llama_cli.chat.cache_file import _checksum, load_cache, save_cache

@@ -4,9 +4,9 @@ import json
 import stat
 
 import pytest
-from in_memory import InMemory
-from sentencepieces import write_sentencepiece
-from support import DATA
+from helpers.in_memory import InMemory
+from helpers.models import DATA
+from helpers.sentencepieces import write_sentencepiece
 
 from llama_cli.chat.conversation import Branch, Conversation
 from llama_cli.chat.transcript import Origin, SessionFile, read_conversation

@@ -11,8 +11,8 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from checkpoint.bad_archives import CASES, hide_in, payloads, with_entry, without_entry
-from checkpoint.folders import (
+from helpers.bad_archives import CASES, hide_in, payloads, with_entry, without_entry
+from helpers.folders import (
     SHARD,
     assert_same,
     edit_entries,

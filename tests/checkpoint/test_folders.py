@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.bad_tensors import CHANGES, KINDS, spoil
-from checkpoint.folders import (
+from helpers.bad_tensors import CHANGES, KINDS, spoil
+from helpers.folders import (
     ARGS,
     PARAMS,
     SHARD,
@@ -25,7 +25,7 @@ from checkpoint.folders import (
     write_params,
     write_safetensors,
 )
-from support import DATA, KIT, TINY, needs_kit
+from helpers.models import DATA, KIT, TINY, needs_kit
 
 from llama_cli.checkpoint import open_checkpoint, require_safe_torch
 from llama_cli.checkpoint.catalog import find_tokenizer

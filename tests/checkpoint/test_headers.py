@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from checkpoint.bad_archives import CASES, payloads
-from checkpoint.folders import (
+from helpers.bad_archives import CASES, payloads
+from helpers.folders import (
     SHARD,
     edit_entries,
     random_weights,
@@ -20,8 +20,8 @@ from checkpoint.folders import (
     write_params,
     write_safetensors,
 )
-from checkpoint.sparse import write_sparse_model
-from support import DATA
+from helpers.models import DATA
+from helpers.sparse import write_sparse_model
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.headers import read_headers

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint.folders import CONFIG, write_hf, write_meta
-from support import DATA
+from helpers.folders import CONFIG, write_hf, write_meta
+from helpers.models import DATA
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.catalog import TOY

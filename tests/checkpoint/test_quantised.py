@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
-from checkpoint.folders import SHARD, checked, random_weights, refusal, shards_of
 from convert.test_conversion import Silent
-from support import DATA
+from helpers.folders import SHARD, checked, random_weights, refusal, shards_of
+from helpers.models import DATA
 
 import llama_cli
 from llama_cli import Sampling

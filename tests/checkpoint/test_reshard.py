@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from checkpoint.folders import ARGS, assert_same, checked, random_weights, split_dim, write_hf, write_meta
+from helpers.folders import ARGS, assert_same, checked, random_weights, split_dim, write_hf, write_meta
 
 from llama_cli.checkpoint.reshard import Slice, read_slice, split_dimension
 

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 import torch
-from checkpoint.bad_safetensors import BAD_CONFIGS, BAD_FILES, BAD_INDEXES, BAD_VALUES, FIRST, LLAMA3
-from checkpoint.folders import (
+from helpers.bad_safetensors import BAD_CONFIGS, BAD_FILES, BAD_INDEXES, BAD_VALUES, FIRST, LLAMA3
+from helpers.folders import (
     ARGS,
     CONFIG,
     assert_same,
@@ -22,8 +22,8 @@ from checkpoint.folders import (
     write_params,
     write_safetensors,
 )
+from helpers.models import DATA
 from safetensors.torch import save_file
-from support import DATA
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.huggingface import params_of

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 import torch
-from checkpoint.folders import SHARD, random_weights, read_all, refusal, write_hf, write_meta, write_params
+from helpers.folders import SHARD, random_weights, read_all, refusal, write_hf, write_meta, write_params
 
 from llama_cli.checkpoint.catalog import find_folder
 from llama_cli.checkpoint.headers import read_headers

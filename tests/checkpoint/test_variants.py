@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from checkpoint.folders import (
+from helpers.folders import (
     ARGS,
     PARAMS,
     SHARD,

@@ -2,10 +2,10 @@
 
 import re
 
-import commands
 import pytest
-from badfiles import CASES, write_good
-from checkpoint.folders import listing, write_hf, write_meta
+from helpers import commands
+from helpers.bad_folders import CASES, write_good
+from helpers.folders import listing, write_hf, write_meta
 
 MOST_SECONDS, MOST_BYTES = 2.0, 400 << 20
 FEW = CASES[::25]

@@ -9,10 +9,9 @@ import sys
 import time
 from functools import partial
 
-import commands
-import faults
 import pytest
-from support import DATA
+from helpers import commands, faults
+from helpers.models import DATA
 
 from llama_cli.cli.app import main
 

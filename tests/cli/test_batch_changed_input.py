@@ -8,10 +8,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import commands
-import faults
 import pytest
-from support import DATA
+from helpers import commands, faults
+from helpers.models import DATA
 
 from llama_cli.cli.app import main
 

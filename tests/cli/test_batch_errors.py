@@ -2,9 +2,9 @@
 
 import json
 
-import commands
 import pytest
-from support import DATA
+from helpers import commands
+from helpers.models import DATA
 
 from llama_cli.cli.answering import MOST_INTERNAL_ERRORS
 from llama_cli.cli.app import main

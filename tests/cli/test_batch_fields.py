@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.cli.app import main
 from llama_cli.engine.request import Sampling

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support import DATA, SMALL, random_model
+from helpers.models import DATA, SMALL, random_model
 
 from llama_cli.cli.app import main
 from llama_cli.engine import measure as benchmark

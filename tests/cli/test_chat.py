@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.chat.kept_conversations import claim_new
 from llama_cli.cli.app import main

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from screen import ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, ENTER, UP, Terminal
-from support import DATA
+from helpers.models import DATA
+from helpers.screen import ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, ENTER, UP, Terminal
 
 TINY = str(DATA / "tiny/bpe1024")
 

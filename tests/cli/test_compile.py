@@ -5,9 +5,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import commands
 import pytest
-from support import DATA
+from helpers import commands
+from helpers.models import DATA
 
 import llama_cli
 from llama_cli.backends.native.library import native_library

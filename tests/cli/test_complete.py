@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 
-import commands
 import pytest
-from support import DATA, kit_folder, needs_kit
+from helpers import commands
+from helpers.models import DATA, kit_folder, needs_kit
 
 from llama_cli.cli.app import main
 

@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.cli.app import main
 from llama_cli.cli.options import ModelOptions, is_setting

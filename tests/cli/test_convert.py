@@ -11,10 +11,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import commands
-import faults
 import pytest
-from support import DATA, golden
+from helpers import commands, faults
+from helpers.models import DATA, golden
 
 import llama_cli
 from llama_cli.cli.app import main

@@ -7,10 +7,9 @@ import re
 import subprocess
 from functools import partial
 
-import commands
-import faults
 import pytest
-from support import DATA
+from helpers import commands, faults
+from helpers.models import DATA
 
 N_ROWS = 12
 FLAGS = ["-m", DATA / "tiny/bpe1024", "--seed", "1", "-q", "-n", "6"]

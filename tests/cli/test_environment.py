@@ -6,11 +6,11 @@ import subprocess
 import sys
 from functools import partial
 
-import commands
 import pytest
 import torch
-from checkpoint.folders import random_weights, write_meta
-from support import DATA
+from helpers import commands
+from helpers.folders import random_weights, write_meta
+from helpers.models import DATA
 
 from llama_cli.model.args import read_params
 

@@ -10,10 +10,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import commands
 import pytest
-from checkpoint.folders import write_meta
-from support import DATA
+from helpers import commands
+from helpers.folders import write_meta
+from helpers.models import DATA
 
 from llama_cli import memory
 from llama_cli.cli import prompts

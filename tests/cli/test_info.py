@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from checkpoint.folders import write_hf, write_meta
-from checkpoint.sparse import write_sparse_model
-from sentencepieces import write_sentencepiece
-from support import DATA
+from helpers.folders import write_hf, write_meta
+from helpers.models import DATA
+from helpers.sentencepieces import write_sentencepiece
+from helpers.sparse import write_sparse_model
 
 from llama_cli.cli.app import main
 from llama_cli.memory import format_bytes, free_memory, plan_memory

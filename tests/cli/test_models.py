@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.cli.app import main
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 TINY = str(DATA / "tiny/bpe1024")
 LONG = ["complete", "-m", TINY, "Hello", "-n", "8000", "--ignore-eos", "-t", "0"]

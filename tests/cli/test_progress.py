@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from screen import Terminal
-from support import DATA
+from helpers.models import DATA
+from helpers.screen import Terminal
 
 import llama_cli
 from llama_cli.cli.progress import Loading, shown_while_read

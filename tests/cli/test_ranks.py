@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 TINY = DATA / "tiny/bpe1024"
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 from files.test_own import KINDS, plant
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.cli.app import main
 

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-import commands
 import pytest
-from support import DATA
+from helpers import commands
+from helpers.models import DATA
 
 TINY = str(DATA / "tiny/bpe1024")
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}

@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import commands
 import pytest
-from support import DATA
+from helpers import commands
+from helpers.models import DATA
 
 from llama_cli.cli import waiting
 from llama_cli.cli.prompts import read_prompt, stdin_text_lines

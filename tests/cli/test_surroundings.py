@@ -9,9 +9,9 @@ import tempfile
 from functools import partial
 from itertools import product
 
-import commands
 import pytest
-from support import DATA
+from helpers import commands
+from helpers.models import DATA
 
 TINY = str(DATA / "tiny/bpe1024")
 GREEDY = ["-m", TINY, "-n", "4", "-t", "0", "--kernels", "torch"]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.folders import ARGS, SHARD, random_weights, write_hf, write_meta, write_params, write_safetensors
-from checkpoint.sparse import write_sparse
+from helpers.folders import ARGS, SHARD, random_weights, write_hf, write_meta, write_params, write_safetensors
+from helpers.models import DATA
+from helpers.sparse import write_sparse
 from safetensors.torch import load_file, save_file
-from support import DATA
 
 from llama_cli.checkpoint import contents
 from llama_cli.checkpoint.catalog import TOY

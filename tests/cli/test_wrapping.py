@@ -6,8 +6,8 @@ import sys
 
 import pyte
 import pytest
+from helpers.screen import Terminal
 from rich.cells import cell_len
-from screen import Terminal
 
 from llama_cli.cli.wrapping import WordWrap
 

@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 import torch
-from checkpoint import folders
+from helpers import folders
+from helpers.models import DATA
 from safetensors.torch import load_file, save_file
-from support import DATA
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.pth.archive import open_archive

@@ -10,8 +10,8 @@ import numpy
 import pytest
 import sentencepiece
 import torch
-from checkpoint import folders
-from support import DATA, golden
+from helpers import folders
+from helpers.models import DATA, golden
 
 from llama_cli.checkpoint.pth.archive import open_archive
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from checkpoint.folders import ARGS, PARAMS, checked, random_weights, raw_safetensors, refusal, write_meta, write_params
 from convert.test_conversion import Silent
+from helpers.folders import ARGS, PARAMS, checked, random_weights, raw_safetensors, refusal, write_meta, write_params
+from helpers.models import DATA, forward, golden, load_model, new_cache
 from safetensors.torch import load_file, save_file
-from support import DATA, forward, golden, load_model, new_cache
 
 import llama_cli
 from llama_cli import Sampling

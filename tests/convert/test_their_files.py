@@ -8,10 +8,10 @@ import shutil
 import jinja2.sandbox
 import pytest
 import torch
-from checkpoint import folders
-from checkpoint.folders import write_meta, write_params
-from sentencepieces import write_sentencepiece
-from support import DATA, KIT, kit_folder, needs_kit
+from helpers import folders
+from helpers.folders import write_meta, write_params
+from helpers.models import DATA, KIT, kit_folder, needs_kit
+from helpers.sentencepieces import write_sentencepiece
 
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 from llama_cli.cli.app import main

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import DATA, SMALL, golden, load_model, random_model
+from helpers.models import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token
@@ -180,7 +180,7 @@ def test_cancelled_rows_stop_and_leave_the_others_alone(model):
 
 def test_prompt_logprobs_are_the_models(model):
     """Against a log-softmax over the whole prompt at once."""
-    from support import forward, new_cache
+    from helpers.models import forward, new_cache
 
     prompt = tuple(range(1, 90)) + tuple(range(5, 70))
     request = Request(0, prompt, Sampling(max_tokens=2, prompt_logprobs=True, top_logprobs=2), seed=1)

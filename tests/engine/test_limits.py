@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 from engine.test_engine import make_engine, run
-from support import DATA, SMALL, random_model
+from helpers.models import DATA, SMALL, random_model
 
 import llama_cli
 from llama_cli.cli.app import main

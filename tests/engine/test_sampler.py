@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.engine.request import Sampling, SettingRejected
 from llama_cli.engine.sampler import Draw, candidates, choose, logprobs, pick

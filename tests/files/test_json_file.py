@@ -4,8 +4,8 @@ import json
 import random
 
 import pytest
-from checkpoint.bad_json import FIELDS, TEXTS, changed, raw, without
-from checkpoint.folders import PARAMS, checked, refusal, write_meta, write_params
+from helpers.bad_json import FIELDS, TEXTS, changed, raw, without
+from helpers.folders import PARAMS, checked, refusal, write_meta, write_params
 
 from llama_cli.errors import ModelRejected
 from llama_cli.files.json_file import MAX_DEPTH, read_object

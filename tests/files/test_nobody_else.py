@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.chat.conversation import Branch, Conversation
 from llama_cli.chat.transcript import Origin, write_conversation

@@ -7,7 +7,7 @@ import zipfile
 from contextlib import ExitStack
 
 import pytest
-from in_memory import InMemory
+from helpers.in_memory import InMemory
 
 from llama_cli.errors import InputRejected
 from llama_cli.jobs.lines import Lines

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from in_memory import InMemory
+from helpers.in_memory import InMemory
 
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs import lines as lines_module

@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from support import DATA, SMALL, forward, golden, kit_folder, load_model, needs_kit, new_cache, random_model
+from helpers.models import DATA, SMALL, forward, golden, kit_folder, load_model, needs_kit, new_cache, random_model
 
 from llama_cli.cli.app import main
 from llama_cli.engine.engine import Engine

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from support import DATA, SMALL
+from helpers.models import DATA, SMALL
 
 from llama_cli.errors import ModelRejected, UsageError
 from llama_cli.model.args import ModelArgs, read_params

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from engine.test_engine import run
-from support import DATA, load_model
+from helpers.models import DATA, load_model
 
 from llama_cli.backends.choose import choose_recipe
 from llama_cli.backends.native.library import native_library

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import DATA, TINY, forward, golden, golden_tensors, kit_folder, load_model, needs_kit, new_cache
+from helpers.models import DATA, TINY, forward, golden, golden_tensors, kit_folder, load_model, needs_kit, new_cache
 
 ATOL, LONG_ATOL = 5e-4, 2e-3  # float32 against another implementation: up to 300 tokens, and beyond
 

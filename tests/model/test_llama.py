@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from support import SMALL, forward, new_cache, random_model
+from helpers.models import SMALL, forward, new_cache, random_model
 
 from llama_cli.backends.place import fuse, plain_linear
 from llama_cli.model.args import ModelArgs

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from checkpoint.folders import random_weights
+from helpers.folders import random_weights
 
 from llama_cli.checkpoint.reshard import read_slice
 from llama_cli.memory import can_split, plan_memory, possible_ranks

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.folders import random_weights, shards_of
 from convert.test_conversion import Silent
-from support import DATA, golden, golden_tensors, open_model
+from helpers.folders import random_weights, shards_of
+from helpers.models import DATA, golden, golden_tensors, open_model
 
 from llama_cli.backends.onednn_int import can_quantize
 from llama_cli.convert.conversion import convert
@@ -45,7 +45,7 @@ def run_cases(n_ranks, cases, folder):
     file = folder / f"cases{n_ranks}.json"
     file.write_text(json.dumps(cases))
     environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TESTS / "rank_worker.py"), str(file)]
+    command = [sys.executable, str(TESTS / "helpers/rank_worker.py"), str(file)]
     store = str(folder / f"store{n_ranks}")
     workers = [
         subprocess.Popen(

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from checkpoint.folders import random_weights, write_params
+from helpers.folders import random_weights, write_params
+from helpers.models import KIT
+from helpers.sentencepieces import write_sentencepiece
 from real.shell import run
-from sentencepieces import write_sentencepiece
-from support import KIT
 
 from llama_cli.model.args import read_params
 

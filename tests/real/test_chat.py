@@ -5,8 +5,8 @@ import signal
 import time
 
 import pytest
+from helpers.screen import CTRL_C, CTRL_D, Terminal
 from real.shell import answers, environment, rows_of, run, start
-from screen import CTRL_C, CTRL_D, Terminal
 
 pytestmark = pytest.mark.real
 CHATML = ["--chat-template", "chatml", "-t", "0", "-n", "12"]

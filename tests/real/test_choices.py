@@ -1,9 +1,9 @@
 """`score --choices` gives what lm-evaluation-harness gives: its cut of context and continuation, another's logits."""
 
 import pytest
+from helpers.models import needs_kit
 from real.judges import judge
 from real.shell import answers, rows_of, run, write_rows
-from support import needs_kit
 
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 

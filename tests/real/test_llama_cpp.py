@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.models import needs_kit
 from real.judges import llama_cpp_converter
 from real.shell import answers, run
 from real.texts import PROMPTS, two_hundred
-from support import needs_kit
 
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 

@@ -4,10 +4,10 @@ import re
 import warnings
 
 import pytest
+from helpers.models import needs_kit
 from real.judges import judge
 from real.shell import answers, ended, write_rows
 from real.texts import PROMPTS, two_hundred
-from support import needs_kit
 
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 

@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
-from bad_tokenizers import BAD_LINES, lines
+from helpers.bad_tokenizers import BAD_LINES, lines
+from helpers.models import DATA, kit_folder, needs_kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import DATA, kit_folder, needs_kit
 
 from llama_cli.tokenizer import EncodeError, StreamDecoder, TokenizerError, load_tokenizer
 from llama_cli.tokenizer.bpe import BPETokenizer, slices

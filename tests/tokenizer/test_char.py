@@ -1,7 +1,7 @@
 """The toy's tokenizer."""
 
 import pytest
-from bad_tokenizers import BAD_CHARACTERS
+from helpers.bad_tokenizers import BAD_CHARACTERS
 
 from llama_cli.tokenizer import CharTokenizer, EncodeError, StreamDecoder, TokenizerError, load_tokenizer
 

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 
 import pytest
+from helpers.models import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import DATA
 
 from llama_cli.tokenizer import CharTokenizer, EncodeError, TokenizerError, load_tokenizer
 from llama_cli.tokenizer.chat import ROLES, Llama3Format, Message, chat_format, family_template, make_template

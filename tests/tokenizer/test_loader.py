@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from bad_tokenizers import FOREIGN
-from support import kit_folder, needs_kit
+from helpers.bad_tokenizers import FOREIGN
+from helpers.models import kit_folder, needs_kit
 
 from llama_cli.tokenizer import TokenizerError, load_tokenizer
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from sentencepieces import MARKS, SPACE, write_sentencepiece
+from helpers.sentencepieces import MARKS, SPACE, write_sentencepiece
 
 from llama_cli.cli.app import main
 from llama_cli.tokenizer import EncodeError, StreamDecoder, TokenizerError, decode_text, load_tokenizer

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import regex
-from support import DATA
+from helpers.models import DATA
 
 from llama_cli.tokenizer import TokenizerError, load_tokenizer
 from llama_cli.tokenizer.bpe import PATTERNS, read_ranks, special_names

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from support import SMALL, forward, new_cache, random_model
+from helpers.models import SMALL, forward, new_cache, random_model
 
 import llama_cli
 from llama_cli.checkpoint import open_checkpoint

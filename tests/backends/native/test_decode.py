@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from engine.test_engine import make_engine, requests_of, run
-from support import DATA, SMALL, golden, load_model, random_model
+from helpers.models import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.backends.native.decode import NativeSteps, can_step
 from llama_cli.backends.native.library import native_library

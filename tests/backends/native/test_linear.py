@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from support import DATA, forward, golden, golden_tensors, load_model, new_cache
+from helpers.models import DATA, forward, golden, golden_tensors, load_model, new_cache
 
 from llama_cli.backends import choose as recipe
 from llama_cli.backends.native.library import native_library

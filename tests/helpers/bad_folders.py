@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from bad_tokenizers import BAD_CHARACTERS, BAD_LINES, FOREIGN, lines
-from checkpoint import bad_archives, bad_json, bad_safetensors
-from checkpoint.bad_archives import hide_in, payloads
-from checkpoint.bad_tensors import CHANGES, spoil
-from checkpoint.folders import (
+from helpers import bad_archives, bad_json, bad_safetensors
+from helpers.bad_archives import hide_in, payloads
+from helpers.bad_tensors import CHANGES, spoil
+from helpers.bad_tokenizers import BAD_CHARACTERS, BAD_LINES, FOREIGN, lines
+from helpers.folders import (
     ARGS,
     PARAMS,
     SHARD,

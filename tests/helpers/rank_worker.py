@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 
 import torch
-from support import open_model
+from helpers.models import open_model
 from torch import distributed
 
 from llama_cli.backends.choose import choose_recipe

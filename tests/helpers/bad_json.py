@@ -2,7 +2,7 @@
 
 import json
 
-from checkpoint.folders import PARAMS
+from helpers.folders import PARAMS
 
 from llama_cli.files.json_file import MAX_BYTES
 

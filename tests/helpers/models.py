@@ -17,7 +17,7 @@ from llama_cli.model.args import ModelArgs, Quantization, read_params
 from llama_cli.model.cache import Cache
 from llama_cli.model.llama import Batch, Llama, Row
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 # Further goldens that are not committed: a folder named by this variable, or skipped.
 KIT = Path(os.environ["LLAMA_CLI_KIT"]) if os.environ.get("LLAMA_CLI_KIT") else None

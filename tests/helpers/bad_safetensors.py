@@ -2,7 +2,7 @@
 
 import struct
 
-from checkpoint.folders import raw_safetensors
+from helpers.folders import raw_safetensors
 
 LLAMA3 = {
     "rope_type": "llama3",

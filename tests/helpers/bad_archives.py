@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from checkpoint.folders import SHARD, edit_entries, random_weights, read_entries, write_entries
+from helpers.folders import SHARD, edit_entries, random_weights, read_entries, write_entries
 from safetensors.torch import save_file
 
 NAME = "norm.weight"
