@@ -25,7 +25,7 @@ from ..jobs.results import OutputFormat, RowWriter
 from ..jobs.rows import BadRow, Job, Row, hash_of, parse_row
 from ..jobs.source import Source, changed_input
 from ..jobs.starts import Starts
-from ..jobs.survey import name_ids, names_of, survey
+from ..jobs.survey import Surveyed, name_ids, names_of, survey
 from ..llm import Session
 from .answering import Answering, Counts, Manner
 from .options import MessageOptions, ModelOptions
@@ -80,7 +80,7 @@ class BatchRun:
         self.lines = Lines(source, settings.input_format, settings.shard)
         self.stopping = Stopping()
         self._standing: Standing | None = None  # None where the input can be read only once
-        self._asked: Asked | None = None  # the same
+        self._asked: Surveyed | None = None  # the same
         self._n_before = 0  # rows that earlier runs have finished
 
     def run(self) -> int:
@@ -109,10 +109,10 @@ class BatchRun:
                 answering = Answering(session, writer, starts, manner, self.stopping, self.messages)
                 return self._answer(answering, asked)
 
-    def _survey(self) -> Asked:
+    def _survey(self) -> Surveyed:
         return survey(self.lines, self.sampling, strict=self.settings.strict)
 
-    def _compare(self, asked: Asked, finished: Finished) -> Standing:
+    def _compare(self, asked: Surveyed, finished: Finished) -> Standing:
         """What is done. OutputRefused names rows that the output answers as they were before."""
         settings = self.settings
         if settings.force_resume and len(finished):
@@ -202,13 +202,13 @@ class BatchRun:
         if self._standing is None or self._asked is None:
             yield from self._once()
             return
-        for line, is_done, pair in zip(self.lines, self._standing.done, self._asked.pairs, strict=False):
+        asked, done = self._asked, self._standing.done
+        for line, is_done, digest, mark in zip(self.lines, done, asked.digests, asked.marks, strict=False):
             if is_done:
                 continue
-            row = parse_row(line, self.lines.format, self.sampling)
-            if hash_of(row.custom_id) ^ row.digest != int(pair):
+            if line.mark != mark:
                 raise changed_input(f"{self.source.name} changed at line {line.number} while it was read")
-            yield row
+            yield parse_row(line, self.lines.format, self.sampling, int(digest))
 
     def _once(self) -> Iterator[Row]:
         """The rows of an input that can be read only once; ids that come again have become known by then."""

@@ -26,7 +26,7 @@ ErrorCode = Literal[
 Content = str | tuple[int, ...] | tuple[Message, ...]
 
 CONTENT_FIELDS = {"prompt", "messages", "suffix"}
-SAMPLING_FIELDS = {each.name for each in dataclasses.fields(Sampling)}
+SETTINGS = {each.name for each in dataclasses.fields(Sampling)} | {"max_completion_tokens"}
 
 # OpenAI's request fields that say nothing about the text, or nothing to a program that runs one model.
 IGNORED_FIELDS = {
@@ -147,13 +147,13 @@ def sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
 
 def _is_setting(name: str, value: Any) -> bool:
     """Whether a field is one of ours, in any spelling; RowError if it asks for what is not supported."""
+    if name in SETTINGS:
+        return True
     if name in IGNORED_FIELDS or name == "best_of" or any(value == one for one in ASKS_FOR_NOTHING.get(name, ())):
         return False
     if name in REFUSED_FIELDS:
         raise RowError("invalid_request", f"{name} is not supported: {REFUSED_FIELDS[name]}")
-    if name not in SAMPLING_FIELDS | {"max_completion_tokens"}:
-        raise RowError("invalid_request", f"unknown field {shorten(name)}")
-    return True
+    raise RowError("invalid_request", f"unknown field {shorten(name)}")
 
 
 def _translate(chosen: dict[str, Any]) -> None:

@@ -43,7 +43,8 @@ class Ledger:
 
     def _begin(self) -> None:
         """What follows is written by this run, and looked at once more at the end."""
-        self._size = self._began = os.fstat(self._fd).st_size
+        self._status = os.fstat(self._fd)
+        self._size = self._began = self._status.st_size
         self._digest = hashlib.blake2b()
 
     def __enter__(self) -> Ledger:
@@ -62,15 +63,16 @@ class Ledger:
         """OutputFailed unless the path leads to the file that this run writes, as large as this run left it."""
         hint = "let nothing touch it while a batch runs; run the same command again for what is missing"
         try:
-            is_here = os.path.samestat(os.fstat(self._fd), self.path.stat())
+            now = self.path.stat()
         except OSError:
             raise OutputFailed(f"{self.path} was removed or renamed while this run wrote to it", hint) from None
-        if not is_here:
+        if not os.path.samestat(now, self._status):
             raise OutputFailed(f"{self.path} was replaced by another file while this run wrote to it", hint)
-        size = os.fstat(self._fd).st_size
-        if size != self._size:
+        if now.st_size != self._size:
             raise OutputFailed(
-                f"{self.path} was changed by another program: it has {size:,} bytes, this run left {self._size:,}", hint
+                f"{self.path} was changed by another program: it has {now.st_size:,} bytes,"
+                f" this run left {self._size:,}",
+                hint,
             )
 
     def _ensure_unchanged(self) -> None:

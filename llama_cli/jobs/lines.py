@@ -28,6 +28,11 @@ class Line(NamedTuple):
     number: int  # of the line in the file, counted from 1
     data: bytes | None  # without its end; None for one that is too long
 
+    @property
+    def mark(self) -> int:
+        """64 bits by which this process knows the line again; a tenth of the time of any hash that lasts."""
+        return hash(self.data or b"")
+
 
 class Readable(Protocol):
     """What lines are read from: a Source."""

@@ -13,6 +13,7 @@ from .fields import ErrorCode
 from .rows import BadRow, Job, RowKey, hash_of
 
 OutputFormat = Literal["openai", "simple"]
+STRICT_JSON = json.JSONEncoder(allow_nan=False)
 
 
 def error_code(error: LlamaError) -> ErrorCode:
@@ -53,9 +54,10 @@ class RowWriter(NamedTuple):
         }
         scored = {} if prompt_logprobs is None else {"prompt_logprobs": prompt_logprobs}
         if self.shape == "simple":
-            return _line(self._outer(job) | _simple(job, answers) | {"usage": usage} | _more(job, answers) | scored)
+            return _line(_simple_key(job) | _simple(job, answers) | {"usage": usage} | _more(job, answers) | scored)
+        name = _name(job)
         body = {
-            "id": f"{'chatcmpl' if job.is_chat else 'cmpl'}-{_name(job)}",
+            "id": f"{'chatcmpl' if job.is_chat else 'cmpl'}-{name}",
             "object": "chat.completion" if job.is_chat else "text_completion",
             "created": self.created,
             "model": self.model,
@@ -63,20 +65,25 @@ class RowWriter(NamedTuple):
             "usage": usage,
             **scored,
         }
-        response = {"status_code": 200, "request_id": f"req_{_name(job)}", "body": body}
-        return _line(self._outer(job) | {"response": response, "error": None})
+        response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
+        return _line(_openai_key(job, name) | {"response": response, "error": None})
 
     def error(self, row: BadRow) -> bytes:
         """The row of one that could not run."""
         error = {"code": row.code, "message": row.message}
-        without = {} if self.shape == "simple" else {"response": None}
-        return _line(self._outer(row) | without | {"error": error})
-
-    def _outer(self, row: RowKey) -> dict[str, Any]:
-        """How a row begins: the ledger reads it again."""
         if self.shape == "simple":
-            return {"id": row.custom_id, "index": row.index, "row_hash": f"{row.digest:016x}"}
-        return {"id": f"batch_req_{_name(row)}", "custom_id": row.custom_id, "index": row.index}
+            return _line(_simple_key(row) | {"error": error})
+        return _line(_openai_key(row, _name(row)) | {"response": None, "error": error})
+
+
+def _simple_key(row: RowKey) -> dict[str, Any]:
+    """How a row begins: the ledger reads it again."""
+    return {"id": row.custom_id, "index": row.index, "row_hash": f"{row.digest:016x}"}
+
+
+def _openai_key(row: RowKey, name: str) -> dict[str, Any]:
+    """The same in OpenAI's shape."""
+    return {"id": f"batch_req_{name}", "custom_id": row.custom_id, "index": row.index}
 
 
 def _simple(job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -137,4 +144,4 @@ def _plain(job: Job) -> Any:
 
 
 def _line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, allow_nan=False).encode() + b"\n"
+    return STRICT_JSON.encode(row).encode() + b"\n"

@@ -97,16 +97,17 @@ def usual_id(number: int) -> str:
     return f"line-{number:06d}"
 
 
-def parse_row(line: Line, format_: Format, defaults: Sampling) -> Row:
-    """One line; `auto` is either of the JSON forms."""
-    key = RowKey(line.place, usual_id(line.number), _hash(line.data or b""))
+def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | None = None) -> Row:
+    """One line; `auto` is either of the JSON forms. `digest` is what `identify` has found, where that was asked."""
+    custom_id: CustomId = usual_id(line.number)
     try:
         text = decode_line(line.data)
         if format_ == "text":
-            return Job(key.index, key.custom_id, key.digest, text, defaults)
+            return Job(line.place, custom_id, _raw_digest(line) if digest is None else digest, text, defaults)
         fields = parse_object(text)
-        key = dataclasses.replace(key, digest=digest_of(fields))
-        key = dataclasses.replace(key, custom_id=id_of(fields, key.custom_id))
+        if digest is None:
+            digest = digest_of(fields)
+        custom_id = id_of(fields, custom_id)
         body = _body_of(fields, format_)
         about = notes_of(fields)
         content = content_of(body, with_ids=bool(about))
@@ -114,24 +115,31 @@ def parse_row(line: Line, format_: Format, defaults: Sampling) -> Row:
         sampling = sampling_of(body, defaults)
         own_seed = None if body.get("seed") is None else sampling.seed
         suffix = suffix_of(body, content)
-        return Job(key.index, key.custom_id, key.digest, content, sampling, suffix, own_seed, about)
+        return Job(line.place, custom_id, digest, content, sampling, suffix, own_seed, about)
     except RowError as error:
-        return BadRow.of(key, error.code, error.message)
+        digest = _raw_digest(line) if digest is None else digest
+        return BadRow(line.place, custom_id, digest, error.code, error.message)
 
 
 def identify(line: Line, format_: Format) -> RowKey:
     """The key of the row of a line, good or bad: as `parse_row`, with less work."""
-    usual, raw = usual_id(line.number), _hash(line.data or b"")
+    usual = usual_id(line.number)
     if format_ == "text":
-        return RowKey(line.place, usual, raw)
+        return RowKey(line.place, usual, _raw_digest(line))
     try:
         fields = parse_object(decode_line(line.data))
     except RowError:
-        return RowKey(line.place, usual, raw)
+        return RowKey(line.place, usual, _raw_digest(line))
+    digest = digest_of(fields)
     try:
-        return RowKey(line.place, id_of(fields, usual), digest_of(fields))
+        return RowKey(line.place, id_of(fields, usual), digest)
     except RowError:
-        return RowKey(line.place, usual, digest_of(fields))
+        return RowKey(line.place, usual, digest)
+
+
+def _raw_digest(line: Line) -> int:
+    """What stands for a line of text, and for one that cannot be read."""
+    return _hash(line.data or b"")
 
 
 def decode_line(line: bytes | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import compress, islice
 
 import numpy
@@ -17,9 +18,16 @@ from .rows import BadRow, CustomId, RowKey, hash_of, identify, parse_row
 SHOWN = 5  # of what is wrong or differs
 
 
-def survey(lines: Lines, defaults: Sampling, *, strict: bool) -> Asked:
+@dataclass(frozen=True)
+class Surveyed(Asked):
+    """The rows of an input with the marks of their lines, by which a changed one is found when it runs."""
+
+    marks: array[int]
+
+
+def survey(lines: Lines, defaults: Sampling, *, strict: bool) -> Surveyed:
     """What an input asks for. InputRejected names ids that are there twice, and bad rows if it must have none."""
-    ids, digests = array("Q"), array("Q")
+    ids, digests, marks = array("Q"), array("Q"), array("q")
     bad: list[str] = []
     n_bad = 0
     for line in lines:
@@ -29,12 +37,13 @@ def survey(lines: Lines, defaults: Sampling, *, strict: bool) -> Asked:
             bad += [f"line {line.number}: {key.message}"][: SHOWN - len(bad)]
         ids.append(hash_of(key.custom_id))
         digests.append(key.digest)
+        marks.append(line.mark)
     if n_bad:
         rows = "row is" if n_bad == 1 else "rows are"
         raise InputRejected(
             f"{n_bad:,} {rows} bad: {listed(bad, n_bad, '; ')}", "mend what is wrong, or leave out --strict"
         )
-    asked = Asked(hashes(ids), hashes(digests))
+    asked = Surveyed(hashes(ids), hashes(digests), marks)
     if len(numpy.unique(asked.ids)) < len(asked.ids):
         _refuse_duplicates(lines, asked.ids)
     return asked

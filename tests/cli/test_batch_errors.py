@@ -192,10 +192,10 @@ def test_an_error_in_reading_is_no_rows_fault(files, monkeypatch):
 
     real = batch_run.parse_row
 
-    def parse(line, format_, defaults):
+    def parse(line, *how):
         if line.place == 5:
             raise ZeroDivisionError
-        return real(line, format_, defaults)
+        return real(line, *how)
 
     files.write(rows(12))
     with monkeypatch.context() as broken:
