@@ -189,7 +189,7 @@ class Session:
 
     def encode(self, content: str | Sequence[int], max_tokens: int = 1) -> tuple[int, ...]:
         """The ids of a prompt; InputRejected if it is empty, unknown to the vocabulary or too long."""
-        _check_kinds(content, Sampling())
+        _check_kind(content)
         if isinstance(content, str):
             ids = tuple(self._encode_text(content))
             if not ids:
@@ -356,13 +356,18 @@ def _as_several(prompts: object) -> Iterable[AnyPrompt]:
 
 def _check_kinds(content: object, sampling: object) -> None:
     """UsageError if a caller from Python gave something else than a prompt and its settings."""
+    _check_kind(content)
+    if not isinstance(sampling, Sampling):
+        raise UsageError(f"the settings are a Sampling, not {type(sampling).__name__}", "llama_cli.Sampling(n=2)")
+
+
+def _check_kind(content: object) -> None:
+    """UsageError if it is no prompt."""
     if isinstance(content, bytes) or not isinstance(content, str | Sequence):
         raise UsageError(
             f"a prompt is a text or a list of ids, not {type(content).__name__}",
             'session.complete(["a text", [1, 2, 3]])',
         )
-    if not isinstance(sampling, Sampling):
-        raise UsageError(f"the settings are a Sampling, not {type(sampling).__name__}", "llama_cli.Sampling(n=2)")
 
 
 def _n_bytes(text: str) -> int:

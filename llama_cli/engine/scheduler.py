@@ -126,7 +126,10 @@ def common_prefix(a: list[int], b: list[int]) -> int:
     limit = min(len(a), len(b))
     if a[:limit] == b[:limit]:
         return limit
-    return next(i for i in range(limit) if a[i] != b[i])
+    place = 0
+    while a[place] == b[place]:
+        place += 1
+    return place
 
 
 class Scheduler:
