@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.models import DATA
+from helpers.models import DATA, empty_home
 from helpers.screen import ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, ENTER, UP, Terminal
 
 TINY = str(DATA / "tiny/bpe1024")
@@ -18,9 +18,8 @@ TINY = str(DATA / "tiny/bpe1024")
 
 @pytest.fixture(name="home")
 def _home(tmp_path):
-    """Where the history goes. The kernels stay where they are: they take many seconds to compile."""
-    kernels = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return {"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path), "XDG_CACHE_HOME": kernels}
+    """Where the history goes."""
+    return empty_home(tmp_path)
 
 
 def history_file(home):

@@ -26,6 +26,12 @@ needs_kit = pytest.mark.skipif(KIT is None, reason="LLAMA_CLI_KIT names no kit o
 TINY = ["tiny/gqa", "tiny/mha", "tiny/ffnmult", "tiny/scaled", "tiny/kv8", "tiny/bpe1024"]
 
 
+def empty_home(folder: Path) -> dict[str, str]:
+    """Variables of a user who has no files yet but compiled kernels: these take many seconds to make anew."""
+    kernels = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return {"HOME": str(folder), "XDG_STATE_HOME": str(folder / "state"), "XDG_CACHE_HOME": kernels}
+
+
 def kit_folder(name: str) -> Path:
     assert KIT is not None
     return KIT / name

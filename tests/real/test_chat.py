@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from helpers.models import empty_home
 from helpers.screen import CTRL_C, CTRL_D, Terminal
 from real.shell import answers, environment, rows_of, run, start
 
@@ -15,7 +16,7 @@ CHATML = ["--chat-template", "chatml", "-t", "0", "-n", "12"]
 @pytest.mark.parametrize("name", ["smollm2", "smollm2-int8"])
 def test_on_a_terminal(name, models, tmp_path):
     """Two turns, one taken back and one ended by Ctrl-C, then the end; the session has what was said."""
-    talk, home = tmp_path / "talk.jsonl", {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    talk, home = tmp_path / "talk.jsonl", empty_home(tmp_path)
     arguments = ["chat", "-m", str(models[name]), *CHATML[:4], "-n", "300", "--session", str(talk)]
     with Terminal(arguments, env=environment(**home)) as terminal:
         terminal.wait_for_prompt(1, seconds=120)
