@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from llama_cli.model.args import read_params
+from llama_cli.checkpoint.params import read_params
 
 SHAPES = {
     "1b": {"dim": 2048, "n_layers": 16, "n_heads": 32, "n_kv_heads": 8, "multiple_of": 256, "ffn_dim_multiplier": 1.5},

@@ -28,6 +28,7 @@ from .checkpoint.catalog import TOY, expand
 from .checkpoint.checkpoint import EMBEDDING, OUTPUT
 from .checkpoint.family import doubt_about
 from .checkpoint.installed import model_name
+from .checkpoint.params import read_params
 from .checkpoint.tokenizer_file import check_vocabulary, open_tokenizer
 from .engine.engine import Engine
 from .engine.runner import Runner
@@ -46,9 +47,9 @@ from .memory import (
     possible_ranks,
     usable_memory,
 )
-from .model.args import ModelArgs, Quantization, read_params
+from .model.args import ModelArgs
 from .model.llama import Llama, TransformerBlock
-from .model.quantized import Weight, in_full
+from .model.quantized import Quantization, Weight, in_full
 from .model.split import WHOLE, Share, bounds_of, parallelize, shared_args
 from .parallel.ranks import Place, Ranks
 from .parallel.team import Job, Team, place_of_leader

@@ -9,11 +9,11 @@ from helpers.models import DATA, kit_folder, needs_kit
 from helpers.sentencepieces import write_sentencepiece
 
 import llama_cli
+from llama_cli.checkpoint.params import read_params
 from llama_cli.cli.app import main
 from llama_cli.cli.scorer import Scorer
 from llama_cli.errors import InputRejected
 from llama_cli.jobs.scoring import Windows, score_tokens
-from llama_cli.model.args import read_params
 
 TINY = DATA / "tiny/bpe1024"
 WINDOWS = Windows(128, 64)

@@ -15,9 +15,10 @@ from llama_cli import Sampling
 from llama_cli.checkpoint.describe import configure
 from llama_cli.checkpoint.family import doubt_about, family_of
 from llama_cli.checkpoint.headers import read_headers
+from llama_cli.checkpoint.params import read_configuration, read_params
 from llama_cli.cli.app import main
 from llama_cli.errors import InputRejected, ModelRejected
-from llama_cli.model.args import ModelArgs, read_configuration, read_params
+from llama_cli.model.args import ModelArgs
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 

@@ -13,10 +13,10 @@ import llama_cli
 from llama_cli import Sampling
 from llama_cli.checkpoint.describe import configure, describe_model
 from llama_cli.checkpoint.headers import read_headers
+from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.spare_rows import n_trained
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.errors import ModelRejected
-from llama_cli.model.args import read_params
 
 TOKENIZER = DATA / "tokenizer/bytes256.model"
 N_WORDS = 512

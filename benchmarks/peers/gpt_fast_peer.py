@@ -10,7 +10,7 @@ from torch import Tensor
 from turn import Turn, read_turn, report
 
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.model.args import read_params
+from llama_cli.checkpoint.params import read_params
 
 sys.path.insert(0, os.environ["GPT_FAST"])
 

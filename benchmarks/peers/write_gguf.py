@@ -7,7 +7,7 @@ import gguf
 import torch
 
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.model.args import read_params
+from llama_cli.checkpoint.params import read_params
 
 NAMES = {
     "tok_embeddings": "token_embd",

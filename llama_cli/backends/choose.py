@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from ..errors import UsageError
-from ..model.args import Quantization
+from ..model.quantized import Quantization
 from .cuda import WeightOnlyInt8Linear, weight_only_int4
 from .native.library import Library, native_library
 from .native.linear import KINDS, NativeLayers

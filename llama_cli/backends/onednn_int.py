@@ -8,8 +8,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..model.args import Quantization
-from ..model.quantized import GROUP, SMALLEST, Int4Weight, Weight, as_int8, blocks, fits_int4, in_full, int4_levels
+from ..model.quantized import (
+    GROUP,
+    SMALLEST,
+    Int4Weight,
+    Quantization,
+    Weight,
+    as_int8,
+    blocks,
+    fits_int4,
+    in_full,
+    int4_levels,
+)
 from .onednn import packed_linear
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations

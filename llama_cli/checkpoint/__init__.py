@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected
 from ..files.json_file import read_object
-from ..model.args import refuse_unsupported, unnested
 from .catalog import expand, find_tokenizer
 from .installed import find_model
 from .pth.shards import shard_paths
+from .unsupported import refuse_unsupported, unnested
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint

@@ -17,17 +17,18 @@ from ..errors import ModelRejected
 from ..files.pages import drop_pages, trim_heap
 from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged
-from ..model.args import ModelArgs, Quantization, unnested
-from ..model.keys import tied
-from ..model.quantized import Weight
+from ..model.args import ModelArgs
+from ..model.quantized import Quantization, Weight
 from . import spare_rows
 from .huggingface import metas_rows
+from .keys import tied
 from .pth.shards import shard_name
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
 from .spare_rows import n_trained
 from .stored.doubled_heads import is_doubled, read_once
 from .stored.rounded import RoundedWeights
 from .stored.row_blocks import ComputedMatrix
+from .unsupported import unnested
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 FIRST_MATRIX = "layers.0.attention.wq.weight"

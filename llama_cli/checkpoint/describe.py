@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import LlamaError
 from ..memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
-from ..model.args import Configuration, ModelArgs, read_configuration, unnested
+from ..model.args import ModelArgs
 from ..tokenizer import Tokenizer, TokenizerError, names_of
 from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from ..tokenizer.known import known_tokenizer
@@ -17,8 +17,10 @@ from ..tokenizer.loader import kind_of
 from .family import family_of
 from .headers import Headers
 from .installed import model_name
+from .params import Configuration, read_configuration
 from .pth.headers import item_size
 from .tokenizer_file import check_vocabulary, open_tokenizer
+from .unsupported import unnested
 
 RANKS = (1, 2, 4, 8)
 FORMATS = {

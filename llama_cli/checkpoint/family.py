@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..model import llama1
-from ..model.args import FACTOR_32_SHAPES, ModelArgs
+from ..model.args import ModelArgs
+from . import llama1
+from .params import FACTOR_32_SHAPES
 
 # (dim, n_layers) of the models that Meta published.
 SHAPES = {

@@ -14,7 +14,6 @@ from ..files.foreign import foreign
 from ..files.json_file import read_object
 from ..files.quoting import plain
 from ..files.regular_file import Identity, identify, read_head
-from ..model.args import Quantization, refuse_unsupported
 from .catalog import expand, find_tokenizer
 from .installed import find_model
 from .pth.headers import Described, TensorHeader, describe_pickle, is_extra, is_unused, place
@@ -24,10 +23,13 @@ from .safetensors_folder import open_safetensors_folder
 from .spare_rows import stored_rows
 from .stored.doubled_heads import is_doubled, once
 from .stored.rounded import RoundedWeights
+from .unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from ..model.quantized import Quantization
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 ZIP_MAGIC = b"PK\x03\x04"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected, NotComputed
 from ..files.quoting import plain, quote
-from ..model.keys import refused
-from ..model.rope_scaling import read_rope_scaling
+from .keys import refused
 from .pth.headers import TensorHeader
+from .rope_settings import read_rope_scaling
 from .safetensors_file import SafetensorsFiles
 
 if TYPE_CHECKING:

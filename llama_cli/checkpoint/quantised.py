@@ -10,11 +10,11 @@ from typing import Any
 from ..errors import ModelRejected
 from ..files.quoting import plain
 from ..files.regular_file import Identity
-from ..model.args import unnested
 from .checkpoint import PlainShard, Shard
 from .pth.archive import Archive, open_archive, plain_dtypes
 from .stored.fp8 import Fp8Weights, fp8_dtypes, scale_paths
 from .stored.int4 import Int4Weights, int4_dtypes, int4_format
+from .unsupported import unnested
 
 DtypesOf = Callable[[str], tuple[str, ...]]  # which dtypes a tensor of a name may have
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files.json_file import read_object
 from ..files.regular_file import Identity
-from ..model.args import Quantization, own_scheme
 from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
 from .safetensors_file import SafetensorsFiles, open_safetensors
+from .schemes import own_scheme
 from .stored.rounded import RoundedWeights
 from .tokenizer_marks import read_their_template
+
+if TYPE_CHECKING:
+    from ..model.quantized import Quantization
 
 
 @dataclass(frozen=True)

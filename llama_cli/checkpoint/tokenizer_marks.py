@@ -22,8 +22,8 @@ from ..errors import ModelRejected
 from ..files.json_file import MAX_BYTES, read_object
 from ..files.quoting import quote
 from ..files.regular_file import read_small
-from ..model.args import unnested
 from ..tokenizer.marks import CUTS, Marks
+from .unsupported import unnested
 
 logger = logging.getLogger(__name__)
 

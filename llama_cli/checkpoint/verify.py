@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import DoesNotFit, LlamaError, ModelRejected
 from ..files.quoting import plain
 from ..files.regular_file import ensure_unchanged
-from ..model.args import ModelArgs, read_params
+from ..model.args import ModelArgs
 from ..tokenizer.known import known_tokenizer
 from .catalog import expand, find_tokenizer
 from .checklist import CHECKLIST, TOKENIZER_CHECKLIST, Checksum, blob_checksum, read_checklist
@@ -21,6 +21,7 @@ from .contents import Contents, Survey, read_contents, survey
 from .family import doubt_about
 from .headers import UnmappedShard, read_headers
 from .installed import find_model, model_name
+from .params import read_params
 from .pth.shards import shard_paths
 from .tokenizer_file import check_vocabulary, open_tokenizer
 

@@ -145,7 +145,7 @@ def _configuration(configuration: dict[str, dict[str, Any]]) -> list[tuple[str, 
 
 def _format_value(value: Any) -> str:
     if isinstance(value, dict):
-        from ..model.rope_scaling import NO_CONTEXT
+        from ..model.args import NO_CONTEXT
 
         if value["original_context"] == NO_CONTEXT:
             return f"factor {value['factor']:g} for every frequency (linear)"

@@ -17,12 +17,13 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..checkpoint.params import read_params
 from ..errors import ModelRejected
 from ..files.foreign import DOWNLOAD_AGAIN
 from ..files.pages import drop_pages
 from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
-from ..model.args import ModelArgs, read_params
+from ..model.args import ModelArgs
 from ..tokenizer.distribution import install_line
 from ..tokenizer.marks import Marks
 from .gguf_metadata import GIVE_LLAMA, Words, ends_of, params_from, template_of, words_from

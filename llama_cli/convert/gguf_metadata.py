@@ -15,8 +15,8 @@ from torch import Tensor
 from ..errors import ModelRejected
 from ..files.foreign import DOWNLOAD_AGAIN
 from ..files.quoting import quote
+from ..model.args import RopeScaling
 from ..model.rope import scale_frequencies
-from ..model.rope_scaling import RopeScaling
 from ..tokenizer.marks import Cuts, Marks
 from .sentencepiece_file import USER_DEFINED, sentencepiece_model
 from .tiktoken_file import BYTE, NORMAL, Vocabulary, make_vocabulary

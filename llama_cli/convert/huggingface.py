@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.huggingface import ARCHITECTURE, LAYER_NAMES, OUTER_NAMES
+from ..checkpoint.rope_settings import rope_scaling_settings
 from ..model.args import ModelArgs
 
 THEIR_OUTER_NAMES = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
@@ -63,5 +64,5 @@ def config_of(args: ModelArgs, dtype: torch.dtype, *, tied: bool, special_ids: d
         "vocab_size": args.vocab_size,
     }
     if args.rope_scaling is not None:
-        config["rope_scaling"] = args.rope_scaling.settings()
+        config["rope_scaling"] = rope_scaling_settings(args.rope_scaling)
     return dict(sorted((config | special_ids).items()))

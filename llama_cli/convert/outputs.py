@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..checkpoint.pth.shards import shard_name
 from ..checkpoint.stored.rounded import scales_of
-from ..model.args import Quantization
-from ..model.quantized import GROUP, Weight, in_full
+from ..model.quantized import GROUP, Quantization, Weight, in_full
 from .huggingface import their_name, their_rows
 from .source import Format, Source
 from .split import EMBEDDING, OUTPUT, split_dim

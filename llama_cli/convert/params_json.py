@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..model.args import OWN_SCHEMES, ModelArgs, Quantization, read_params
-from ..model.rope_scaling import RopeScaling
+from ..checkpoint.params import read_params
+from ..checkpoint.rope_settings import rope_scaling_settings
+from ..checkpoint.schemes import OWN_SCHEMES
+from ..model.args import ModelArgs, RopeScaling
+
+if TYPE_CHECKING:
+    from ..model.quantized import Quantization
 
 # What Meta's files use for hidden sizes, 2/3 of 4 dim times the multiplier, rounded up.
 MULTIPLIERS = (None, 1.0, 1.2, 1.3, 1.5)
@@ -74,7 +79,7 @@ def _rope_rule(args: ModelArgs) -> dict[str, Any]:
         implied = read_params({**_sizes(args), "use_scaled_rope": True}).rope_scaling
         factor = {} if implied == scaling else {"rope_scaling_factor": scaling.factor}
         return {"use_scaled_rope": True} | factor
-    return {"rope_scaling": scaling.settings()}
+    return {"rope_scaling": rope_scaling_settings(scaling)}
 
 
 def _sizes(args: ModelArgs) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from ..chat.template import choose_template
+from ..checkpoint.schemes import QUANTIZATION_KEYS
 from ..checkpoint.tokenizer_marks import params_of_marks
+from ..checkpoint.unsupported import unnested
 from ..errors import ModelRejected
 from ..files.quoting import quote
-from ..model.args import QUANTIZATION_KEYS, Quantization, unnested
+from ..model.quantized import Quantization
 from ..tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from ..tokenizer.base import UNKNOWN
 from ..tokenizer.bpe import BPETokenizer

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.installed import model_name
+from ..checkpoint.params import read_params
 from ..checkpoint.tokenizer_marks import read_marks
+from ..checkpoint.unsupported import unnested
 from ..files.regular_file import read_small
-from ..model.args import ModelArgs, Quantization, read_params, unnested
-from ..model.quantized import Weight
+from ..model.args import ModelArgs
+from ..model.quantized import Quantization, Weight
 from ..tokenizer import TokenizerError
 from ..tokenizer.loader import kind_of
 from ..tokenizer.marks import Marks

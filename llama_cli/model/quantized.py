@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .args import Quantization, Shape
+from .args import Shape
+
+Quantization = Literal["int8", "int4"]
 
 GROUP = 32  # weights that share an int4 scale
 HALF = GROUP // 2

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .args import ModelArgs
-from .rope_scaling import RopeScaling
+from .args import ModelArgs, RopeScaling
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

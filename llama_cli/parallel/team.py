@@ -16,7 +16,8 @@ from ..engine.engine import Engine
 from ..engine.runner import Runner
 from ..errors import UsageError
 from ..memory import MemoryPlan
-from ..model.args import ModelArgs, Quantization
+from ..model.args import ModelArgs
+from ..model.quantized import Quantization
 from ..model.split import Share
 from .launch import Followers
 from .leader import Leader

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checkpoint.params import read_params
 from ..errors import InputRejected, LlamaError, OutputRefused
-from ..model.args import ModelArgs, read_params
+from ..model.args import ModelArgs
 from ..model.llama import Llama, TransformerBlock
 from ..model.rope import rotate, split_last
 from ..tokenizer.char import CharTokenizer

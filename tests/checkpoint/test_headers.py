@@ -25,8 +25,8 @@ from helpers.sparse import write_sparse_model
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.headers import read_headers
+from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
-from llama_cli.model.args import read_params
 
 FOLDERS = sorted({path.parent for path in [*DATA.rglob("consolidated.00.pth"), *DATA.rglob("model.safetensors")]})
 FAMILY = json.loads((DATA / "params_family.json").read_text())["models"]

@@ -13,13 +13,13 @@ from helpers.models import DATA
 
 import llama_cli
 from llama_cli import Sampling
+from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.stored.int4 import hadamard, turn
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
-from llama_cli.model.args import read_params
 
 SIZES = {
     "dim": 64, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 512, "multiple_of": 32,

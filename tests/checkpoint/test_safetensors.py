@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.huggingface import params_of
+from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
-from llama_cli.model.args import read_params
 
 WEIGHTS = random_weights()
 UNTIED = {name: tensor for name, tensor in WEIGHTS.items() if name != "output.weight"}

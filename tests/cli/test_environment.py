@@ -12,7 +12,7 @@ from helpers import commands
 from helpers.folders import random_weights, write_meta
 from helpers.models import DATA
 
-from llama_cli.model.args import read_params
+from llama_cli.checkpoint.params import read_params
 
 TINY = str(DATA / "tiny/bpe1024")
 GREEDY = ["-m", TINY, "-n", "12", "-t", "0"]

@@ -12,9 +12,9 @@ from helpers.models import DATA
 from helpers.sentencepieces import write_sentencepiece
 from helpers.sparse import write_sparse_model
 
+from llama_cli.checkpoint.params import read_params
 from llama_cli.cli.app import main
 from llama_cli.memory import format_bytes, free_memory, plan_memory
-from llama_cli.model.args import read_params
 
 TINY = DATA / "tiny/bpe1024"
 FAMILY = json.loads((DATA / "params_family.json").read_text())["models"]

@@ -11,6 +11,7 @@ from helpers.models import DATA
 from safetensors.torch import load_file, save_file
 
 from llama_cli.checkpoint import open_checkpoint
+from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.pth.archive import open_archive
 from llama_cli.convert import conversion
 from llama_cli.convert.conversion import convert
@@ -20,7 +21,6 @@ from llama_cli.convert.source import open_folder
 from llama_cli.convert.writer_pth import PthFile
 from llama_cli.convert.writer_safetensors import Blank, SafetensorsSet
 from llama_cli.errors import ModelRejected, NumericalError, OutputFailed, UsageError
-from llama_cli.model.args import read_params
 
 
 @pytest.fixture(autouse=True)

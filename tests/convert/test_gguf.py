@@ -13,6 +13,7 @@ import torch
 from helpers import folders
 from helpers.models import DATA, golden
 
+from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.pth.archive import open_archive
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 from llama_cli.cli.app import main
@@ -25,9 +26,8 @@ from llama_cli.convert.tiktoken_file import make_vocabulary
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import LlamaError, ModelRejected
 from llama_cli.loader import load
-from llama_cli.model.args import read_params
+from llama_cli.model.args import RopeScaling
 from llama_cli.model.rope import scale_frequencies
-from llama_cli.model.rope_scaling import RopeScaling
 from llama_cli.tokenizer import load_tokenizer
 from llama_cli.tokenizer.bpe import read_ranks, special_names
 from llama_cli.tokenizer.chat import Message

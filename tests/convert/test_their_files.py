@@ -13,6 +13,7 @@ from helpers.folders import write_meta, write_params
 from helpers.models import DATA, KIT, kit_folder, needs_kit
 from helpers.sentencepieces import write_sentencepiece
 
+from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
@@ -20,7 +21,6 @@ from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.errors import ModelRejected
 from llama_cli.loader import load
-from llama_cli.model.args import read_params
 from llama_cli.tokenizer.bpe import read_ranks
 from llama_cli.tokenizer.chat import Message, ToolCall, make_template
 from llama_cli.tokenizer.loader import load_tokenizer

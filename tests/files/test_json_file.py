@@ -7,9 +7,9 @@ import pytest
 from helpers.bad_json import FIELDS, TEXTS, changed, raw, without
 from helpers.folders import PARAMS, checked, refusal, write_meta, write_params
 
+from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
 from llama_cli.files.json_file import MAX_DEPTH, read_object
-from llama_cli.model.args import read_params
 
 
 @pytest.fixture(name="folder", scope="module")

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llama_cli.checkpoint import Checkpoint, open_checkpoint
+from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
-from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.args import ModelArgs
 
 PARAMS = {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 8, "vocab_size": 48, "multiple_of": 16}
 ARGS = read_params(PARAMS)

@@ -12,10 +12,12 @@ from torch import Tensor
 from llama_cli.backends.choose import Kernels, choose_recipe
 from llama_cli.backends.place import MakeLinear, fuse
 from llama_cli.checkpoint import Checkpoint, open_checkpoint
+from llama_cli.checkpoint.params import read_params
 from llama_cli.loader import build_model
-from llama_cli.model.args import ModelArgs, Quantization, read_params
+from llama_cli.model.args import ModelArgs
 from llama_cli.model.cache import Cache
 from llama_cli.model.llama import Batch, Llama, Row
+from llama_cli.model.quantized import Quantization
 
 DATA = Path(__file__).parents[1] / "data"
 

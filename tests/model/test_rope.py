@@ -5,9 +5,9 @@ import math
 
 import torch
 
-from llama_cli.model.args import ModelArgs
+from llama_cli.checkpoint.rope_settings import read_rope_scaling
+from llama_cli.model.args import ModelArgs, RopeScaling
 from llama_cli.model.rope import rope_table, rotate, scale_frequencies
-from llama_cli.model.rope_scaling import RopeScaling, read_rope_scaling
 
 ARGS = ModelArgs(dim=32, n_layers=1, n_heads=2, n_kv_heads=2, vocab_size=8, rope_theta=10000.0)
 

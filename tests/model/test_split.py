@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers.folders import random_weights
 
+from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.reshard import read_slice
 from llama_cli.memory import can_split, plan_memory, possible_ranks
-from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.args import ModelArgs
 from llama_cli.model.llama import Llama
 from llama_cli.model.split import Share, bounds_of, shared_args, vocabulary_of
 

@@ -15,12 +15,12 @@ from helpers.folders import random_weights, shards_of
 from helpers.models import DATA, golden, golden_tensors, open_model
 
 from llama_cli.backends.onednn_int import can_quantize
+from llama_cli.checkpoint.params import read_params
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.errors import UsageError
 from llama_cli.loader import load
-from llama_cli.model.args import read_params
 from llama_cli.parallel.ranks import Place
 
 TESTS = Path(__file__).parents[1]

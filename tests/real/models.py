@@ -14,7 +14,7 @@ from helpers.models import KIT
 from helpers.sentencepieces import write_sentencepiece
 from real.shell import run
 
-from llama_cli.model.args import read_params
+from llama_cli.checkpoint.params import read_params
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".real"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
-from ...model.args import unnested
+from ..unsupported import unnested
 
 if TYPE_CHECKING:
     from torch import Tensor

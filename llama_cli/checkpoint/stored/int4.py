@@ -19,8 +19,8 @@ from torch import Tensor
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
-from ...model.args import INT4_SCHEME
 from ..pth.headers import is_extra
+from ..schemes import INT4_SCHEME
 from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
-from ...model.args import Quantization
 from ..pth.headers import TensorHeader, is_extra
 from ..safetensors_file import FLOATS, SafetensorsFiles
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...model.quantized import Rounded
+    from ...model.quantized import Quantization, Rounded
     from .row_blocks import ComputedMatrix
 
 LINEAR = re.compile(r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])\.weight", re.ASCII)

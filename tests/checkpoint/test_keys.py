@@ -2,9 +2,9 @@
 
 import pytest
 
+from llama_cli.checkpoint.keys import COMPUTED
+from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
-from llama_cli.model.args import read_params
-from llama_cli.model.keys import COMPUTED
 
 PARAMS = {"dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 512}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from helpers.models import DATA, SMALL
 
+from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected, UsageError
-from llama_cli.model.args import ModelArgs, read_params
+from llama_cli.model.args import ModelArgs, RopeScaling
 from llama_cli.model.llama import Llama
-from llama_cli.model.rope_scaling import RopeScaling
 
 LLAMA3_8B = {
     "dim": 4096,

@@ -1,49 +1,20 @@
-"""How RoPE is stretched, and the object in which params.json and config.json say it."""
+"""The object in which params.json and config.json say how RoPE is stretched."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..errors import ModelRejected
+from ..model.args import NO_CONTEXT, RopeScaling
+from .params_fields import short
 
 Kind = Literal["default", "linear", "llama3"]
 
 KIND_KEYS = ("rope_type", "type")  # the newer and the older spelling of the same
 OWN_ROPE = "give a checkpoint with Llama's own RoPE"
-
-# An original context that every wave is longer than: Llama 3's rule then divides all of them, which is linear scaling.
-NO_CONTEXT = 1
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's stretching of low RoPE frequencies; lengths in tokens."""
-
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether every frequency is divided by the factor."""
-        return self.original_context == NO_CONTEXT
-
-    def settings(self) -> dict[str, Any]:
-        """The object that says it, as Hugging Face spells it."""
-        if self.is_linear:
-            return {"rope_type": "linear", "factor": self.factor}
-        return {
-            "rope_type": "llama3",
-            "factor": self.factor,
-            "low_freq_factor": self.low_freq_factor,
-            "high_freq_factor": self.high_freq_factor,
-            "original_max_position_embeddings": self.original_context,
-        }
 
 
 class _Linear(BaseModel):
@@ -70,25 +41,25 @@ def read_rope_scaling(settings: object, where: str, *, untyped: Kind) -> RopeSca
     `where` is the file and the key, for messages; `untyped` is what an object without a type means.
     """
     if not isinstance(settings, Mapping):
-        raise ModelRejected(f"{where} must be an object, is {_short(settings)}", OWN_ROPE)
+        raise ModelRejected(f"{where} must be an object, is {short(settings)}", OWN_ROPE)
     given = {key: value for key, value in settings.items() if value is not None}
     kinds = [given.pop(key) for key in KIND_KEYS if key in given] or [untyped]
     kind = kinds[0]
     if any(other != kind for other in kinds):
-        raise ModelRejected(f"{where} is of two types: {_short(kind)} and {_short(kinds[1])}", "take one of them out")
+        raise ModelRejected(f"{where} is of two types: {short(kind)} and {short(kinds[1])}", "take one of them out")
     if not isinstance(kind, str) or kind not in FIELDS:
         *others, last = map(repr, FIELDS)
         raise ModelRejected(
-            f"{where} is of type {_short(kind)}; only {', '.join(others)} and {last} are supported", OWN_ROPE
+            f"{where} is of type {short(kind)}; only {', '.join(others)} and {last} are supported", OWN_ROPE
         )
     unknown = sorted(given.keys() - FIELDS[kind].model_fields.keys())
     if unknown:
-        raise ModelRejected(f"{where} of type {kind!r} has {_short(unknown[0])}, which is not supported", OWN_ROPE)
+        raise ModelRejected(f"{where} of type {kind!r} has {short(unknown[0])}, which is not supported", OWN_ROPE)
     try:
         fields = FIELDS[kind].model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ModelRejected(f"{where}.{first['loc'][0]}: {first['msg']}, is {_short(given)}", OWN_ROPE) from None
+        raise ModelRejected(f"{where}.{first['loc'][0]}: {first['msg']}, is {short(given)}", OWN_ROPE) from None
     return _scaling(fields, where)
 
 
@@ -103,6 +74,14 @@ def _scaling(fields: BaseModel, where: str) -> RopeScaling | None:
     return None
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def rope_scaling_settings(scaling: RopeScaling) -> dict[str, Any]:
+    """The object that says it, as Hugging Face spells it."""
+    if scaling.is_linear:
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low_freq_factor,
+        "high_freq_factor": scaling.high_freq_factor,
+        "original_max_position_embeddings": scaling.original_context,
+    }
