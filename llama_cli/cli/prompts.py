@@ -22,6 +22,7 @@ Note = Callable[[str], None]  # says a line to a person, unless that is not want
 MAX_BYTES = 256 << 20
 
 LEAVE_IT = "--no-stdin leaves it alone"
+IN_THE_ARGUMENT = "give the prompt as an argument"
 
 
 def read_prompt(
@@ -112,13 +113,13 @@ def _read_file(path: Path) -> bytes:
 def _read_stdin(note: Note, *, is_more: bool) -> bytes:
     """All of standard input; `is_more` where there is a prompt without it."""
     if sys.stdin is None:
-        raise InputRejected("standard input is closed", "give the prompt as an argument")
+        raise InputRejected("standard input is closed", IN_THE_ARGUMENT)
     way_on = "Ctrl-D ends it" if sys.stdin.isatty() else LEAVE_IT if is_more else "a prompt may be an argument too"
     try:
         with told_when_long(lambda: note(f"waiting for standard input to end; {way_on}")):
             return _bounded(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input")
     except OSError as error:
-        raise InputRejected(f"cannot read standard input: {error.strerror}") from None
+        raise InputRejected(f"cannot read standard input: {error.strerror}", IN_THE_ARGUMENT) from None
 
 
 def _bounded(data: bytes, what: str) -> bytes:

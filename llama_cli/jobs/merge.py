@@ -19,6 +19,8 @@ from .rows import hash_of
 from .source import GZIP
 from .written import WrittenRow, lines_of, read_written
 
+PARTS = "give the outputs of batch --shard I/N"
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -112,7 +114,7 @@ def _open(path: Path) -> BufferedReader:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise InputRejected(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise InputRejected(f"cannot read {path}: {(error.strerror or str(error)).lower()}", PARTS) from None
     if file.peek(len(GZIP)).startswith(GZIP):
         file.close()
         raise InputRejected(f"{path} is gzip", f"gunzip {shlex.quote(str(path))}, then merge it")
@@ -131,4 +133,4 @@ def _rows_of(path: Path, file: BinaryIO) -> Iterator[WrittenRow]:
                 yield read_written(line[start:], offset + start)
             offset += len(line)
     except ValueError:
-        raise InputRejected(f"{path} holds a line at byte {offset} that no batch wrote") from None
+        raise InputRejected(f"{path} holds a line at byte {offset} that no batch wrote", PARTS) from None

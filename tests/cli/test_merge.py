@@ -66,7 +66,9 @@ def test_gaps_and_errors_are_told(rows, tmp_path, capfd):
 def test_other_files_are_refused(tmp_path, capfd, content, fragment):
     code, out = merged(tmp_path, [content])
     assert (code, out) == (5, None)
-    assert fragment in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert fragment in error
+    assert "\nhint: " in error
 
 
 def test_an_output_is_not_overwritten(rows, tmp_path, capfd):
@@ -74,8 +76,15 @@ def test_an_output_is_not_overwritten(rows, tmp_path, capfd):
     merged(tmp_path, good)
     assert merged(tmp_path, good[:1])[0] == 7
     assert merged(tmp_path, good[:1], force=True) == (0, good[0])
-    assert main(["merge", str(tmp_path / "absent"), "-o", str(tmp_path / "x")]) == 5
     assert "exists already" in capfd.readouterr().err
+
+
+def test_a_part_that_is_not_there(tmp_path, capfd):
+    assert main(["merge", str(tmp_path / "absent"), "-o", str(tmp_path / "x")]) == 5
+    assert capfd.readouterr().err.splitlines() == [
+        f"llama-cli: error: cannot read {tmp_path / 'absent'}: no such file or directory",
+        "hint: give the outputs of batch --shard I/N",
+    ]
 
 
 def row(index, custom_id, digest, text="x"):
