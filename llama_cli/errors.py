@@ -16,9 +16,13 @@ NOTE = 25  # a level of the log between INFO and WARNING: nothing is wrong, and 
 MORE_MEMORY = "use less: a smaller --max-seq-len or --batch-size, or a smaller model"
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MORE_ROOM = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "allow larger files (ulimit -f unlimited) or write to another disk",
+}
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-KNOWN = (*TOO_MANY_FILES, *NO_ROOM, *NOT_ALLOWED, errno.ENOMEM, errno.EAGAIN, errno.EIO)
+KNOWN = (*TOO_MANY_FILES, *MORE_ROOM, *NOT_ALLOWED, errno.ENOMEM, errno.EAGAIN, errno.EIO)
 
 
 class LlamaError(Exception):
@@ -111,8 +115,8 @@ def _of_number(number: int | None, where: str) -> LlamaError | None:
         return DoesNotFit(os.strerror(number).lower(), "allow more of them: ulimit -n 1024")
     if number == errno.EAGAIN:
         return DoesNotFit("the system starts no more processes or threads", "allow more of them: ulimit -u 4096")
-    if number in NO_ROOM:
-        return OutputFailed(reason, "free some space")
+    if number in MORE_ROOM:
+        return OutputFailed(reason, MORE_ROOM[number])
     if number in NOT_ALLOWED:
         return OutputFailed(reason, "look at who may write there")
     return OutputFailed(reason, "look at the disk")

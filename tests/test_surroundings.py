@@ -27,6 +27,7 @@ def of(number, name=None):
         (of(errno.EMFILE, "a/b"), DoesNotFit, "too many open files", "ulimit -n"),
         (of(errno.ENFILE), DoesNotFit, "too many open files in system", "ulimit -n"),
         (of(errno.ENOSPC, b"a"), OutputFailed, "a: no space left on device", "free some space"),
+        (of(errno.EFBIG, "a"), OutputFailed, "a: file too large", "ulimit -f unlimited"),
         (of(errno.EROFS, "a"), OutputFailed, "a: read-only file system", "who may write there"),
         (of(errno.EACCES, "a"), OutputFailed, "a: permission denied", "who may write there"),
         (of(errno.EIO, "a"), OutputFailed, "a: input/output error", "look at the disk"),

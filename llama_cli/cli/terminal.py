@@ -7,7 +7,6 @@ shown, never sent; in a pipe the product goes through byte for byte. No text goe
 from __future__ import annotations
 
 import base64
-import errno
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
-from ..errors import OutputFailed
+from ..errors import MORE_ROOM, OutputFailed
 from .wrapping import WordWrap
 
 # C0 but tab and newline, DEL, C1, line and paragraph separators, bidirectional controls, tag characters:
@@ -121,8 +120,7 @@ class Terminal:
             if isinstance(error, BrokenPipeError):
                 raise ReaderGone from None
             reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            hint = "free some space" if full else "look at where it goes"
+            hint = MORE_ROOM.get((isinstance(error, OSError) and error.errno) or 0, "look at where it goes")
             raise OutputFailed(f"cannot write standard output: {reason.lower()}", hint) from None
 
     def note(self, text: str) -> None:

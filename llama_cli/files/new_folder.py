@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import LlamaError, OutputFailed, OutputRefused
+from ..errors import MORE_ROOM, LlamaError, OutputFailed, OutputRefused
 from .own import lock, open_own
-from .write import NO_ROOM, sync_folder
+from .write import sync_folder
 
 CONFIG_NAMES = ("params.json", "config.json")
 MARKER, NEW, OLD = "made-by-llama-cli", "new", "old"
@@ -191,5 +191,5 @@ def _failed(target: Path, error: OSError) -> LlamaError:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return OutputRefused(f"{target} exists already", "give another folder, or --force to replace it")
     reason = (error.strerror or type(error).__name__).lower()
-    hint = "free some space" if error.errno in NO_ROOM else f"look at {target.parent}"
+    hint = MORE_ROOM.get(error.errno or 0, f"look at {target.parent}")
     return OutputFailed(f"cannot write {target}: {reason}", hint)

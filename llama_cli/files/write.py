@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import OutputFailed, OutputRefused
+from ..errors import MORE_ROOM, OutputFailed, OutputRefused
 
 logger = logging.getLogger(__name__)
 
 PART = ".part"
 STALE_SECONDS = 3600  # what a killed program left beside a file; a living one is done long before
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -67,8 +66,8 @@ def sync_folder(folder: Path) -> None:
 def write_failed(path: Path, error: OSError, *, more: str = "") -> OutputFailed:
     """What the system said about a file that cannot be written; `more` is added where the disk is full."""
     reason = (error.strerror or str(error)).lower()
-    if error.errno in NO_ROOM:
-        return OutputFailed(f"cannot write {path}: {reason}{more}", "free some space, run it again")
+    if error.errno in MORE_ROOM:
+        return OutputFailed(f"cannot write {path}: {reason}{more}", f"{MORE_ROOM[error.errno]}, run it again")
     return OutputFailed(f"cannot write {path}: {reason}", "look at where it goes, and run it again")
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from llama_cli.errors import OutputFailed, OutputRefused
+from llama_cli.errors import MORE_ROOM, OutputFailed, OutputRefused
 from llama_cli.files.new_folder import check_space, new_folder
 
 
@@ -269,13 +269,13 @@ def test_a_link_stands_for_where_it_leads_to(tmp_path):
     assert (tmp_path / "model").is_symlink()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
 def test_what_the_disk_says(number, tmp_path):
     with pytest.raises(OutputFailed) as caught:
         make(tmp_path / "model", raising=OSError(number, os.strerror(number)))
     assert caught.value.exit_code == 74
     assert os.strerror(number).lower() in caught.value.message
-    assert (caught.value.hint == "free some space") == (number != errno.EIO)
+    assert caught.value.hint == MORE_ROOM.get(number, f"look at {tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llama_cli.errors import OutputFailed, OutputRefused
 from llama_cli.files import write
-from llama_cli.files.write import replace_file, sync_folder
+from llama_cli.files.write import replace_file, sync_folder, write_failed
 
 
 def mode(path):
@@ -37,6 +37,14 @@ def test_a_private_file_is_private_before_its_first_byte(tmp_path):
         os.umask(before)
     assert seen == [0o600]
     assert mode(tmp_path / "talk") == 0o600
+
+
+@pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "ulimit -f unlimited")])
+def test_what_makes_room_is_said(tmp_path, number, hint):
+    """A limit on the size of a file is not mended by free space."""
+    error = write_failed(tmp_path, OSError(number, os.strerror(number)), more="; what is in it is whole")
+    assert error.message == f"cannot write {tmp_path}: {os.strerror(number).lower()}; what is in it is whole"
+    assert hint in error.hint
 
 
 @pytest.mark.parametrize("before", [0o600, 0o640, 0o664])
