@@ -17,6 +17,7 @@ from ..errors import MORE_ROOM, OutputFailed, OutputRefused
 logger = logging.getLogger(__name__)
 
 PART = ".part"
+READABLE = 0o644  # of a new file: others may read it as the umask says, and never write
 STALE_SECONDS = 3600  # what a killed program left beside a file; a living one is done long before
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
@@ -32,7 +33,7 @@ def replace_file(path: Path, parts: Iterator[bytes], *, private: bool = False) -
     try:
         before = _mode_of(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(beside, flags, 0o666 if before is None and not private else 0o600)
+        handle = os.open(beside, flags, READABLE if before is None and not private else 0o600)
         try:
             with open(handle, "wb") as file:
                 if before is not None and not private:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from ..errors import OutputFailed, OutputRefused
 from ..files.own import lock, open_own
-from ..files.write import replace_file, write_failed
+from ..files.write import READABLE, replace_file, write_failed
 from .finished import Asked, Finished
 from .written import WrittenRow, lines_of, read_written
 
@@ -197,7 +197,7 @@ def _open(path: Path) -> int:
     try:
         if path.exists() and not path.is_file():
             raise OutputRefused(f"{path} is no regular file", hint)
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, READABLE)
     except OSError as error:
         raise write_failed(path, error) from None
     if not stat.S_ISREG(os.fstat(handle).st_mode):  # it became one meanwhile: a pipe would wait for its reader

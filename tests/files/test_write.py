@@ -39,6 +39,16 @@ def test_a_private_file_is_private_before_its_first_byte(tmp_path):
     assert mode(tmp_path / "talk") == 0o600
 
 
+@pytest.mark.parametrize(("umask", "expected"), [(0, 0o644), (0o002, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_others_may_read_what_is_new_as_the_umask_says_and_never_write(tmp_path, umask, expected):
+    before = os.umask(umask)
+    try:
+        replace_file(tmp_path / "out", iter([b"new"]))
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "out") == expected
+
+
 @pytest.mark.parametrize(("number", "hint"), [(errno.ENOSPC, "free some space"), (errno.EFBIG, "ulimit -f unlimited")])
 def test_what_makes_room_is_said(tmp_path, number, hint):
     """A limit on the size of a file is not mended by free space."""
