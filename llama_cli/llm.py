@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import abc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from .engine.engine import Engine, Stats
+from .engine.engine import Stats
+from .engine.generator import Generator
 from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
 from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
-from .model.args import ModelArgs
-from .parallel.replicas import Groups
 from .tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
 from .tokenizer.chat import ChatFormat, Message, Template, ToolCall
 from .tokenizer.chat_formats import spell_prompt
@@ -148,30 +148,25 @@ class Session:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Generator,
         tokenizer: Tokenizer,
-        args: ModelArgs,
         info: ModelInfo,
-        ensure_unchanged: Callable[[], None],
         template: Template,
+        *,
+        ensure_unchanged: Callable[[], None],
+        end: Callable[[], None] | None = None,
     ) -> None:
+        """`engine` runs all requests; `ensure_unchanged` looks at the model's files; `end` lets other processes go."""
         self.engine = engine
         self.tokenizer = tokenizer
-        self.args = args
         self.info = info
         self.template = template
         self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
         self.special_names = names_of(tokenizer)
-        self._runs_on: Engine | Groups = engine
-        self._end: Callable[[], None] | None = None
+        self._end = end
 
     def __repr__(self) -> str:
         return f"<Session of {self.info}, {self.max_seq_len:,} tokens of context>"
-
-    def run_on(self, groups: Groups | None, end: Callable[[], None]) -> None:
-        """Run requests on several groups of ranks, if there are any; `end` lets all ranks go."""
-        self._runs_on = groups or self.engine
-        self._end = end
 
     def close(self) -> None:
         """Let the ranks go that share the model; without it they go when this process ends."""
@@ -181,7 +176,7 @@ class Session:
     @property
     def max_seq_len(self) -> int:
         """Most tokens of a prompt and its answer together."""
-        return self.engine.runner.max_seq_len
+        return self.engine.limits.max_seq_len
 
     @property
     def stats(self) -> Stats:
@@ -284,7 +279,7 @@ class Session:
             seed = secrets.randbits(63) if own.seed is None else own.seed
             yield Request(key, self.encode(content, own.max_tokens), own, seed)
 
-    def run(self, requests: Iterable[Request]) -> Generator[Chunk, None, None]:
+    def run(self, requests: Iterable[Request]) -> abc.Generator[Chunk, None, None]:
         """Run requests together, as many at a time as the batch size, and yield text as it is made.
 
         `requests` is read as needed, so it may be endless. Chunks of different requests interleave. A request
@@ -303,7 +298,7 @@ class Session:
                     answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
                 yield request
 
-        for event in self._runs_on.generate(noted()):
+        for event in self.engine.generate(noted()):
             if isinstance(event, PromptScored):
                 yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
                 continue
@@ -320,7 +315,7 @@ class Session:
 
     def cancel(self, key: int, sample: int) -> None:
         """Stop one sample of a running request before the next step."""
-        self._runs_on.cancel(key, sample)
+        self.engine.cancel(key, sample)
 
     def stream(self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
         """`run` for prompts that are text or ids."""

@@ -31,7 +31,7 @@ from .checkpoint.installed import model_name
 from .checkpoint.params import read_params
 from .checkpoint.tokenizer_file import check_vocabulary, open_tokenizer
 from .engine.engine import Engine
-from .engine.runner import Runner
+from .engine.runner import ModelRunner
 from .errors import DoesNotFit, ModelRejected, UsageError
 from .files.pages import keep_heap
 from .files.private import private_folder, temporary_folder
@@ -183,10 +183,14 @@ def load(
         fingerprint=_fingerprint(checkpoint, recipe),
     )
     logger.info("%s, threads %d, context %s, from %s", info, job.threads, f"{context:,}", info.folder)
-    session = Session(engine, words, args, info, checkpoint.ensure_unchanged, template)
-    if team is not None:
-        session.run_on(team.gather(engine), team.end)
-    return session
+    return Session(
+        team.gather(engine) if team else engine,
+        words,
+        info,
+        template,
+        ensure_unchanged=checkpoint.ensure_unchanged,
+        end=team.end if team else None,
+    )
 
 
 def plan_model(
@@ -220,7 +224,7 @@ def plan_model(
     )
 
 
-def load_part(job: Job, ranks: Ranks) -> Runner:
+def load_part(job: Job, ranks: Ranks) -> ModelRunner:
     """The runner of a rank that follows: its part of the model of a job. LlamaError as from `load`."""
     checkpoint = open_checkpoint(job.model, mmap=job.mmap)
     checkpoint.check(job.args)
@@ -237,7 +241,7 @@ def load_part(job: Job, ranks: Ranks) -> Runner:
 
 def build_runner(
     checkpoint: Checkpoint, job: Job, device: torch.device, share: Share, on_layer: OnLayer | None = None
-) -> Runner:
+) -> ModelRunner:
     """One rank's part of the model of a job, joined with the other parts, and its cache."""
     recipe = choose_recipe(getattr(torch, job.dtype), device, quantize=job.quantize, kernels=job.kernels)
     model = build_model(checkpoint, job.args, recipe, device, share, on_layer)
@@ -247,7 +251,7 @@ def build_runner(
         _compile(model, job.plan.n_slots)
     keep_heap()
     # Ranks have to meet in every layer, which neither way knows.
-    make_runner = partial(Runner, model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
+    make_runner = partial(ModelRunner, model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
     if share.size == 1 and recipe.library is not None and can_step(model, recipe.library):
         return make_runner(make_steps=partial(NativeSteps, library=recipe.library))
     if share.size == 1 and device.type == "cuda" and job.kernels == "auto":

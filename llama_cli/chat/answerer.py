@@ -95,13 +95,13 @@ class Answerer:
         """End the running answer before the next step. May be called by a signal handler."""
         if self._is_running:
             self._interrupted = True
-            self.session.engine.cancel(KEY, 0)
+            self.session.cancel(KEY, 0)
 
     def make_room_ahead(self) -> None:
         """Let the cache grow now, while nobody waits, to what the next turn may need."""
         if self.turn is not None:
             n_tokens = len(self.turn.prompt) + len(self.turn.token_ids) + self.sampling.max_tokens
-            self.session.engine.runner.reserve(min(n_tokens + NEXT_MESSAGE, self.session.max_seq_len))
+            self.session.engine.reserve(n_tokens + NEXT_MESSAGE)
 
     def prepare(self, unfinished: Message | None = None) -> Turn:
         """The turn that answers the conversation as it stands: its prompt, and what was dropped to make it fit.

@@ -15,12 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..engine.runner import Runner
+from ..engine.runner import Snapshot
 from ..errors import InputRejected, LlamaError
 from ..files.own import open_own
 from ..files.write import replace_file
 from ..llm import Session
-from ..parallel.leader import Leader
 
 NAMES = ("keys", "values", "ids")
 GOES_ON = "the conversation goes on without it"
@@ -28,10 +27,11 @@ GOES_ON = "the conversation goes on without it"
 
 def save_cache(path: Path, session: Session) -> None:
     """Write what the fullest slot holds; OutputFailed says why it could not be."""
-    runner = _runner_of(session, "no cache is kept")
-    slot = max(session.engine.scheduler.slots, key=lambda slot: len(slot.held))
-    keys, values = runner.cache.read(slot.index, len(slot.held))
-    tensors = {"keys": keys, "values": values, "ids": torch.tensor(slot.held, dtype=torch.int64)}
+    try:
+        ids, keys, values = session.engine.snapshot()
+    except InputRejected as error:
+        raise InputRejected(error.message, "no cache is kept") from None
+    tensors = {"keys": keys, "values": values, "ids": torch.tensor(ids, dtype=torch.int64)}
     about = {"fingerprint": session.info.fingerprint}
     replace_file(path, iter([save(tensors, about | {"sha256": _checksum(tensors, about)})]), private=True)
 
@@ -41,19 +41,13 @@ def load_cache(path: Path, session: Session) -> int:
     about, tensors = _read(path)
     if about.get("fingerprint") != session.info.fingerprint:
         raise InputRejected(f"{path} was made by another model, or in another dtype", GOES_ON)
-    runner, args = _runner_of(session, GOES_ON), session.args
     keys, values, ids = (tensors[name] for name in NAMES)
-    shape = (args.n_layers, runner.cache.keys[0].shape[1], ids.numel(), args.head_dim)
-    is_typed = ids.dtype == torch.int64 and keys.dtype == values.dtype == runner.cache.dtype
-    if not is_typed or ids.dim() != 1 or keys.shape != shape or values.shape != shape:
-        raise InputRejected(f"{path} has not the shape of this model's cache", GOES_ON)
-    if not 0 < ids.numel() <= session.max_seq_len:
-        raise InputRejected(f"{path} holds {ids.numel():,} tokens; the context holds {session.max_seq_len:,}", GOES_ON)
-    if not all(bool(tensor.isfinite().all()) for tensor in (keys, values)):
-        raise InputRejected(f"{path} holds NaN or infinity", GOES_ON)
-    runner.reserve(ids.numel())
-    runner.cache.restore(0, keys, values)
-    session.engine.scheduler.slots[0].held = ids.tolist()
+    if ids.dtype != torch.int64 or ids.dim() != 1:
+        raise InputRejected(f"{path} has no list of ids", GOES_ON)
+    try:
+        session.engine.restore(Snapshot(ids.tolist(), keys, values))
+    except InputRejected as error:
+        raise InputRejected(f"{path}: {error.message}", GOES_ON) from None
     return len(ids)
 
 
@@ -82,10 +76,3 @@ def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _runner_of(session: Session, hint: str) -> Runner:
-    """The runner that has all keys and values."""
-    if isinstance(session.engine.runner, Leader):
-        raise InputRejected("several processes have the cache, each a part of it", hint)
-    return session.engine.runner

@@ -126,7 +126,7 @@ class Answering:
         """What ran when something broke runs again, one row at a time: one that breaks it alone is given up."""
         left, self._running = self._running, {}
         for key, running in left.items():
-            self.session.engine.scheduler.forget()  # a step that broke may not have filled what it promised
+            self.session.engine.forget()  # a step that broke may not have filled what it promised
             if running.failed:
                 self.starts.end(running.job.custom_id)
                 continue

@@ -61,7 +61,7 @@ def bench(
         session = load_model(model, batch_size=batch_size)
         requests = mixed_requests(prompts, session.engine.limits.n_words, *wanted)
         _check_length(session, max(len(request.prompt) + request.sampling.max_tokens for request in requests))
-        figures = _measure_batch(session, requests, alone)
+        figures = _measure_batch(session, requests, batch_size, alone)
     else:
         sizes = [128, 512] if lengths is None else _parse_list("--lengths", lengths)
         n_rows = _parse_list("--rows", rows)
@@ -114,17 +114,17 @@ def _measure_speeds(
     }
 
 
-def _measure_batch(session: Session, requests: list[Request], alone: int) -> dict[str, Any]:
+def _measure_batch(session: Session, requests: list[Request], batch_size: int, alone: int) -> dict[str, Any]:
     """The three ways, one after the other on the same engine; what is cached from one is of no use to the next."""
     from ..engine.measure import run_in_groups, run_one_by_one, run_together
 
-    engine, batch_size = session.engine, session.engine.runner.n_slots
+    engine = session.engine
     run_together(engine, requests[:1])  # warm up: the first step of a process is slow
-    engine.scheduler.forget()
+    engine.forget()
     continuous = run_together(engine, requests).tokens_per_second
-    engine.scheduler.forget()
+    engine.forget()
     groups = run_in_groups(engine, requests, batch_size).tokens_per_second
-    engine.scheduler.forget()
+    engine.forget()
     single = run_one_by_one(engine, requests[:alone]).tokens_per_second
     return {
         "batch_size": batch_size,

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import DoesNotFit, NumericalError
-from ..parallel.leader import Leader
 from . import sampler
 from .limits import Limits
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
-from .runner import Runner
+from .runner import Runner, Snapshot
 from .scheduler import Plan, Scheduler, Sequence, Work
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class Engine:
 
     def __init__(
         self,
-        runner: Runner | Leader,
+        runner: Runner,
         *,
         n_words: int,
         stop_tokens: frozenset[int],
@@ -95,6 +94,29 @@ class Engine:
         fault = self.limits.fault_of(request)
         n_samples = getattr(request.sampling, "n", 1)
         return [] if fault is None else [Finish(request.key, each, "error", fault) for each in range(n_samples)]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits or runs."""
+        return self.scheduler.busy
+
+    def reserve(self, length: int) -> None:
+        """Let the cache grow now to what a sequence of `length` tokens takes; no more than the context."""
+        self.runner.reserve(min(length, self.limits.max_seq_len))
+
+    def forget(self) -> None:
+        """Compute the next prompts from their beginnings, whatever the cache holds of them."""
+        self.scheduler.forget()
+
+    def snapshot(self) -> Snapshot:
+        """What the slot with the longest past sequence holds; InputRejected where several ranks have parts of it."""
+        slot = max(self.scheduler.slots, key=lambda slot: len(slot.held))
+        return self.runner.snapshot(slot.index, slot.held)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Let a prompt that begins as a snapshot does find it in the cache; InputRejected if it is another model's."""
+        self.runner.restore(0, snapshot)
+        self.scheduler.slots[0].held = list(snapshot.ids)
 
     def _start(self, request: Request) -> Iterator[Event]:
         if refused := self.refuse(request):

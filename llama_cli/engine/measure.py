@@ -9,7 +9,7 @@ from random import Random
 
 import torch
 
-from .engine import Engine
+from .generator import Generator
 from .request import Request, Sampling, Token
 
 SEED = 1234
@@ -39,19 +39,19 @@ def mixed_requests(n: int, n_vocab: int, prompt_lengths: tuple[int, int], new_to
     return requests
 
 
-def run_together(engine: Engine, requests: Sequence[Request]) -> Measured:
+def run_together(engine: Generator, requests: Sequence[Request]) -> Measured:
     """All of them, joining and leaving the batch at every step."""
     began = time.perf_counter()
     n_tokens = sum(isinstance(event, Token) for event in engine.generate(requests))
     return Measured(n_tokens, time.perf_counter() - began)
 
 
-def run_one_by_one(engine: Engine, requests: Sequence[Request]) -> Measured:
+def run_one_by_one(engine: Generator, requests: Sequence[Request]) -> Measured:
     """Each alone, one after the other."""
     return _sum([run_together(engine, [request]) for request in requests])
 
 
-def run_in_groups(engine: Engine, requests: Sequence[Request], size: int) -> Measured:
+def run_in_groups(engine: Generator, requests: Sequence[Request], size: int) -> Measured:
     """Groups of `size`, all to the longest: what a program without a scheduler does.
 
     Prompts are as long as the longest of their group, padded in front, and all rows run until the longest answer
@@ -87,9 +87,9 @@ class Speed:
     decode: float
 
 
-def run_rows(engine: Engine, n_rows: int, n_prompt: int, n_new: int) -> Speed:
+def run_rows(engine: Generator, n_rows: int, n_prompt: int, n_new: int) -> Speed:
     """So many rows of one length at a time; nothing of their prompts is taken from the cache."""
-    engine.scheduler.forget()
+    engine.forget()
     before = replace(engine.stats)
     run_together(engine, mixed_requests(n_rows, engine.limits.n_words, (n_prompt, n_prompt), (n_new, n_new)))
     after = engine.stats

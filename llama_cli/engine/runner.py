@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import InputRejected
 from ..model.cache import Cache
 from ..model.llama import Batch, Llama, Row
 from .scheduler import Copy, Plan
@@ -51,8 +52,45 @@ class DecodeSteps(Protocol):
 MakeSteps = Callable[[Llama, Cache], DecodeSteps]
 
 
-class Runner:
-    """Owns the model and its cache."""
+class Snapshot(NamedTuple):
+    """What a slot of the cache holds: ids, and for each its keys and values."""
+
+    ids: list[int]
+    keys: Tensor  # (n_layers, n_kv_heads, len(ids), head_dim)
+    values: Tensor  # the same
+
+
+class Runner(Protocol):
+    """What an engine runs its plans on: a model and its cache, here or shared by several ranks."""
+
+    @property
+    def n_slots(self) -> int: ...
+
+    @property
+    def max_seq_len(self) -> int: ...
+
+    @property
+    def rounds_to(self) -> torch.dtype:
+        """What logits are rounded to where a token is chosen by them."""
+
+    def run(self, plan: Plan) -> Tensor:
+        """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
+
+    def reserve(self, length: int) -> None:
+        """Make room for sequences of `length` tokens, keeping what is cached."""
+
+    def clear(self, slot: int) -> None:
+        """Forget the numbers of a slot."""
+
+    def snapshot(self, slot: int, ids: list[int]) -> Snapshot:
+        """Copies of the keys and values of `ids`, which a slot holds; InputRejected where no one process has them."""
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """Put a snapshot into a slot; InputRejected if it is not of this cache's shape and dtype, or not finite."""
+
+
+class ModelRunner:
+    """Runs a model of this process, and owns its cache."""
 
     def __init__(
         self, model: Llama, *, n_slots: int, max_seq_len: int, make_steps: MakeSteps | None = None, growth: int = GROWTH
@@ -81,7 +119,7 @@ class Runner:
         return length <= self.cache.max_seq_len
 
     def reserve(self, length: int) -> None:
-        """Make room for sequences of `length` tokens, keeping what is cached."""
+        """As Runner.reserve."""
         if self.has_room(length):
             return
         rounded = min(-(-length // self._growth) * self._growth, self.max_seq_len)
@@ -93,7 +131,7 @@ class Runner:
             self._steps = self._make_steps(self.model, grown)
 
     def run(self, plan: Plan) -> Tensor:
-        """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
+        """As Runner.run."""
         return self.compute(Step.of(plan))
 
     @torch.inference_mode()
@@ -115,5 +153,23 @@ class Runner:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def clear(self, slot: int) -> None:
-        """Forget the numbers of a slot."""
+        """As Runner.clear."""
         self.cache.clear(slot)
+
+    def snapshot(self, slot: int, ids: list[int]) -> Snapshot:
+        """As Runner.snapshot."""
+        return Snapshot(ids, *self.cache.read(slot, len(ids)))
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """As Runner.restore."""
+        ids, *tensors = snapshot
+        cached = self.cache.keys[0]
+        shape = (len(self.cache.keys), cached.shape[1], len(ids), cached.shape[3])
+        if any(each.shape != shape or each.dtype != self.cache.dtype for each in tensors):
+            raise InputRejected("a saved cache has not the shape of this model's cache")
+        if not 0 < len(ids) <= self.max_seq_len:
+            raise InputRejected(f"a saved cache holds {len(ids):,} tokens; the context holds {self.max_seq_len:,}")
+        if not all(bool(each.isfinite().all()) for each in tensors):
+            raise InputRejected("a saved cache holds NaN or infinity")
+        self.reserve(len(ids))
+        self.cache.restore(slot, snapshot.keys, snapshot.values)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
-from ..engine.engine import Engine
+from ..engine.generator import Generator
 from ..engine.request import Finish, PromptScored, Request, Sampling, TokenLogprob
 from ..errors import LlamaError, NumericalError
 
@@ -91,7 +91,7 @@ class _Scoring:
 
 
 def score_texts(
-    engine: Engine, texts: Iterable[Text], windows: Windows, *, top: int = 0
+    engine: Generator, texts: Iterable[Text], windows: Windows, *, top: int = 0
 ) -> Iterator[tuple[int, list[TokenLogprob] | LlamaError]]:
     """(number, log-probabilities or why not) of each text, as they are done; `texts` is read as needed.
 
@@ -135,7 +135,7 @@ def _parts(text: Text, windows: Windows, sampling: Sampling) -> Iterator[tuple[t
 
 
 def score_tokens(
-    engine: Engine, ids: Sequence[int], windows: Windows, *, first: int = 1, top: int = 0
+    engine: Generator, ids: Sequence[int], windows: Windows, *, first: int = 1, top: int = 0
 ) -> list[TokenLogprob]:
     """Log-probabilities of the tokens ids[first:]; LlamaError where the model makes NaN."""
     ((_, scores),) = score_texts(engine, [Text(ids, first)], windows, top=top)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from ..engine.runner import Runner, Step
+from ..engine.runner import ModelRunner, Snapshot, Step
 from ..engine.scheduler import Copy, Plan
-from ..errors import DoesNotFit
+from ..errors import DoesNotFit, InputRejected
 from ..model.llama import Row
 
 Send = Callable[[Sequence[int]], None]
@@ -36,7 +37,7 @@ class Leader:
     `send` takes an instruction to all of them, `explain` makes of an error what ended the rank that caused it.
     """
 
-    def __init__(self, runner: Runner, send: Send, explain: Callable[[Exception], Exception]) -> None:
+    def __init__(self, runner: ModelRunner, send: Send, explain: Callable[[Exception], Exception]) -> None:
         self._runner = runner
         self._send = send
         self._explain = explain
@@ -71,6 +72,14 @@ class Leader:
         with self._together([Verb.CLEAR, slot]):
             self._runner.clear(slot)
 
+    def snapshot(self, slot: int, ids: list[int]) -> NoReturn:
+        """As Runner.snapshot: always refused."""
+        raise InputRejected("several processes have the cache, each a part of it")
+
+    def restore(self, slot: int, snapshot: Snapshot) -> NoReturn:
+        """As Runner.restore: always refused."""
+        raise InputRejected("several processes have the cache, each a part of it")
+
     def end(self) -> None:
         """Let the others go."""
         with self._together([Verb.END]):
@@ -93,7 +102,7 @@ class Leader:
                 raise self._explain(error) from error
 
 
-def repeat(runner: Runner, receive: Receive) -> None:
+def repeat(runner: ModelRunner, receive: Receive) -> None:
     """Do what the leader does, until it ends."""
     while True:
         verb, *numbers = receive()

@@ -1,7 +1,8 @@
-"""Several engines as one: requests go to whichever has room, events come back. Each engine has a model of its own.
+"""Replicas of one model that answer as one engine: a request goes to whichever has room, events come back.
 
-Engines of other processes are reached by links, this process's own one runs in a thread, and the caller's thread
-does nothing but hand out and collect, so that it notices at once when a link breaks.
+A replica is an engine with a copy of the model of its own. Those of other processes are reached by links, that of this
+process runs in a thread, and the caller's thread does nothing but hand out and collect, so that it notices at once
+when a link breaks.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from threading import Thread
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
-from ..engine.engine import Engine
+from ..engine.engine import END, Engine, Stats
+from ..engine.limits import Limits
 from ..engine.request import Event, Finish, PromptScored, Request, Sampling, Token, TokenLogprob
+from ..engine.runner import Snapshot
 from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError
 
 
@@ -28,11 +31,15 @@ class Cancel(NamedTuple):
     sample: int
 
 
-Order = Request | Cancel | None  # None: no more will come
+class Forget(NamedTuple):
+    """Drop what free slots of the cache remember."""
+
+
+Order = Request | Cancel | Forget | None  # None: no more will come
 Report = Event | Exception
 Orders = SimpleQueue[Order]
 
-GOODBYE = "goodbye"  # the last that a group reports
+GOODBYE = "goodbye"  # the last that a replica reports
 
 
 class TextLink(Protocol):
@@ -56,7 +63,7 @@ class Inbox:
     def requests(self) -> Iterator[Request | None]:
         """Those that have come, None where there is none yet; waits while the engine has nothing to do."""
         while True:
-            self.take(block=not self._waiting and not self._engine.scheduler.busy)
+            self.take(block=not self._waiting and not self._engine.is_busy)
             if self._waiting:
                 yield self._next()
             elif self._has_ended:
@@ -73,6 +80,8 @@ class Inbox:
                 self._has_ended = True
             elif isinstance(order, Request):
                 self._waiting.append(order)
+            elif isinstance(order, Forget):
+                self._engine.forget()
             elif any(request.key == order.key for request in self._waiting):
                 self._too_early.add(order)
             else:
@@ -95,8 +104,8 @@ def serve(engine: Engine, orders: Orders, report: Callable[[Event], None]) -> No
 
 
 @dataclass
-class Group:
-    """One of the engines, as the others see it."""
+class Replica:
+    """One engine, as the thread sees it that hands out requests."""
 
     give: Callable[[Order], None]
     n_slots: int
@@ -109,29 +118,45 @@ class Group:
 
 @dataclass
 class Handed:
-    """A request that a group has."""
+    """A request that a replica has."""
 
-    group: Group
+    replica: Replica
     request: Request
     n_left: int  # samples
     is_abandoned: bool = False
 
 
-class Groups:
-    """An engine like another, to whom runs requests on it; `links` lead to the other groups."""
+class Replicas:
+    """A Generator made of this process's `engine` and of those that `links` lead to.
+
+    `explain` makes of an error of a link what ended the process at its other end.
+    """
 
     def __init__(self, engine: Engine, links: Sequence[TextLink], explain: Callable[[Exception], Exception]) -> None:
         self._reports: SimpleQueue[Report] = SimpleQueue()
         self._explain = explain
-        self._refuse = engine.refuse
+        self._engine = engine
         n_slots = engine.runner.n_slots
         orders: Orders = SimpleQueue()
-        self._groups = [Group(orders.put, n_slots), *(Group(_giver(link, explain), n_slots) for link in links)]
+        self._replicas = [Replica(orders.put, n_slots), *(Replica(_giver(link, explain), n_slots) for link in links)]
         self._handed: dict[int, Handed] = {}
         self._n_handed = 0
         self._threads = [self._begin(lambda: serve(engine, orders, self._reports.put))]
         for link in links:
             self._threads.append(self._begin(lambda link=link: self._listen(link)))  # type: ignore[misc]
+
+    @property
+    def limits(self) -> Limits:
+        return self._engine.limits
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        return self._engine.stop_tokens
+
+    @property
+    def stats(self) -> Stats:
+        """Those of this process's engine alone."""
+        return self._engine.stats
 
     def _begin(self, work: Callable[[], None]) -> Thread:
         def guarded() -> None:
@@ -155,38 +180,57 @@ class Groups:
                 return
             self._reports.put(read_report(text))
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Event]:
-        """As Engine.generate, on all groups at once."""
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Event]:
+        """As Generator.generate, on all replicas at once."""
         coming = iter(requests)
         exhausted = False
         try:
             while True:
-                while not exhausted and (group := max(self._groups, key=_room)).has_room:
-                    request = next(coming, None)
+                while not exhausted and (replica := max(self._replicas, key=_room)).has_room:
+                    request = next(coming, END)
                     if request is None:
+                        break
+                    if not isinstance(request, Request):
                         exhausted = True
-                    elif refused := self._refuse(request):
+                    elif refused := self._engine.refuse(request):
                         yield from refused
                     else:
-                        self._hand(request, group)
+                        self._hand(request, replica)
                 if exhausted and all(handed.is_abandoned for handed in self._handed.values()):
                     return
-                yield from self._take(self._reports.get())
+                if self._handed:
+                    yield from self._take(self._reports.get())
         finally:
             for ticket in self._handed:
                 self._abandon(ticket)
 
     def cancel(self, key: int, sample: int) -> None:
-        """As Engine.cancel."""
+        """As Generator.cancel."""
         for ticket, handed in self._handed.items():
             if handed.request.key == key and not handed.is_abandoned:
-                handed.group.give(Cancel(ticket, sample))
+                handed.replica.give(Cancel(ticket, sample))
+
+    def reserve(self, length: int) -> None:
+        """Nothing: each replica lets its cache grow when a request comes that needs it."""
+
+    def forget(self) -> None:
+        """As Generator.forget, before any request that comes from now on."""
+        for replica in self._replicas:
+            replica.give(Forget())
+
+    def snapshot(self) -> NoReturn:
+        """As Generator.snapshot: always refused."""
+        raise InputRejected("several processes have a cache, each one of its own")
+
+    def restore(self, snapshot: Snapshot) -> NoReturn:
+        """As Generator.restore: always refused."""
+        raise InputRejected("several processes have a cache, each one of its own")
 
     def end(self) -> None:
-        """Let the groups go."""
-        for group in self._groups:
+        """Let the replicas go."""
+        for replica in self._replicas:
             with suppress(Exception):  # whoever is gone need not be told
-                group.give(None)
+                replica.give(None)
 
     def wait(self, seconds: float) -> bool:
         """Whether they have come to their end within so many seconds."""
@@ -195,12 +239,12 @@ class Groups:
             thread.join(max(deadline - time.monotonic(), 0))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _hand(self, request: Request, group: Group) -> None:
+    def _hand(self, request: Request, replica: Replica) -> None:
         ticket = self._n_handed
         self._n_handed += 1
-        group.n_running += request.sampling.n
-        self._handed[ticket] = Handed(group, request, request.sampling.n)
-        group.give(request._replace(key=ticket))
+        replica.n_running += request.sampling.n
+        self._handed[ticket] = Handed(replica, request, request.sampling.n)
+        replica.give(request._replace(key=ticket))
 
     def _take(self, report: Report) -> Iterator[Event]:
         if isinstance(report, Exception):
@@ -208,7 +252,7 @@ class Groups:
         handed = self._handed[report.key]
         if isinstance(report, Finish):
             handed.n_left -= 1
-            handed.group.n_running -= 1
+            handed.replica.n_running -= 1
             if not handed.n_left:
                 del self._handed[report.key]
         if not handed.is_abandoned:
@@ -219,11 +263,11 @@ class Groups:
         if not handed.is_abandoned:
             handed.is_abandoned = True
             for sample in range(handed.request.sampling.n):
-                handed.group.give(Cancel(ticket, sample))
+                handed.replica.give(Cancel(ticket, sample))
 
 
-def _room(group: Group) -> int:
-    return group.n_slots - group.n_running
+def _room(replica: Replica) -> int:
+    return replica.n_slots - replica.n_running
 
 
 def _giver(link: TextLink, explain: Callable[[Exception], Exception]) -> Callable[[Order], None]:
@@ -246,6 +290,8 @@ def write_order(order: Order) -> str:
         return "end"
     if isinstance(order, Cancel):
         return json.dumps(["cancel", *order])
+    if isinstance(order, Forget):
+        return json.dumps(["forget"])
     return json.dumps(["request", *order._replace(sampling=asdict(order.sampling))])  # type: ignore[arg-type]
 
 
@@ -256,13 +302,15 @@ def read_order(text: str) -> Order:
     kind, *values = json.loads(text)
     if kind == "cancel":
         return Cancel(*values)
+    if kind == "forget":
+        return Forget()
     key, prompt, settings, *rest = values
     biases = {int(token_id): bias for token_id, bias in settings["logit_bias"].items()}  # JSON's keys are texts
     return Request(key, tuple(prompt), Sampling(**settings | {"logit_bias": biases}), *rest)
 
 
 def write_report(report: Report) -> str:
-    """An event, or the error that ends a group, as text."""
+    """An event, or the error that ends a replica, as text."""
     if isinstance(report, Exception):
         message, hint, code = str(report), getattr(report, "hint", None), getattr(report, "exit_code", 1)
         return json.dumps(["error", message, hint, code])

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from ..backends.choose import Kernels
 from ..engine.engine import Engine
-from ..engine.runner import Runner
+from ..engine.generator import Generator
+from ..engine.runner import ModelRunner, Runner
 from ..errors import UsageError
 from ..memory import MemoryPlan
 from ..model.args import ModelArgs
@@ -22,7 +23,7 @@ from ..model.split import Share
 from .launch import Followers
 from .leader import Leader
 from .ranks import Link, Place, Ranks, is_about_a_connection, lost_rank
-from .replicas import Groups
+from .replicas import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Team:
         self._followers: Followers | None = None
         self._ranks: Ranks | None = None
         self._leader: Leader | None = None
-        self._groups: Groups | None = None
+        self._replicas: Replicas | None = None
         self._has_ended = self._has_stuck = False
         if place.is_alone:
             self._followers = Followers(n_ranks)
@@ -102,7 +103,7 @@ class Team:
         self.share = Share(0, job.tp)
         atexit.register(self._end_with_process)
 
-    def lead(self, runner: Runner) -> Runner | Leader:
+    def lead(self, runner: ModelRunner) -> Runner:
         """The runner of this rank as one of all ranks of its group."""
         if self.share.size == 1:
             return runner
@@ -110,13 +111,14 @@ class Team:
         self._leader = Leader(runner, self._ranks.group.send, self.explain)
         return self._leader
 
-    def gather(self, engine: Engine) -> Groups | None:
-        """The engines of all groups as one; None if there is no other group."""
+    def gather(self, engine: Engine) -> Generator:
+        """The engines of all groups as one; this process's own where there is no other group."""
         assert self._ranks is not None, "they have met"
         links = [Link(rank) for rank in self._ranks.other_leaders]
-        if links:
-            self._groups = Groups(engine, links, self.explain)
-        return self._groups
+        if not links:
+            return engine
+        self._replicas = Replicas(engine, links, self.explain)
+        return self._replicas
 
     def explain(self, error: Exception) -> Exception:
         """What ended the rank whose silence is the reason of an error; the error itself if it is another."""
@@ -130,14 +132,14 @@ class Team:
         if self._has_ended:
             return
         self._has_ended = True
-        if self._groups is not None:
-            self._attempt(self._groups.end)
-            self._groups.wait(SECONDS_TO_END)
+        if self._replicas is not None:
+            self._attempt(self._replicas.end)
+            self._replicas.wait(SECONDS_TO_END)
         if self._leader is not None and not self._leader.in_step:
             self._attempt(self._leader.end)
         if self._followers is not None:
             self._followers.end()
-        if self._groups is not None and not self._groups.wait(SECONDS_TO_END):
+        if self._replicas is not None and not self._replicas.wait(SECONDS_TO_END):
             self._has_stuck = True
         elif self._ranks is not None:
             self._attempt(self._ranks.part)

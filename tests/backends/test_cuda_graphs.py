@@ -11,7 +11,7 @@ from llama_cli.backends import cuda_graphs as graphs
 from llama_cli.backends.cuda_graphs import DecodeGraphs, cuda_graphs
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
-from llama_cli.engine.runner import Runner, Step
+from llama_cli.engine.runner import ModelRunner, Step
 from llama_cli.model.llama import Row
 
 
@@ -40,7 +40,7 @@ def _no_limit(monkeypatch):
 
 def recording_engine(model, n_slots, recorder, max_seq_len=256, growth=256):
     make_steps = partial(DecodeGraphs, record=recorder)
-    runner = Runner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=make_steps, growth=growth)
+    runner = ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=make_steps, growth=growth)
     return Engine(runner, n_words=model.args.vocab_size, stop_tokens=frozenset())
 
 
@@ -98,7 +98,7 @@ def test_spans_are_rounded_up(monkeypatch):
 
 def test_which_steps_it_takes(monkeypatch):
     model = random_model(SMALL)
-    runner = Runner(model, n_slots=4, max_seq_len=512)
+    runner = ModelRunner(model, n_slots=4, max_seq_len=512)
     runner.reserve(512)
     found = DecodeGraphs(model, runner.cache, Recorder())
     assert found.takes([Row(2, 7, 1), Row(0, 500, 1)], [0, 1]) == 2
@@ -111,7 +111,7 @@ def test_which_steps_it_takes(monkeypatch):
 
 def test_a_result_outlives_the_next_step():
     model = random_model(SMALL)
-    runner = Runner(model, n_slots=2, max_seq_len=64, make_steps=partial(DecodeGraphs, record=Recorder()))
+    runner = ModelRunner(model, n_slots=2, max_seq_len=64, make_steps=partial(DecodeGraphs, record=Recorder()))
     runner.reserve(64)
     first = runner.compute(Step([], [Row(0, 0, 1)], [5], [0]))
     kept = first.clone()

@@ -10,7 +10,7 @@ from llama_cli.cli.answering import MOST_INTERNAL_ERRORS
 from llama_cli.cli.app import main
 from llama_cli.engine import sampler
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.runner import Runner
+from llama_cli.engine.runner import ModelRunner
 from llama_cli.errors import DoesNotFit
 
 pytestmark = pytest.mark.promise("P24")
@@ -81,14 +81,14 @@ def break_at_start(monkeypatch, error):
 
 def break_in_step(monkeypatch, error):
     """In the middle of a step, behind the copies that it promised."""
-    real = Runner.run
+    real = ModelRunner.run
 
     def run(self, plan):
         if any(breaks(work.sequence.request.sampling) for work in plan.work):
             raise error
         return real(self, plan)
 
-    monkeypatch.setattr(Runner, "run", run)
+    monkeypatch.setattr(ModelRunner, "run", run)
 
 
 def break_in_choice(monkeypatch, error):

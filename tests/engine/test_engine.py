@@ -6,7 +6,8 @@ from helpers.models import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token
-from llama_cli.engine.runner import Runner
+from llama_cli.engine.runner import ModelRunner
+from llama_cli.errors import InputRejected
 
 SHARED = list(range(30, 70))
 PROMPTS = [
@@ -29,7 +30,7 @@ SETTINGS = [
 
 def make_engine(n_slots=1, chunk=512, stops=frozenset(), model=None, max_seq_len=256, n_words=None):
     model = model or random_model(SMALL)
-    runner = Runner(model, n_slots=n_slots, max_seq_len=max_seq_len)
+    runner = ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len)
     return Engine(runner, n_words=n_words or model.args.vocab_size, stop_tokens=stops, chunk=chunk)
 
 
@@ -281,3 +282,45 @@ def test_a_row_that_does_not_fit_alone_is_given_up(model, monkeypatch):
     monkeypatch.setattr(engine.runner, "run", never)
     answers, _ = run(engine, requests_of(SETTINGS[0]))
     assert {reason for _, _, reason in answers.values()} == {"error"}
+
+
+def test_what_was_computed_can_be_put_into_another_engine(model):
+    """A prompt that goes on from a snapshot computes its last id alone, and says what it says anyway."""
+    prompt = tuple(range(1, 60))
+    request = Request(0, prompt, Sampling(temperature=0, max_tokens=3), 0)
+    first, second = make_engine(2, model=model), make_engine(2, model=model)
+    expected = run(first, [request])
+    snapshot = first.snapshot()
+    assert tuple(snapshot.ids[: len(prompt)]) == prompt
+    second.restore(snapshot)
+    assert run(second, [request]) == expected
+    assert second.stats.n_prompt == 1
+    second.forget()
+    run(second, [request])
+    assert second.stats.n_prompt == 1 + len(prompt)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda it: it._replace(keys=it.keys.bfloat16()), "has not the shape"),
+        (lambda it: it._replace(values=it.values[:, :1]), "has not the shape"),
+        (lambda it: it._replace(ids=it.ids[1:]), "has not the shape"),
+        (lambda it: it._replace(values=it.values * torch.inf), "NaN or infinity"),
+        (lambda it: type(it)([], it.keys[:, :, :0], it.values[:, :, :0]), "holds 0 tokens"),
+    ],
+)
+def test_a_snapshot_that_does_not_fit_is_refused(model, change, why):
+    engine = make_engine(model=model)
+    run(engine, [Request(0, (1, 2, 3), Sampling(temperature=0, max_tokens=3), 0)])
+    with pytest.raises(InputRejected, match=why):
+        engine.restore(change(engine.snapshot()))
+    small = make_engine(model=model, max_seq_len=4)
+    with pytest.raises(InputRejected, match="the context holds 4"):
+        small.restore(engine.snapshot())
+
+
+def test_no_more_is_reserved_than_the_context(model):
+    engine = make_engine(model=model, max_seq_len=40)
+    engine.reserve(10**6)
+    assert engine.runner.cache.max_seq_len == 40

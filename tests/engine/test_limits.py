@@ -12,7 +12,7 @@ import llama_cli
 from llama_cli.cli.app import main
 from llama_cli.engine.request import Request, Sampling, SettingRejected
 from llama_cli.errors import ContextTooLong, InputRejected, LlamaError, UsageError
-from llama_cli.parallel.replicas import Groups
+from llama_cli.parallel.replicas import Replicas
 
 TINY = DATA / "tiny/bpe1024"
 N_WORDS = 1024
@@ -63,7 +63,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=str)
-@pytest.mark.parametrize("make", [make_engine, lambda: Groups(make_engine(), [], lambda error: error)])
+@pytest.mark.parametrize("make", [make_engine, lambda: Replicas(make_engine(), [], lambda error: error)])
 def test_what_cannot_run_ends_with_the_reason_and_the_others_go_on(make, bad):
     events = list(make().generate([GOOD._replace(key=1), bad, GOOD._replace(key=2)]))
     ends = {(event.key, event.sample): event for event in events if hasattr(event, "reason")}

@@ -18,7 +18,7 @@ from torch import distributed
 from llama_cli.backends.choose import choose_recipe
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling, Token
-from llama_cli.engine.runner import Runner
+from llama_cli.engine.runner import ModelRunner
 from llama_cli.loader import build_model
 from llama_cli.model.llama import Batch, Row
 from llama_cli.model.split import Share, parallelize
@@ -80,7 +80,7 @@ def main():
     for number, case in enumerate(cases):
         model, args = build(case, Share(place.rank, place.world_size))
         longest = max(map(len, case["prompts"])) + case["n"]
-        runner = Runner(model, n_slots=2, max_seq_len=longest)
+        runner = ModelRunner(model, n_slots=2, max_seq_len=longest)
         logits = [logits_of(runner, ids) for ids in case["prompts"]]
         if place.follows:
             repeat(runner, ranks.group.receive)

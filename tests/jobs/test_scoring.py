@@ -9,7 +9,7 @@ from helpers.models import DATA, SMALL, forward, golden, kit_folder, load_model,
 
 from llama_cli.cli.app import main
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.runner import Runner
+from llama_cli.engine.runner import ModelRunner
 from llama_cli.errors import LlamaError
 from llama_cli.jobs.scoring import Score, Windows, score_tokens
 
@@ -24,7 +24,7 @@ def _model():
 
 def make_engine(model, max_seq_len=256):
     return Engine(
-        Runner(model, n_slots=1, max_seq_len=max_seq_len), n_words=model.args.vocab_size, stop_tokens=frozenset()
+        ModelRunner(model, n_slots=1, max_seq_len=max_seq_len), n_words=model.args.vocab_size, stop_tokens=frozenset()
     )
 
 

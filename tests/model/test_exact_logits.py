@@ -12,7 +12,7 @@ from llama_cli.backends.onednn import can_pack
 from llama_cli.backends.upcast import WideningLinear
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
-from llama_cli.engine.runner import Runner, Step
+from llama_cli.engine.runner import ModelRunner, Step
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.llama import Llama, Row
 from llama_cli.model.parts import multiply
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def engine_of(model, *, lead=False, **more):
-    runner = Runner(model, n_slots=3, max_seq_len=256)
+    runner = ModelRunner(model, n_slots=3, max_seq_len=256)
     leader = Leader(runner, lambda numbers: None, lambda error: error) if lead else runner
     return Engine(leader, n_words=model.args.vocab_size, stop_tokens=frozenset(), **more)
 
@@ -38,7 +38,7 @@ def unrounded(model, monkeypatch):
     """The same hidden states, multiplied in float64."""
     weight = model.output.weight.double()
     monkeypatch.setattr(model.output, "forward", lambda x: x.double() @ weight.T)
-    runner = Runner(model, n_slots=1, max_seq_len=256)
+    runner = ModelRunner(model, n_slots=1, max_seq_len=256)
     runner.reserve(len(IDS))
     logits = runner.compute(Step([], [Row(0, 0, len(IDS))], IDS, list(range(len(IDS)))))
     return logits.double().log_softmax(-1)[torch.arange(99), torch.tensor(IDS[1:])].tolist()

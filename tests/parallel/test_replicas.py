@@ -10,16 +10,17 @@ from engine.test_engine import SETTINGS, make_engine, requests_of, run
 
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token, TokenLogprob
-from llama_cli.engine.runner import Runner, Step
+from llama_cli.engine.runner import Step
 from llama_cli.engine.scheduler import Copy
-from llama_cli.errors import DoesNotFit, LlamaError, NumericalError
+from llama_cli.errors import DoesNotFit, InputRejected, LlamaError, NumericalError
 from llama_cli.model.llama import Row
 from llama_cli.parallel.leader import Leader, Verb, decode_step, encode_step, repeat
 from llama_cli.parallel.ranks import RankEnded
 from llama_cli.parallel.replicas import (
     GOODBYE,
     Cancel,
-    Groups,
+    Forget,
+    Replicas,
     read_order,
     read_report,
     serve,
@@ -86,7 +87,7 @@ def _far():
 
 @pytest.fixture(name="groups")
 def _groups(far):
-    groups = Groups(make_engine(n_slots=2), [far.link], explain)
+    groups = Replicas(make_engine(n_slots=2), [far.link], explain)
     yield groups
     groups.end()
     assert groups.wait(5), "no thread is left where Python ends"
@@ -153,6 +154,41 @@ def test_abandoned_rows_do_not_reach_the_next_caller(groups):
     assert ids_of(run(groups, requests_of({"temperature": 0}))) == ids_of(expected)
 
 
+def test_none_among_requests_is_no_end(groups):
+    """What waits for a caller gives None where it has none yet; replicas took that for the end."""
+    expected = run(make_engine(), requests_of({"temperature": 0}))
+    gaps = (each for request in requests_of({"temperature": 0}) for each in (None, request, None))
+    assert ids_of(run(groups, gaps)) == ids_of(expected)
+
+
+def test_what_replicas_remember_can_be_dropped(groups):
+    """Asked twice, a prompt comes out of the cache; once that is forgotten, it is computed again."""
+    request = Request(0, tuple(range(1, 30)), Sampling(temperature=0, max_tokens=2), 0)
+
+    def n_reused():
+        before = groups.stats.n_reused
+        run(groups, [request] * 3)
+        return groups.stats.n_reused - before
+
+    n_reused()
+    assert n_reused() > 0
+    groups.forget()
+    before = groups.stats.n_prompt
+    run(groups, [request])
+    assert groups.stats.n_prompt - before == len(request.prompt)
+
+
+def test_what_several_processes_hold_is_in_no_snapshot(groups):
+    leader = Leader(make_engine().runner, lambda numbers: None, explain)
+    snapshot = make_engine().runner.snapshot(0, [])
+    for take in (groups.snapshot, lambda: leader.snapshot(0, [])):
+        with pytest.raises(InputRejected, match="several processes have"):
+            take()
+    for put in (groups.restore, lambda it: leader.restore(0, it)):
+        with pytest.raises(InputRejected, match="several processes have"):
+            put(snapshot)
+
+
 def test_a_broken_link_is_an_error_at_once(groups, far):
     far.die()
     with pytest.raises(RankEnded, match="explained: Connection closed"):
@@ -163,7 +199,7 @@ def test_an_error_of_the_own_engine_is_raised():
     engine = make_engine()
     engine.runner.run = lambda plan: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        run(Groups(engine, [], explain), requests_of({"temperature": 0}))
+        run(Replicas(engine, [], explain), requests_of({"temperature": 0}))
 
 
 def test_a_row_that_waits_can_be_cancelled():
@@ -183,10 +219,11 @@ def test_a_row_that_waits_can_be_cancelled():
     [
         None,
         Cancel(3, 1),
+        Forget(),
         Request(7, (1, 2, 3), Sampling(), 2**64 - 1),
         Request(0, (5,), Sampling(stop=("a", '"\n'), logit_bias={5: -1.5}, stop_token_ids=(4,), n=3, seed=1), 0, 4),
     ],
-    ids=["end", "cancel", "request", "settings"],
+    ids=["end", "cancel", "forget", "request", "settings"],
 )
 def test_orders_survive_the_wire(order):
     assert read_order(write_order(order)) == order
@@ -303,10 +340,3 @@ def test_errors_of_a_step_are_explained(error, becomes):
     with pytest.raises(becomes):
         leader.run(EmptyPlan())
     assert leader.in_step
-
-
-def test_a_runner_is_a_leader_without_followers():
-    """What engines use of a runner, a leader has too."""
-    used = {"n_slots", "max_seq_len", "run", "reserve", "clear"}
-    assert used <= set(dir(Leader))
-    assert used - {"n_slots", "max_seq_len"} <= set(dir(Runner))

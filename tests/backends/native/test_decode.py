@@ -14,7 +14,7 @@ from llama_cli.backends.native.linear import NativeLayers
 from llama_cli.backends.place import replace
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
-from llama_cli.engine.runner import Runner, Step
+from llama_cli.engine.runner import ModelRunner, Step
 from llama_cli.model.llama import Row
 
 LIBRARY = native_library()
@@ -53,7 +53,7 @@ def native_model(args, kind, seed=0):
 
 def native_runner(model, n_slots, max_seq_len=256, growth=256):
     steps = partial(NativeSteps, library=LIBRARY)
-    return Runner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=steps, growth=growth)
+    return ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=steps, growth=growth)
 
 
 def filled(runner, lengths):
@@ -77,7 +77,7 @@ def test_a_step_is_the_models(args, kind, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     lengths = [3, 1, 200, 127, 128, 129]
     model = native_model(args, kind)
-    plain = filled(Runner(model, n_slots=6, max_seq_len=256), lengths)
+    plain = filled(ModelRunner(model, n_slots=6, max_seq_len=256), lengths)
     native = filled(native_runner(model, 6), lengths)
     for number in range(3):
         step = step_of([length + number for length in lengths], [5, 95, 0, 7, 20, 33])
