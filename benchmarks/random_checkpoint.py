@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from llama_cli.checkpoint.params import read_params
+from llama_cli.model.weights import weight_shapes
 
 SHAPES = {
     "1b": {"dim": 2048, "n_layers": 16, "n_heads": 32, "n_kv_heads": 8, "multiple_of": 256, "ffn_dim_multiplier": 1.5},
@@ -28,7 +29,7 @@ def write_random_checkpoint(folder: Path, shape: str, tokenizer: Path) -> None:
     (folder / "params.json").write_text(json.dumps(params))
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for name, size in read_params(params).weight_shapes().items():
+    for name, size in weight_shapes(read_params(params)).items():
         if name == "output.weight" and shape == "1b":
             weights[name] = weights["tok_embeddings.weight"]
         elif len(size) == 1:

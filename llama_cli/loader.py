@@ -51,6 +51,7 @@ from .model.args import ModelArgs
 from .model.llama import Llama, TransformerBlock
 from .model.quantized import Quantization, Weight, in_full
 from .model.split import WHOLE, Share, bounds_of, parallelize, shared_args
+from .model.weights import n_params, weight_shapes
 from .parallel.ranks import Place, Ranks
 from .parallel.team import Job, Team, place_of_leader
 
@@ -145,7 +146,7 @@ def load(
 
     def embedding_rows(begin: int, end: int) -> Tensor:
         wanted = Slice(0, begin, min(end, args.vocab_size))
-        return checkpoint.read(EMBEDDING, args.weight_shapes()[EMBEDDING], wanted, head_dim=args.head_dim)
+        return checkpoint.read(EMBEDDING, weight_shapes(args)[EMBEDDING], wanted, head_dim=args.head_dim)
 
     template = choose_template(chat_template, checkpoint.params, words, name, embedding_rows)
     stop_tokens = words.stop_tokens | (template.format.stop_tokens if template.format else frozenset())
@@ -178,7 +179,7 @@ def load(
         dtype=recipe.name,
         kernels="own" if recipe.library is not None else "compiled" if is_compiled else "torch",
         device=str(where),
-        weight_bytes=int(args.n_params(tied=True) * recipe.linear_bytes),
+        weight_bytes=int(n_params(args, tied=True) * recipe.linear_bytes),
         load_seconds=time.perf_counter() - began,
         fingerprint=_fingerprint(checkpoint, recipe),
     )

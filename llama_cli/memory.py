@@ -17,6 +17,7 @@ import psutil
 
 from .errors import DoesNotFit
 from .model.args import ModelArgs, Shape
+from .model.weights import weight_shapes
 
 # What a process takes before its first weight: Python, torch, and a tokenizer of 128,000 tokens.
 BASE = 280 << 20
@@ -136,7 +137,7 @@ def plan_memory(
         return int(n_values * (itemsize if name == "tok_embeddings.weight" else linear_bytes or itemsize))
 
     weights = 0
-    for name, shape in dataclasses.replace(args, n_layers=1).weight_shapes().items():
+    for name, shape in weight_shapes(dataclasses.replace(args, n_layers=1)).items():
         weights += bytes_of(name, shape) * (args.n_layers if name.startswith("layers.") else 1)
     if not tied:
         weights += int(args.vocab_size * args.dim * max(0, OUTPUT_BYTES - (linear_bytes or itemsize))) // n_ranks
@@ -158,7 +159,7 @@ def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: 
     Pages of the files count until they are given back; a copy in `itemsize` is made of what is not used as it is
     mapped, and the parts of a fused layer are joined before it is rounded.
     """
-    layer = sum(math.prod(shape) for name, shape in args.weight_shapes().items() if name.startswith("layers.0."))
+    layer = sum(math.prod(shape) for name, shape in weight_shapes(args).items() if name.startswith("layers.0."))
     joined = 2 * args.ffn_dim * args.dim * itemsize
     if stored is None:
         return joined

@@ -19,6 +19,7 @@ from llama_cli.checkpoint.params import read_configuration, read_params
 from llama_cli.cli.app import main
 from llama_cli.errors import InputRejected, ModelRejected
 from llama_cli.model.args import ModelArgs
+from llama_cli.model.weights import n_params
 
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 
@@ -90,7 +91,7 @@ def test_every_family_runs_from_one_file_and_from_shards(name, tmp_path):
         assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
         headers = read_headers(folder)
         assert configure(headers).args == whole.args
-        assert headers.n_stored == whole.args.n_params()
+        assert headers.n_stored == n_params(whole.args)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)

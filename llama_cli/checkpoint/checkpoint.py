@@ -19,6 +19,7 @@ from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged
 from ..model.args import ModelArgs
 from ..model.quantized import Quantization, Weight
+from ..model.weights import weight_shapes
 from . import spare_rows
 from .huggingface import metas_rows
 from .keys import tied
@@ -155,7 +156,7 @@ class Checkpoint:
 
     def check(self, args: ModelArgs) -> None:
         """Compare names, shapes and dtypes with what `args` asks for; ModelRejected says what is off."""
-        expected = args.weight_shapes()
+        expected = weight_shapes(args)
         if self.has_doubled_heads:
             expected |= {name: (2 * shape[0], shape[1]) for name, shape in expected.items() if is_doubled(name)}
         self._check_count(expected)
@@ -264,7 +265,7 @@ class Checkpoint:
         return bytes_of_rows(self.read(EMBEDDING, (args.vocab_size, args.dim), wanted, head_dim=args.head_dim))
 
     def tensors(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Tensors in the order of `args.weight_shapes()`, one at a time, after `check`; a tied output is left out.
+        """Tensors in the order of `weight_shapes(args)`, one at a time, after `check`; a tied output is left out.
 
         `part` says which slice of each is wanted, and only that is read. A tensor that one file holds in one
         run stays mapped from it: nothing is copied, unless the checkpoint was opened with `mmap=False`.
@@ -279,7 +280,7 @@ class Checkpoint:
 
     def _wanted(self, args: ModelArgs, part: Part | None) -> Iterator[tuple[str, Shape, Slice]]:
         is_tied = self.is_tied
-        for name, shape in args.weight_shapes().items():
+        for name, shape in weight_shapes(args).items():
             if name != OUTPUT or not is_tied:
                 yield name, shape, (part and part(name, shape)) or Slice(0, 0, shape[0])
 

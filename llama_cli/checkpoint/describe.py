@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import LlamaError
 from ..memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
 from ..model.args import ModelArgs
+from ..model.weights import weight_shapes
 from ..tokenizer import Tokenizer, TokenizerError, names_of
 from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from ..tokenizer.known import known_tokenizer
@@ -92,7 +93,7 @@ def _describe_configuration(configuration: Configuration) -> dict[str, dict[str,
 def count_parameters(args: ModelArgs, *, tied: bool) -> dict[str, int]:
     """Values in each part of the model, and in all; a shared output matrix is none."""
     parts = {"embedding": 0, "attention": 0, "feed_forward": 0, "norms": 0, "output": 0}
-    for name, shape in args.weight_shapes().items():
+    for name, shape in weight_shapes(args).items():
         part = next(part for part, words in _PARTS.items() if any(word in name for word in words))
         parts[part] += 0 if part == "output" and tied else prod(shape)
     return parts | {"total": sum(parts.values())}

@@ -14,6 +14,7 @@ from ..errors import DoesNotFit, LlamaError, ModelRejected
 from ..files.quoting import plain
 from ..files.regular_file import ensure_unchanged
 from ..model.args import ModelArgs
+from ..model.weights import n_params, weight_shapes
 from ..tokenizer.known import known_tokenizer
 from .catalog import expand, find_tokenizer
 from .checklist import CHECKLIST, TOKENIZER_CHECKLIST, Checksum, blob_checksum, read_checklist
@@ -108,14 +109,14 @@ class Verification:
                 llama2=self._is_sentencepiece(),
                 name=model_name(self.folder),
             )
-            count = args.n_params(tied=checkpoint.is_tied)
+            count = n_params(args, tied=checkpoint.is_tied)
             self._add("settings", checkpoint.params_name, "ok", f"{count:,} parameters")
             checkpoint.check(args)
             self._checkpoint = checkpoint
         except ModelRejected as error:
             self._add("weights" if self._args else "settings", self.folder, "bad", _sentence(error))
         else:
-            expected = f"{len(args.weight_shapes()):,} names, shapes and dtypes"
+            expected = f"{len(weight_shapes(args)):,} names, shapes and dtypes"
             self._add("weights", self.folder, "ok", f"{expected} as expected in {len(checkpoint.shards)} shards")
         if self._args is not None and (doubt := doubt_about(self._args, model_name(self.folder))):
             self._add("settings", "params.json", "warning", doubt)

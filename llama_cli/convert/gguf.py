@@ -24,6 +24,7 @@ from ..files.pages import drop_pages
 from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..model.args import ModelArgs
+from ..model.weights import weight_shapes
 from ..tokenizer.distribution import install_line
 from ..tokenizer.marks import Marks
 from .gguf_metadata import GIVE_LLAMA, Words, ends_of, params_from, template_of, words_from
@@ -157,7 +158,7 @@ def open_gguf(path: Path, tokenizer: Path | None = None, *, keep_ids: bool = Fal
     n_ids = len(words.vocabulary.input_rows) if words.vocabulary else n_rows
     args = read_params(params | {"vocab_size": n_ids}, source=plain(path.name))
     _check_shapes(path, tensors, args, n_rows)
-    kinds = {tensors[name].tensor_type.name for name in args.weight_shapes() if name in tensors and "norm" not in name}
+    kinds = {tensors[name].tensor_type.name for name in weight_shapes(args) if name in tensors and "norm" not in name}
     dtype = DTYPES.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16
     return GgufSource(path, identity, args, dtype, tensors, path.stem, words)
 
@@ -226,7 +227,7 @@ def _check_types(path: Path, stored: Sequence[ReaderTensor]) -> None:
 
 def _check_shapes(path: Path, tensors: Mapping[str, ReaderTensor], args: ModelArgs, n_rows: int) -> None:
     """Every tensor is there with the shape that the metadata promise; GGUF writes shapes from the end."""
-    expected = args.weight_shapes() | dict.fromkeys((EMBEDDING, OUTPUT), (n_rows, args.dim))
+    expected = weight_shapes(args) | dict.fromkeys((EMBEDDING, OUTPUT), (n_rows, args.dim))
     missing = [name for name in expected if name not in tensors and name != OUTPUT]
     unexpected = [tensors[name].name for name in tensors if name not in expected]
     if missing or unexpected:

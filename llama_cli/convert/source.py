@@ -19,6 +19,7 @@ from ..checkpoint.unsupported import unnested
 from ..files.regular_file import read_small
 from ..model.args import ModelArgs
 from ..model.quantized import Quantization, Weight
+from ..model.weights import weight_shapes
 from ..tokenizer import TokenizerError
 from ..tokenizer.loader import kind_of
 from ..tokenizer.marks import Marks
@@ -75,7 +76,7 @@ class Source(Protocol):
         """Its chat template: a name, or a text of Hugging Face's."""
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
-        """Rows [begin, end) of a tensor of `args.weight_shapes()`, in memory of their own; whole heads of wq and wk.
+        """Rows [begin, end) of a tensor of `weight_shapes(args)`, in memory of their own; whole heads of wq and wk.
 
         Their dtype is the source's own, or float32 where values are computed.
         """
@@ -126,14 +127,14 @@ class FolderSource:
         return int(is_sentencepiece(self.small_files))
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
-        shape = self.args.weight_shapes()[name]
+        shape = weight_shapes(self.args)[name]
         block = self.checkpoint.read(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)
         self.checkpoint.drop_pages()
         return block
 
     def stored_rows(self, name: str, begin: int, end: int) -> Weight:
         """The same as the files have them: rounded, if they are."""
-        shape = self.args.weight_shapes()[name]
+        shape = weight_shapes(self.args)[name]
         self.checkpoint.drop_pages()  # of the rows before, which are mapped
         return self.checkpoint.read_stored(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)
 

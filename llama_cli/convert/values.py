@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import NumericalError, UsageError
 from ..model.args import Shape
 from ..model.quantized import Quantization, Weight, round_int4, round_int8, rounding_of
+from ..model.weights import weight_shapes
 from .outputs import Target, stored_as
 from .source import Source
 from .split import OUTPUT
@@ -33,7 +34,7 @@ class Values:
                 f"--quantize {target.quantization}: the weights have been rounded to {source.quantization} before",
                 "convert the model that they were rounded from",
             )
-        shapes = source.args.weight_shapes()
+        shapes = weight_shapes(source.args)
         if source.is_tied and target.quantization is None:
             del shapes[OUTPUT]  # rounded, it is a matrix of its own
         return cls(shapes, target.dtype or source.dtype, target.quantization)

@@ -68,26 +68,12 @@ class ModelArgs:
             hidden = int(self.ffn_dim_multiplier * hidden)
         return self.multiple_of * math.ceil(hidden / self.multiple_of)
 
-    def weight_shapes(self) -> dict[str, Shape]:
-        """Every tensor of the model by Meta's name, in file order, with its whole (unsharded) shape."""
-        q_dim, kv_dim = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        shapes: dict[str, Shape] = {"tok_embeddings.weight": (self.vocab_size, self.dim)}
-        for layer in range(self.n_layers):
-            prefix = f"layers.{layer}."
-            shapes[prefix + "attention.wq.weight"] = (q_dim, self.dim)
-            shapes[prefix + "attention.wk.weight"] = (kv_dim, self.dim)
-            shapes[prefix + "attention.wv.weight"] = (kv_dim, self.dim)
-            shapes[prefix + "attention.wo.weight"] = (self.dim, q_dim)
-            shapes[prefix + "feed_forward.w1.weight"] = (self.ffn_dim, self.dim)
-            shapes[prefix + "feed_forward.w2.weight"] = (self.dim, self.ffn_dim)
-            shapes[prefix + "feed_forward.w3.weight"] = (self.ffn_dim, self.dim)
-            shapes[prefix + "attention_norm.weight"] = (self.dim,)
-            shapes[prefix + "ffn_norm.weight"] = (self.dim,)
-        shapes["norm.weight"] = (self.dim,)
-        shapes["output.weight"] = (self.vocab_size, self.dim)
-        return shapes
+    @property
+    def q_dim(self) -> int:
+        """All query heads side by side."""
+        return self.n_heads * self.head_dim
 
-    def n_params(self, *, tied: bool = False) -> int:
-        """Number of parameters; `tied` counts the embedding and the output matrix once."""
-        total = sum(math.prod(shape) for shape in self.weight_shapes().values())
-        return total - self.vocab_size * self.dim if tied else total
+    @property
+    def kv_dim(self) -> int:
+        """All key heads side by side, or all value heads."""
+        return self.n_kv_heads * self.head_dim

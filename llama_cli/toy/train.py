@@ -27,6 +27,7 @@ from ..errors import InputRejected, LlamaError, OutputRefused
 from ..model.args import ModelArgs
 from ..model.llama import Llama, TransformerBlock
 from ..model.rope import rotate, split_last
+from ..model.weights import n_params
 from ..tokenizer.char import CharTokenizer
 
 # 1.4 M parameters: the largest that stays under 3 MB in bfloat16.
@@ -236,7 +237,7 @@ def run(options: argparse.Namespace) -> int:
             write_folder(folder, model, tokenizer)
     if progress is not None:
         sys.stderr.write(
-            f"\n{folder}: {model.args.n_params(tied=True):,} parameters, validation loss {best:.4f} nats per"
+            f"\n{folder}: {n_params(model.args, tied=True):,} parameters, validation loss {best:.4f} nats per"
             f" character, {progress.step} steps in {progress.seconds / 60:.1f} min\n"
         )
     return exit_code

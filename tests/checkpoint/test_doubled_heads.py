@@ -20,6 +20,7 @@ from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.model.split import Share, bounds_of
+from llama_cli.model.weights import weight_shapes
 
 SINGLE = DATA / "tiny/gqa"
 PARAMS = json.loads((SINGLE / "params.json").read_text())
@@ -76,7 +77,7 @@ def test_ranks_read_their_heads(size, tmp_path):
     checkpoint, args = checked(doubled(tmp_path / "model"))
     for rank in range(size):
         for name in ("layers.1.attention.wk.weight", "layers.1.attention.wv.weight"):
-            shape = args.weight_shapes()[name]
+            shape = weight_shapes(args)[name]
             bounds = bounds_of(args, Share(rank, size), name, shape)
             found = checkpoint.read(name, shape, bounds, head_dim=args.head_dim)
             assert torch.equal(found, WEIGHTS[name][bounds.begin : bounds.end])

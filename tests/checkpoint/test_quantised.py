@@ -20,6 +20,7 @@ from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
+from llama_cli.model.weights import weight_shapes
 
 SIZES = {
     "dim": 64, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 512, "multiple_of": 32,
@@ -49,7 +50,7 @@ def int4_tensors(*, adapters, zeros=False):
         return torch.randn(shape, generator=generator)
 
     found = {}
-    for name, shape in ARGS.weight_shapes().items():
+    for name, shape in weight_shapes(ARGS).items():
         base = name.removesuffix(".weight")
         if "norm" in name:
             found[name] = (1 + 0.1 * normal(*shape)).to(torch.bfloat16)
@@ -164,7 +165,7 @@ def check_it_runs(folder, tmp_path, capfd):
 def test_int4_folders_run(tmp_path, extra, adapters, capfd):
     folder = write(tmp_path / "Llama3.2-1B", SIZES | extra, int4_tensors(adapters=adapters))
     described, _ = check_it_runs(folder, tmp_path, capfd)
-    assert described["dtypes"]["int8"] == sum(math.prod(s) for n, s in ARGS.weight_shapes().items() if "norm" not in n)
+    assert described["dtypes"]["int8"] == sum(math.prod(s) for n, s in weight_shapes(ARGS).items() if "norm" not in n)
     assert described["context"] == 8192
     assert not described["tied"]
 

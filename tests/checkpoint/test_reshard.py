@@ -8,6 +8,7 @@ import torch
 from helpers.folders import ARGS, assert_same, checked, random_weights, split_dim, write_hf, write_meta
 
 from llama_cli.checkpoint.reshard import Slice, read_slice, split_dimension
+from llama_cli.model.weights import weight_shapes
 
 COUNTS = [1, 2, 3, 4, 8]
 SHAPE = (48, 24)
@@ -117,7 +118,7 @@ def test_ranks_together_have_the_whole(write, n_ranks, tmp_path):
     ranks = [dict(checkpoint.tensors(args, part_of(rank))) for rank in range(n_ranks)]
     together = {
         name: ranks[0][name] if split_dim(name) is None else torch.cat([rank[name] for rank in ranks], split_dim(name))
-        for name in ARGS.weight_shapes()
+        for name in weight_shapes(ARGS)
     }
     assert_same(together, random_weights())
 

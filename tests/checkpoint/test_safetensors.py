@@ -29,6 +29,7 @@ from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.huggingface import params_of
 from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
+from llama_cli.model.weights import weight_shapes
 
 WEIGHTS = random_weights()
 UNTIED = {name: tensor for name, tensor in WEIGHTS.items() if name != "output.weight"}
@@ -51,7 +52,7 @@ def test_hugging_face_weights_are_metas(n_files, tmp_path):
     assert len(checkpoint.files) == n_files
     assert checkpoint.params_name == "config.json"
     assert checkpoint.n_bytes == sum(tensor.nbytes for tensor in WEIGHTS.values())
-    assert args.weight_shapes() == ARGS.weight_shapes()
+    assert weight_shapes(args) == weight_shapes(ARGS)
     assert (args.max_seq_len, args.norm_eps, args.rope_theta) == (4096, 1e-5, 500000.0)
 
 

@@ -22,6 +22,7 @@ from llama_cli.checkpoint import contents
 from llama_cli.checkpoint.catalog import TOY
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
+from llama_cli.model.weights import weight_shapes
 
 SOUND = [TOY, *sorted(DATA.rglob("consolidated.00.pth")), *sorted(DATA.rglob("model.safetensors"))]
 
@@ -299,7 +300,7 @@ def test_no_such_model(run, name, code):
 def test_ctrl_c_while_reading(tmp_path):
     """A hundred gigabytes of holes: nobody waits for their end."""
     write_params(tmp_path)
-    write_sparse(tmp_path / SHARD, {**ARGS.weight_shapes(), "more": (50_000, 1_000_000)})
+    write_sparse(tmp_path / SHARD, {**weight_shapes(ARGS), "more": (50_000, 1_000_000)})
     command = [sys.executable, "-m", "llama_cli", "verify", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():

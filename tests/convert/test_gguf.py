@@ -28,6 +28,7 @@ from llama_cli.errors import LlamaError, ModelRejected
 from llama_cli.loader import load
 from llama_cli.model.args import RopeScaling
 from llama_cli.model.rope import scale_frequencies
+from llama_cli.model.weights import weight_shapes
 from llama_cli.tokenizer import load_tokenizer
 from llama_cli.tokenizer.bpe import read_ranks, special_names
 from llama_cli.tokenizer.chat import Message
@@ -150,7 +151,7 @@ def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="ll
 @pytest.fixture(name="tiny")
 def _tiny():
     source = open_folder(TINY)
-    return source.args, {name: source.rows(name, 0, shape[0]) for name, shape in source.args.weight_shapes().items()}
+    return source.args, {name: source.rows(name, 0, shape[0]) for name, shape in weight_shapes(source.args).items()}
 
 
 def converted(path, target, **options):

@@ -30,6 +30,7 @@ from llama_cli.loader import build_model
 from llama_cli.model import quantized
 from llama_cli.model.quantized import join, round_int4, round_int8, rounding_of
 from llama_cli.model.split import Share, bounds_of
+from llama_cli.model.weights import weight_shapes
 
 CPU = torch.device("cpu")
 FILE = "consolidated.safetensors"
@@ -213,7 +214,7 @@ def test_a_share_of_the_model_runs(kind, kernels, tmp_path):
         x = random(3, args.dim).bfloat16()
         parts = []
         for name in (f"layers.0.attention.{each}.weight" for each in ("wq", "wk", "wv")):
-            shape = args.weight_shapes()[name]
+            shape = weight_shapes(args)[name]
             wanted = bounds_of(args, Share(rank, 2), name, shape)
             parts.append(checkpoint.read(name, shape, wanted, head_dim=args.head_dim))
         expected = x.float() @ torch.cat(parts).float().T
@@ -228,7 +229,7 @@ def test_what_lies_in_the_files(kind, source, tmp_path):
     folder = saved(DATA / source, tmp_path / "saved", kind)
     tensors = load_file(folder / FILE)
     assert json.loads((folder / "params.json").read_text())["quantization_args"] == {"scheme": f"llama_cli_{kind}"}
-    for name, shape in args.weight_shapes().items():
+    for name, shape in weight_shapes(args).items():
         stored, scales = tensors.pop(name), tensors.pop(name.removesuffix("weight") + "scales", None)
         if "norm" in name or name.startswith("tok"):
             assert (stored.dtype, tuple(stored.shape), scales) == (torch.bfloat16, shape, None)

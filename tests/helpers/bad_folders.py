@@ -29,6 +29,8 @@ from helpers.folders import (
 )
 from safetensors.torch import save_file
 
+from llama_cli.model.weights import weight_shapes
+
 WEIGHTS = random_weights()
 MODEL = "model.safetensors"
 
@@ -129,7 +131,7 @@ def hidden(container: str, name: str) -> Callable[[Path], object]:
 
 def tensors() -> Iterator[BadFolder]:
     """Each tensor of the model, wrong in each way; of some the second shard of two."""
-    for name in ARGS.weight_shapes():
+    for name in weight_shapes(ARGS):
         for how, change in CHANGES.items():
             if ("norm" in name and how in ("transposed", "flat")) or (name, how) == ("output.weight", "missing"):
                 continue  # a norm has one dimension; without an output matrix the embedding is used

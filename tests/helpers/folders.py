@@ -15,6 +15,7 @@ from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected
 from llama_cli.model.args import ModelArgs
+from llama_cli.model.weights import weight_shapes
 
 PARAMS = {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 8, "vocab_size": 48, "multiple_of": 16}
 ARGS = read_params(PARAMS)
@@ -26,7 +27,7 @@ Entries = list[tuple[str, bytes]]
 
 def random_weights(args: ModelArgs = ARGS, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> Weights:
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in args.weight_shapes().items()}
+    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in weight_shapes(args).items()}
 
 
 def split_dim(name: str, *, llama2: bool = False) -> int | None:
@@ -168,7 +169,7 @@ def checked(folder: Path | str, **options: bool) -> tuple[Checkpoint, ModelArgs]
 def read_all(folder: Path | str, **options: bool) -> Weights:
     checkpoint, args = checked(folder, **options)
     weights = dict(checkpoint.tensors(args))
-    shapes = args.weight_shapes()
+    shapes = weight_shapes(args)
     assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == {n: shapes[n] for n in weights}
     return weights
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from llama_cli.model.args import ModelArgs
+from llama_cli.model.weights import weight_shapes
 
 Shapes = dict[str, tuple[int, ...]]
 BIG = 2**32 - 1  # says that the real number follows as 64 bits
@@ -76,6 +77,6 @@ def part_of(name: str, shape: tuple[int, ...], n_shards: int) -> tuple[int, ...]
 
 
 def write_sparse_model(folder: Path, args: ModelArgs, n_shards: int) -> None:
-    shapes = {name: part_of(name, shape, n_shards) for name, shape in args.weight_shapes().items()}
+    shapes = {name: part_of(name, shape, n_shards) for name, shape in weight_shapes(args).items()}
     for rank in range(n_shards):
         write_sparse(folder / f"consolidated.{rank:02d}.pth", shapes)
