@@ -24,7 +24,8 @@ def merge(
 ) -> None:
     """Join the outputs of a sharded batch in the order of its input.
 
-    Gaps and rows that are there twice are reported; one row is kept for each, a success rather than an error.
+    Gaps and rows that are there twice are reported; one row is kept for each, a success rather than an error. What
+    is missing at the end cannot be known.
     """
     messages.apply()
     if output.exists() and not force:
