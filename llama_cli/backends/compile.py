@@ -14,8 +14,10 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from ..errors import UsageError
+from ..model.batch import Batch
 from ..model.cache import Cache
-from ..model.llama import Batch, Llama, Row
+from ..model.llama import Llama
+from ..model.span import Span
 from .cuda import WeightOnlyInt4Linear, WeightOnlyInt8Linear
 
 SEEN_THROUGH = (nn.Linear, WeightOnlyInt8Linear, WeightOnlyInt4Linear)
@@ -68,4 +70,4 @@ def _run(model: Llama, n_slots: int, n_tokens: int) -> None:
     cache = Cache(model.args, n_slots, CACHED, dtype=weight.dtype, device=weight.device)
     model.prepare_rope(CACHED)
     with torch.inference_mode():  # the cache is made outside, as a runner's is
-        model(Batch.of([Row(0, 0, n_tokens)], [0] * n_tokens, [0], cache), cache)
+        model(Batch.of([Span(0, 0, n_tokens, 1)], [0] * n_tokens, cache), cache)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ..errors import DoesNotFit, NumericalError
+from ..model.span import Span
 from . import sampler
 from .limits import Limits
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
 from .runner import Runner, Snapshot
-from .scheduler import Plan, Scheduler, Sequence, Work
+from .scheduler import Plan, Scheduler, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -161,10 +162,10 @@ class Engine:
         except torch.OutOfMemoryError:
             yield from self._make_room()
             return
-        was_prefill = any(work.sequence.in_prefill for work in plan.work)
+        n_prompt = sum(span.length for span in plan.spans if self.scheduler.sequence_in(span.slot).in_prefill)
         self.scheduler.advance(plan)
-        events = list(self._choose(plan.work, logits))
-        self._count(plan, was_prefill, time.perf_counter() - began)
+        events = list(self._choose(plan, logits))
+        self._count(plan, n_prompt, time.perf_counter() - began)
         yield from events
 
     def _make_room(self) -> Iterator[Event]:
@@ -178,16 +179,16 @@ class Engine:
             yield Finish(sequence.request.key, sequence.sample, "error", error)
 
     @torch.inference_mode()
-    def _choose(self, work: list[Work], logits: Tensor) -> Iterator[Event]:
-        """Score the prompts that asked for it and give every row at its end the next token."""
+    def _choose(self, plan: Plan, logits: Tensor) -> Iterator[Event]:
+        """Score the prompts that asked for it and give every sequence at its end the next token."""
         sequences, last_rows = [], []
         first = 0
-        for piece in work:
-            sequence, n_outputs = piece.sequence, piece.n_outputs
-            if sequence.scores_prompt and piece.start < sequence.n_prompt:
-                yield from self._score_prompt(piece, logits[first : first + n_outputs])
-            first += n_outputs
-            if not piece.reaches_end:
+        for number, span in enumerate(plan.spans):
+            sequence = self.scheduler.sequence_in(span.slot)
+            if number >= len(plan.spans) - plan.n_scored:
+                yield from self._score_prompt(sequence, span, logits[first : first + span.n_outputs])
+            first += span.n_outputs
+            if sequence.n_pending:
                 continue
             if sequence.is_full:  # only its prompt was to be scored
                 self._end(sequence)
@@ -198,7 +199,7 @@ class Engine:
         if not sequences:
             return
         wanted = logits[last_rows]
-        if any(piece.is_scored for piece in work):
+        if plan.n_scored:
             wanted = wanted.to(self.runner.rounds_to).float()  # a token is chosen as where nothing is scored
         chosen = sampler.pick(wanted, [self._draw(sequence) for sequence in sequences])
         for sequence, token, of_row in zip(sequences, chosen, wanted, strict=True):
@@ -209,10 +210,10 @@ class Engine:
         generated = sequence.tokens[sequence.n_prompt :] if sampling.penalises else ()
         return sampler.Draw(sampling, self._random[sequence], sequence.request.prompt, generated)
 
-    def _score_prompt(self, piece: Work, logits: Tensor) -> Iterator[Event]:
+    def _score_prompt(self, sequence: Sequence, span: Span, logits: Tensor) -> Iterator[Event]:
         """The logits at position p tell the probability of token p + 1; the last ones tell the answer's."""
-        request = piece.sequence.request
-        targets = request.prompt[piece.first_scored + 1 : piece.start + piece.length + 1]
+        request = sequence.request
+        targets = request.prompt[span.end - span.n_outputs + 1 : span.end + 1]
         if targets:
             scores = sampler.logprobs(logits[: len(targets)], targets, request.sampling.top_logprobs)
             yield PromptScored(request.key, tuple(scores))
@@ -233,16 +234,16 @@ class Engine:
             self._end(sequence)
             yield Finish(key, sample, "stop" if is_stop else "length")
 
-    def _count(self, plan: Plan, was_prefill: bool, seconds: float) -> None:
+    def _count(self, plan: Plan, n_prompt: int, seconds: float) -> None:
         self.stats.n_steps += 1
         self.stats.n_reused = self.scheduler.n_reused
-        if was_prefill:
+        if n_prompt:
             self.stats.prefill_seconds += seconds
-            self.stats.n_prompt += sum(work.length for work in plan.work if work.start < work.sequence.n_prompt)
+            self.stats.n_prompt += n_prompt
         else:
             self.stats.decode_seconds += seconds
             self.stats.decode_steps += 1
-            self.stats.n_decoded += len(plan.work)
+            self.stats.n_decoded += len(plan.spans)
 
 
 def _not_a_number(position: int) -> NumericalError:

@@ -9,44 +9,24 @@ import torch
 from torch import Tensor
 
 from ..errors import InputRejected
+from ..model.batch import Batch
 from ..model.cache import Cache
-from ..model.llama import Batch, Llama, Row
-from .scheduler import Copy, Plan
+from ..model.llama import Llama
+from ..model.span import Span
+from .scheduler import Plan
 
 # The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
 GROWTH = 256
 
 
-class Step(NamedTuple):
-    """What a plan computes, as nothing but integers."""
-
-    copies: list[Copy]
-    rows: list[Row]
-    tokens: list[int]  # of all rows, one after the other
-    outputs: list[int]  # places among the tokens whose logits are wanted
-    n_scored: int = 0  # of the rows, the last ones: their logits are not rounded
-
-    @classmethod
-    def of(cls, plan: Plan) -> Step:
-        rows: list[Row] = []
-        tokens: list[int] = []
-        outputs: list[int] = []
-        for work in plan.work:
-            assert work.sequence.slot is not None, "planned work has a slot"
-            rows.append(Row(work.sequence.slot, work.start, work.length))
-            tokens += work.tokens
-            outputs += range(len(tokens) - work.n_outputs, len(tokens))
-        return cls(plan.copies, rows, tokens, outputs, sum(work.is_scored for work in plan.work))
-
-
 class DecodeSteps(Protocol):
-    """A faster way for rows of one token each, on the cache that it was made for."""
+    """A faster way for spans of one token each, on the cache that it was made for."""
 
-    def takes(self, rows: Sequence[Row], outputs: Sequence[int]) -> int:
-        """How many of the first rows of a step it computes."""
+    def takes(self, spans: Sequence[Span]) -> int:
+        """How many of the first spans of a step it computes."""
 
-    def logits(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
-        """Logits (rows, vocab_size), float32, of rows that it takes."""
+    def logits(self, spans: Sequence[Span], tokens: Sequence[int]) -> Tensor:
+        """Logits (len(spans), vocab_size), float32, of spans that it takes."""
 
 
 MakeSteps = Callable[[Llama, Cache], DecodeSteps]
@@ -95,7 +75,7 @@ class ModelRunner:
     def __init__(
         self, model: Llama, *, n_slots: int, max_seq_len: int, make_steps: MakeSteps | None = None, growth: int = GROWTH
     ) -> None:
-        """`make_steps` makes the fast way of rows of one token, anew whenever the cache has grown by `growth`."""
+        """`make_steps` makes the fast way of spans of one token, anew whenever the cache has grown by `growth`."""
         self.model = model
         self._make_steps = make_steps
         self._growth = growth
@@ -130,26 +110,19 @@ class ModelRunner:
         if self._make_steps is not None:
             self._steps = self._make_steps(self.model, grown)
 
+    @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor:
         """As Runner.run."""
-        return self.compute(Step.of(plan))
-
-    @torch.inference_mode()
-    def compute(self, step: Step) -> Tensor:
-        """The logits (M, vocab_size) of the tokens that a step asks for."""
-        for copy in step.copies:
+        for copy in plan.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
-        n_others = len(step.rows) - step.n_scored
-        n_before = sum(row.length for row in step.rows[:n_others])  # tokens
-        n_rounded = sum(output < n_before for output in step.outputs)
-        n = self._steps.takes(step.rows[:n_others], step.outputs[:n_rounded]) if self._steps is not None else 0
+        n_others = len(plan.spans) - plan.n_scored
+        n = self._steps.takes(plan.spans[:n_others]) if self._steps is not None else 0
         parts = []
         if self._steps is not None and n > 0:
-            parts.append(self._steps.logits(step.rows[:n], step.tokens[:n]))
-        if n < len(step.rows):
-            outputs = [output - n for output in step.outputs[n:]]
-            batch = Batch.of(step.rows[n:], step.tokens[n:], outputs, self.cache, len(step.outputs) - n_rounded)
-            parts.append(self.model(batch, self.cache))
+            parts.append(self._steps.logits(plan.spans[:n], plan.tokens[:n]))
+        if n < len(plan.spans):
+            n_scored = sum(span.n_outputs for span in plan.spans[n_others:])
+            parts.append(self.model(Batch.of(plan.spans[n:], plan.tokens[n:], self.cache, n_scored), self.cache))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def clear(self, slot: int) -> None:

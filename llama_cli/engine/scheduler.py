@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..model.span import Span
 from .request import Request
 
 # A prompt waits for a neighbour that is computing the same beginning if that saves at least so many tokens.
@@ -51,8 +52,22 @@ class Sequence:
         return self.request.sampling.prompt_logprobs and self.sample == 0
 
     @property
+    def is_scoring(self) -> bool:
+        """Whether what comes next is part of a prompt whose probabilities are wanted."""
+        return self.scores_prompt and self.in_prefill
+
+    @property
     def is_full(self) -> bool:
         return len(self.tokens) >= self.limit
+
+    def span(self, length: int) -> Span:
+        """Its next `length` tokens, with the logits of the last one, or of all that tell a score."""
+        assert self.slot is not None, "it runs"
+        end = self.n_cached + length
+        n_outputs = 1 if end == len(self.tokens) else 0
+        if self.is_scoring:
+            n_outputs = end - min(max(self.n_cached, self.request.score_from - 1), end)
+        return Span(self.slot, self.n_cached, length, n_outputs)
 
 
 class Copy(NamedTuple):
@@ -63,47 +78,16 @@ class Copy(NamedTuple):
     length: int
 
 
-class Work(NamedTuple):
-    """Compute tokens [start, start + length) of a sequence."""
-
-    sequence: Sequence
-    start: int
-    length: int
-
-    @property
-    def tokens(self) -> list[int]:
-        return self.sequence.tokens[self.start : self.start + self.length]
-
-    @property
-    def reaches_end(self) -> bool:
-        return self.start + self.length == len(self.sequence.tokens)
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether it is part of a prompt whose probabilities are wanted."""
-        return self.sequence.scores_prompt and self.start < self.sequence.n_prompt
-
-    @property
-    def n_outputs(self) -> int:
-        """For how many of its last tokens the logits are wanted."""
-        if self.is_scored:
-            return self.start + self.length - self.first_scored
-        return 1 if self.reaches_end else 0
-
-    @property
-    def first_scored(self) -> int:
-        """The first place whose logits tell the probability of a prompt token that is to be scored."""
-        return min(max(self.start, self.sequence.request.score_from - 1), self.start + self.length)
-
-
 class Plan(NamedTuple):
-    """One step: first the copies, then the work.
+    """One step, as nothing but integers: first the copies, then the spans, of which each has a slot of its own.
 
-    Rows of one token come first, in the order of their slots, and prompts that are being scored last.
+    Spans of one token come first, in the order of their slots, and those of prompts that are being scored last.
     """
 
     copies: list[Copy]
-    work: list[Work]
+    spans: list[Span]
+    tokens: list[int]  # of all spans, one after the other
+    n_scored: int = 0  # of the spans, the last ones: their logits are not rounded
 
 
 @dataclass
@@ -160,18 +144,24 @@ class Scheduler:
         """Admit what fits, then give every decoding row its token and the oldest prompts the rest of the step."""
         copies = self._admit()
         budget = self.chunk
-        single: list[Work] = []
-        longer: list[Work] = []
-        scored: list[Work] = []
+        single: list[Span] = []
+        longer: list[Span] = []
+        scored: list[Span] = []
         for sequence in self.running:
             length = 1 if sequence.n_pending == 1 else min(sequence.n_pending, budget, self._most(sequence))
             if length > 0:
-                work = Work(sequence, sequence.n_cached, length)
-                (scored if work.is_scored else single if length == 1 else longer).append(work)
+                (scored if sequence.is_scoring else single if length == 1 else longer).append(sequence.span(length))
             if sequence.n_pending > 1:
                 budget -= length
-        single.sort(key=lambda work: work.sequence.slot or 0)
-        return Plan(copies, single + longer + scored)
+        spans = sorted(single) + longer + scored
+        tokens = [token for span in spans for token in self.sequence_in(span.slot).tokens[span.start : span.end]]
+        return Plan(copies, spans, tokens, len(scored))
+
+    def sequence_in(self, slot: int) -> Sequence:
+        """Whose tokens a slot has, of those that run."""
+        sequence = self.slots[slot].sequence
+        assert sequence is not None, "it runs"
+        return sequence
 
     def _most(self, sequence: Sequence) -> int:
         """How many tokens of a prompt may run in one step, where it is being scored."""
@@ -181,9 +171,9 @@ class Scheduler:
         return unscored if unscored > 0 else SCORING_CHUNK
 
     def advance(self, plan: Plan) -> None:
-        """The work of `plan` is done: its tokens are cached."""
-        for sequence, start, length in plan.work:
-            sequence.n_cached = start + length
+        """`plan` has been carried out: its tokens are cached."""
+        for span in plan.spans:
+            self.sequence_in(span.slot).n_cached = span.end
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is; its slot keeps what it computed."""

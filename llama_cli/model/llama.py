@@ -1,112 +1,24 @@
 """The Llama transformer, with the module and parameter names of Meta's model.py.
 
-It runs a flat batch: the tokens of all rows one after the other, so that rows of any length share every
-matrix product. Only attention looks at rows.
+It runs a flat batch: the tokens of all spans one after the other, so that spans of any length share every
+matrix product. Only attention looks at spans.
 
-Shapes: N tokens in the batch, R rows, D head_dim, H query heads, K key/value heads, S cached positions.
+Shapes: N tokens in the batch, R spans of one token, D head_dim, H query heads, K key/value heads, S cached positions.
 H and K are read off the weights, so the same code runs on a slice of the heads.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .args import ModelArgs
+from .batch import Batch, Together
 from .cache import Cache
 from .parts import multiply
 from .rope import rope_table, rotate, split_last
-
-
-class Row(NamedTuple):
-    """Part of one sequence: tokens at positions [start, start + length) of a cache slot."""
-
-    slot: int
-    start: int
-    length: int
-
-
-class Together(NamedTuple):
-    """Rows of one token each in slots that lie close to each other: one call attends them all.
-
-    Their slots are taken as one block [first, end) of the cache, idle ones included, and every row sees as many
-    positions as the longest, its own ones unmasked.
-    """
-
-    first: int
-    end: int
-    span: int  # positions
-    row_of_slot: Tensor  # (end - first,): which row a slot belongs to; an idle one to any
-    slot_of_row: Tensor  # (n rows,): counted from `first`
-    mask: Tensor  # (end - first, 1, 1, span): 0 or -inf, in the dtype of the queries
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step computes: first the rows of one token that go together, then the others. Indices are int64."""
-
-    tokens: Tensor  # (N,)
-    positions: Tensor  # (N,)
-    slots: Tensor  # (N,)
-    together: Together | None
-    rows: tuple[Row, ...]  # the others
-    outputs: Tensor  # (M,): indices into N of the tokens whose logits are wanted
-    n_scored: int = 0  # the last of them, whose logits are not to be rounded
-
-    @classmethod
-    def of(
-        cls,
-        rows: Sequence[Row],
-        tokens: Sequence[int],
-        outputs: Sequence[int],
-        cache: Cache,
-        n_scored: int = 0,
-    ) -> Batch:
-        """Lay out `rows`, whose `tokens` follow each other, asking for the logits at `outputs`."""
-        positions = [position for row in rows for position in range(row.start, row.start + row.length)]
-        slots = [row.slot for row in rows for _ in range(row.length)]
-        as_index = [torch.tensor(ids, dtype=torch.int64) for ids in (tokens, positions, slots, outputs)]
-        flat, where, which, wanted = (index.to(cache.device) for index in as_index)
-        n_single = next((n for n, row in enumerate(rows) if row.length > 1), len(rows))
-        together = _together(rows[:n_single], cache)
-        return cls(flat, where, which, together, tuple(rows[n_single:] if together else rows), wanted, n_scored)
-
-
-# One call for several rows pays from so many on, and where it does not compute for idle slots or for the
-# padding of short rows much more than is wanted.
-FEWEST_TOGETHER = 3
-MOST_PADDING = 3.0
-ROUNDED_TO = 64  # positions
-
-
-def _together(rows: Sequence[Row], cache: Cache) -> Together | None:
-    """How to attend rows of one token each in one call; None where that would not pay."""
-    if len(rows) < FEWEST_TOGETHER:
-        return None
-    slots = [row.slot for row in rows]
-    first, end = min(slots), max(slots) + 1
-    lengths = [row.start + 1 for row in rows]
-    span = min(-(-max(lengths) // ROUNDED_TO) * ROUNDED_TO, cache.max_seq_len)
-    if (end - first) * span > MOST_PADDING * sum(lengths) + ROUNDED_TO * len(rows):
-        return None
-    row_of_slot, seen = [0] * (end - first), [1] * (end - first)
-    for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
-        row_of_slot[slot - first], seen[slot - first] = row, length
-    unseen = torch.arange(span) >= torch.tensor(seen)[:, None]
-    mask = torch.zeros(unseen.shape, dtype=cache.dtype).masked_fill_(unseen, float("-inf"))
-    return Together(
-        first,
-        end,
-        span,
-        torch.tensor(row_of_slot, device=cache.device),
-        torch.tensor(slots, device=cache.device) - first,
-        mask[:, None, None].to(cache.device),
-    )
+from .span import Span
 
 
 class RMSNorm(nn.Module):
@@ -123,22 +35,22 @@ class RMSNorm(nn.Module):
         return normed.type_as(x) * self.weight
 
 
-def causal_mask(row: Row, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """What to add to the scores of a row, (length, start + length); None where a kernel needs no telling.
+def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """What to add to the scores of a span, (length, start + length); None where a kernel needs no telling.
 
     start = 2, length = 3:    key 0 1 2 3 4        0 where a query may look,
                      query 2:     x x x . .        -inf where it may not
                      query 3:     x x x x .
                      query 4:     x x x x x
     """
-    if row.length == 1 or row.start == 0:
+    if span.length == 1 or span.start == 0:
         return None
-    mask = torch.full((row.length, row.start + row.length), float("-inf"), dtype=dtype, device=device)
-    return mask.triu_(row.start + 1)
+    mask = torch.full((span.length, span.end), float("-inf"), dtype=dtype, device=device)
+    return mask.triu_(span.start + 1)
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one row: q (T, H, D) over keys and values (K, S, D) -> (T, H, D).
+    """Attention of one span: q (T, H, D) over keys and values (K, S, D) -> (T, H, D).
 
     One query needs no mask, so the query heads that share a key head become query rows of it:
     nothing is repeated. Several queries go through the kernel's own grouping.
@@ -155,28 +67,27 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tens
 
 
 def attend_together(q: Tensor, keys: Tensor, values: Tensor, together: Together) -> Tensor:
-    """Attention of rows of one token each: q (R, H, D) over the cache (n_slots, K, S, D) -> (R, H, D)."""
-    n_rows, n_heads, head_dim = q.shape
-    slots, positions = slice(together.first, together.end), slice(0, together.span)
-    folded = q[together.row_of_slot].view(-1, keys.shape[1], n_heads // keys.shape[1], head_dim)
+    """Attention of spans of one token each: q (R, H, D) over the cache (n_slots, K, S, D) -> (R, H, D)."""
+    n_spans, n_heads, head_dim = q.shape
+    slots, positions = slice(together.first, together.end), slice(0, together.n_positions)
+    folded = q[together.span_of_slot].view(-1, keys.shape[1], n_heads // keys.shape[1], head_dim)
     mixed = F.scaled_dot_product_attention(
         folded, keys[slots, :, positions], values[slots, :, positions], attn_mask=together.mask
     )
-    return mixed[together.slot_of_row].view(n_rows, n_heads, head_dim)
+    return mixed[together.slot_of_span].view(n_spans, n_heads, head_dim)
 
 
 def attend_batch(q: Tensor, batch: Batch, keys: Tensor, values: Tensor, masks: list[Tensor | None]) -> Tensor:
-    """Attention of all rows: q (N, H, D) over the cache (n_slots, K, S, D) -> (N, H, D)."""
+    """Attention of all spans: q (N, H, D) over the cache (n_slots, K, S, D) -> (N, H, D)."""
     mixed = []
     first = 0
     if batch.together is not None:
-        first = len(batch.together.slot_of_row)
+        first = len(batch.together.slot_of_span)
         mixed.append(attend_together(q[:first], keys, values, batch.together))
-    for row, mask in zip(batch.rows, masks, strict=True):
-        end = row.start + row.length
-        of_row = q[first : first + row.length]
-        mixed.append(attend(of_row, keys[row.slot, :, :end], values[row.slot, :, :end], mask))
-        first += row.length
+    for span, mask in zip(batch.spans, masks, strict=True):
+        of_span = q[first : first + span.length]
+        mixed.append(attend(of_span, keys[span.slot, :, : span.end], values[span.slot, :, : span.end], mask))
+        first += span.length
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
@@ -276,7 +187,7 @@ class Llama(nn.Module):
     def forward(self, batch: Batch, cache: Cache) -> Tensor:
         x: Tensor = self.tok_embeddings(batch.tokens).to(self.norm.weight.dtype)  # (N, dim)
         turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2, 2)
-        masks = [causal_mask(row, cache.dtype, x.device) for row in batch.rows]
+        masks = [causal_mask(span, cache.dtype, x.device) for span in batch.spans]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer(x, batch, keys, values, turns, masks)
         wanted = self.norm(x[batch.outputs])  # (M, dim)

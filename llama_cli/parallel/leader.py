@@ -7,16 +7,17 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from itertools import islice
 from types import FrameType
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from ..engine.runner import ModelRunner, Snapshot, Step
+from ..engine.runner import ModelRunner, Snapshot
 from ..engine.scheduler import Copy, Plan
 from ..errors import DoesNotFit, InputRejected
-from ..model.llama import Row
+from ..model.span import Span
 
 Send = Callable[[Sequence[int]], None]
 Receive = Callable[[], list[int]]
@@ -57,9 +58,8 @@ class Leader:
 
     def run(self, plan: Plan) -> Tensor:
         """As Runner.run, on all ranks."""
-        step = Step.of(plan)
-        with self._together(encode_step(step)):
-            return self._runner.compute(step)
+        with self._together(encode_plan(plan)):
+            return self._runner.run(plan)
 
     def reserve(self, length: int) -> None:
         """As Runner.reserve, on all ranks."""
@@ -109,29 +109,27 @@ def repeat(runner: ModelRunner, receive: Receive) -> None:
         if verb == Verb.END:
             return
         if verb == Verb.STEP:
-            runner.compute(decode_step(numbers))
+            runner.run(decode_plan(numbers))
         elif verb == Verb.RESERVE:
             runner.reserve(numbers[0])
         else:
             runner.clear(numbers[0])
 
 
-def encode_step(step: Step) -> list[int]:
-    """A step as one list: how many copies, rows, tokens and scored rows, then these, then the outputs."""
-    counts = [len(step.copies), len(step.rows), len(step.tokens), step.n_scored]
-    triples = [number for triple in (*step.copies, *step.rows) for number in triple]
-    return [Verb.STEP, *counts, *triples, *step.tokens, *step.outputs]
+def encode_plan(plan: Plan) -> list[int]:
+    """A plan as one list: how many copies, spans and scored spans, then the copies, the spans and the tokens."""
+    counts = [len(plan.copies), len(plan.spans), plan.n_scored]
+    fields = [number for each in (*plan.copies, *plan.spans) for number in each]
+    return [Verb.STEP, *counts, *fields, *plan.tokens]
 
 
-def decode_step(numbers: Sequence[int]) -> Step:
-    """What `encode_step` gave, without its verb."""
-    n_copies, n_rows, n_tokens, n_scored, *rest = numbers
-    triples = [(rest[at], rest[at + 1], rest[at + 2]) for at in range(0, 3 * (n_copies + n_rows), 3)]
-    rest = rest[3 * (n_copies + n_rows) :]
-    copies, rows = triples[:n_copies], triples[n_copies:]
-    return Step(
-        [Copy(*copy) for copy in copies], [Row(*row) for row in rows], rest[:n_tokens], rest[n_tokens:], n_scored
-    )
+def decode_plan(numbers: Sequence[int]) -> Plan:
+    """What `encode_plan` gave, without its verb."""
+    n_copies, n_spans, n_scored, *rest = numbers
+    coming = iter(rest)
+    copies = [Copy(*islice(coming, len(Copy._fields))) for _ in range(n_copies)]
+    spans = [Span(*islice(coming, len(Span._fields))) for _ in range(n_spans)]
+    return Plan(copies, spans, list(coming), n_scored)
 
 
 @contextmanager

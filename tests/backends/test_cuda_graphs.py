@@ -11,8 +11,9 @@ from llama_cli.backends import cuda_graphs as graphs
 from llama_cli.backends.cuda_graphs import DecodeGraphs, cuda_graphs
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
-from llama_cli.engine.runner import ModelRunner, Step
-from llama_cli.model.llama import Row
+from llama_cli.engine.runner import ModelRunner
+from llama_cli.engine.scheduler import Plan
+from llama_cli.model.span import Span
 
 
 class Recorder:
@@ -87,8 +88,8 @@ def test_a_new_cache_is_recorded_anew():
     assert recorder.recorded == 3
 
 
-def test_spans_are_rounded_up(monkeypatch):
-    monkeypatch.setattr(graphs, "SPAN", 8)
+def test_positions_are_rounded_up(monkeypatch):
+    monkeypatch.setattr(graphs, "ROUNDED_TO", 8)
     model, recorder = random_model(SMALL), Recorder()
     request = Request(0, (1, 2, 3), Sampling(temperature=0, max_tokens=30), seed=0)
     recorded, _ = run(recording_engine(model, 1, recorder), [request])
@@ -101,21 +102,23 @@ def test_which_steps_it_takes(monkeypatch):
     runner = ModelRunner(model, n_slots=4, max_seq_len=512)
     runner.reserve(512)
     found = DecodeGraphs(model, runner.cache, Recorder())
-    assert found.takes([Row(2, 7, 1), Row(0, 500, 1)], [0, 1]) == 2
-    assert not found.takes([Row(2, 7, 1), Row(0, 3, 2)], [0, 2]), "a prompt"
-    assert not found.takes([Row(2, 7, 1), Row(0, 3, 1)], [1]), "one asks for nothing"
+    assert found.takes([Span(2, 7, 1, 1), Span(0, 500, 1, 1)]) == 2
+    assert not found.takes([Span(2, 7, 1, 1), Span(0, 3, 2, 1)]), "a prompt"
+    assert not found.takes([Span(2, 7, 1, 1), Span(0, 3, 2, 2)]), "a guess of the next token"
+    assert not found.takes([Span(2, 7, 1, 0), Span(0, 3, 1, 1)]), "one asks for nothing"
+    assert not found.takes([]), "a step of nothing but scored prompts"
     monkeypatch.setattr(graphs, "MOST_WASTE", 0.0)
     found = DecodeGraphs(model, runner.cache, Recorder())
-    assert not found.takes([Row(2, 7, 1)], [0]), "four slots of 256 positions for one of 8"
+    assert not found.takes([Span(2, 7, 1, 1)]), "four slots of 256 positions for one of 8"
 
 
 def test_a_result_outlives_the_next_step():
     model = random_model(SMALL)
     runner = ModelRunner(model, n_slots=2, max_seq_len=64, make_steps=partial(DecodeGraphs, record=Recorder()))
     runner.reserve(64)
-    first = runner.compute(Step([], [Row(0, 0, 1)], [5], [0]))
+    first = runner.run(Plan([], [Span(0, 0, 1, 1)], [5]))
     kept = first.clone()
-    runner.compute(Step([], [Row(0, 1, 1)], [6], [0]))
+    runner.run(Plan([], [Span(0, 1, 1, 1)], [6]))
     assert torch.equal(first, kept)
 
 

@@ -10,7 +10,7 @@ from llama_cli.cli.answering import MOST_INTERNAL_ERRORS
 from llama_cli.cli.app import main
 from llama_cli.engine import sampler
 from llama_cli.engine.engine import Engine
-from llama_cli.engine.runner import ModelRunner
+from llama_cli.engine.scheduler import Scheduler
 from llama_cli.errors import DoesNotFit
 
 pytestmark = pytest.mark.promise("P24")
@@ -81,14 +81,15 @@ def break_at_start(monkeypatch, error):
 
 def break_in_step(monkeypatch, error):
     """In the middle of a step, behind the copies that it promised."""
-    real = ModelRunner.run
+    real = Scheduler.plan
 
-    def run(self, plan):
-        if any(breaks(work.sequence.request.sampling) for work in plan.work):
+    def plan(self):
+        planned = real(self)
+        if any(breaks(self.sequence_in(span.slot).request.sampling) for span in planned.spans):
             raise error
-        return real(self, plan)
+        return planned
 
-    monkeypatch.setattr(ModelRunner, "run", run)
+    monkeypatch.setattr(Scheduler, "plan", plan)
 
 
 def break_in_choice(monkeypatch, error):

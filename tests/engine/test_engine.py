@@ -261,7 +261,7 @@ def test_memory_that_runs_out_halves_the_batch(model, monkeypatch, most):
     whole = engine.runner.run
 
     def run_if_it_fits(plan):
-        if len(plan.work) > most:
+        if len(plan.spans) > most:
             raise torch.OutOfMemoryError("no more")
         return whole(plan)
 

@@ -6,6 +6,7 @@ import pytest
 
 from llama_cli.engine.request import Request, Sampling
 from llama_cli.engine.scheduler import SCORING_CHUNK, Copy, Scheduler, Sequence, common_prefix
+from llama_cli.model.span import Span
 
 
 def sequence(prompt, sample=0, max_tokens=8, **sampling):
@@ -16,11 +17,12 @@ def sequence(prompt, sample=0, max_tokens=8, **sampling):
 def step(scheduler, token=99):
     """One plan carried out: rows at their end get a token; returns (copies, [(slot, start, length), ...])."""
     plan = scheduler.plan()
-    done = [(work.sequence.slot, work.start, work.length) for work in plan.work]
+    done = [(span.slot, span.start, span.length) for span in plan.spans]
     scheduler.advance(plan)
-    for work in plan.work:
-        if work.sequence.n_pending == 0:
-            work.sequence.tokens.append(token)
+    for span in plan.spans:
+        sequence = scheduler.sequence_in(span.slot)
+        if sequence.n_pending == 0:
+            sequence.tokens.append(token)
     return plan.copies, done
 
 
@@ -128,7 +130,8 @@ def test_scoring_a_prompt_computes_all_of_it_in_small_steps():
     scheduler.remove(first)
     scheduler.add(sequence(range(100), prompt_logprobs=True))
     plan = scheduler.plan()
-    assert [(work.start, work.length, work.n_outputs) for work in plan.work] == [(0, SCORING_CHUNK, SCORING_CHUNK)]
+    assert plan.spans == [Span(0, 0, SCORING_CHUNK, SCORING_CHUNK)]
+    assert plan.n_scored == 1
 
 
 @pytest.mark.parametrize(
@@ -149,16 +152,17 @@ def test_random_arrivals_keep_every_promise():
         if not scheduler.busy:
             continue
         plan = scheduler.plan()
-        assert plan.work, "a busy scheduler has work"
-        assert sum(work.length for work in plan.work if work.length > 1) <= 16
-        slots = [work.sequence.slot for work in plan.work]
+        assert plan.spans, "a busy scheduler has work"
+        assert sum(span.length for span in plan.spans if span.length > 1) <= 16
+        assert sum(span.length for span in plan.spans) == len(plan.tokens)
+        slots = [span.slot for span in plan.spans]
         assert len(set(slots)) == len(slots)
         for copy in plan.copies:
             target = scheduler.slots[copy.target].sequence
             assert target is not None
             assert target.n_cached >= copy.length
-        for work in plan.work:
-            assert work.start == work.sequence.n_cached
+        for span in plan.spans:
+            assert span.start == scheduler.sequence_in(span.slot).n_cached
         scheduler.advance(plan)
         for sequence_ in list(scheduler.running):
             if sequence_.n_pending == 0:

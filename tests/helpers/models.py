@@ -15,9 +15,11 @@ from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.checkpoint.params import read_params
 from llama_cli.loader import build_model
 from llama_cli.model.args import ModelArgs
+from llama_cli.model.batch import Batch
 from llama_cli.model.cache import Cache
-from llama_cli.model.llama import Batch, Llama, Row
+from llama_cli.model.llama import Llama
 from llama_cli.model.quantized import Quantization
+from llama_cli.model.span import Span
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -86,7 +88,7 @@ def new_cache(model: Llama, n_slots: int, length: int) -> Cache:
 @torch.inference_mode()
 def forward(model: Llama, cache: Cache, tokens: list[int], start: int = 0, slot: int = 0) -> Tensor:
     """Logits (T, V) of `tokens` at positions start, start + 1, ..."""
-    return model(Batch.of([Row(slot, start, len(tokens))], tokens, range(len(tokens)), cache), cache)
+    return model(Batch.of([Span(slot, start, len(tokens), len(tokens))], tokens, cache), cache)
 
 
 def random_model(args: ModelArgs, seed: int = 0, positions: int = 256) -> Llama:

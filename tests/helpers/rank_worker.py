@@ -20,7 +20,8 @@ from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling, Token
 from llama_cli.engine.runner import ModelRunner
 from llama_cli.loader import build_model
-from llama_cli.model.llama import Batch, Row
+from llama_cli.model.batch import Batch
+from llama_cli.model.span import Span
 from llama_cli.model.split import Share, parallelize
 from llama_cli.parallel.leader import Leader, repeat
 from llama_cli.parallel.ranks import Place, Ranks
@@ -41,7 +42,7 @@ def build(case, share):
 @torch.inference_mode()
 def logits_of(runner, ids):
     runner.reserve(len(ids))
-    return runner.model(Batch.of([Row(0, 0, len(ids))], ids, range(len(ids)), runner.cache), runner.cache)
+    return runner.model(Batch.of([Span(0, 0, len(ids), len(ids))], ids, runner.cache), runner.cache)
 
 
 def greedy(engine, prompts, n):

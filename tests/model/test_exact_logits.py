@@ -12,10 +12,12 @@ from llama_cli.backends.onednn import can_pack
 from llama_cli.backends.upcast import WideningLinear
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
-from llama_cli.engine.runner import ModelRunner, Step
+from llama_cli.engine.runner import ModelRunner
+from llama_cli.engine.scheduler import Plan
 from llama_cli.model.args import ModelArgs
-from llama_cli.model.llama import Llama, Row
+from llama_cli.model.llama import Llama
 from llama_cli.model.parts import multiply
+from llama_cli.model.span import Span
 from llama_cli.parallel.leader import Leader
 
 TINY = DATA / "tiny/bpe1024"
@@ -40,7 +42,7 @@ def unrounded(model, monkeypatch):
     monkeypatch.setattr(model.output, "forward", lambda x: x.double() @ weight.T)
     runner = ModelRunner(model, n_slots=1, max_seq_len=256)
     runner.reserve(len(IDS))
-    logits = runner.compute(Step([], [Row(0, 0, len(IDS))], IDS, list(range(len(IDS)))))
+    logits = runner.run(Plan([], [Span(0, 0, len(IDS), len(IDS))], IDS))
     return logits.double().log_softmax(-1)[torch.arange(99), torch.tensor(IDS[1:])].tolist()
 
 

@@ -10,8 +10,10 @@ from helpers.models import SMALL, forward, new_cache, random_model
 
 from llama_cli.backends.place import fuse, plain_linear
 from llama_cli.model.args import ModelArgs
+from llama_cli.model.batch import Batch
 from llama_cli.model.cache import Cache
-from llama_cli.model.llama import Batch, RMSNorm, Row, attend, causal_mask
+from llama_cli.model.llama import RMSNorm, attend, causal_mask
+from llama_cli.model.span import Span
 
 
 def test_rms_norm_worked_example():
@@ -47,7 +49,7 @@ def test_grouped_attention_is_attention_over_repeated_heads(n_heads, n_kv_heads,
     cached, head_dim = 9, 16
     q = torch.randn(length, n_heads, head_dim, generator=generator)
     keys, values = torch.randn(2, n_kv_heads, cached, head_dim, generator=generator)
-    mask = causal_mask(Row(0, cached - length, length), torch.float32, torch.device("cpu"))
+    mask = causal_mask(Span(0, cached - length, length, length), torch.float32, torch.device("cpu"))
     mixed = attend(q, keys, values, mask)
     for head in range(n_heads):
         of = head // (n_heads // n_kv_heads)
@@ -58,7 +60,7 @@ def test_grouped_attention_is_attention_over_repeated_heads(n_heads, n_kv_heads,
 
 
 def test_causal_mask():
-    mask = causal_mask(Row(0, 2, 3), torch.float32, torch.device("cpu"))
+    mask = causal_mask(Span(0, 2, 3, 3), torch.float32, torch.device("cpu"))
     assert mask.exp().int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
 
 
@@ -72,10 +74,11 @@ def test_rows_of_any_length_share_a_batch():
     for slot, (text, start) in enumerate(zip(texts, starts, strict=True)):
         if start:
             forward(model, cache, text[:start], slot=slot)
-    rows = [Row(slot, start, len(text) - start) for slot, (text, start) in enumerate(zip(texts, starts, strict=True))]
+    pieces = [(start, len(text) - start) for text, start in zip(texts, starts, strict=True)]
+    spans = [Span(slot, start, length, length) for slot, (start, length) in enumerate(pieces)]
     tokens = [token for text, start in zip(texts, starts, strict=True) for token in text[start:]]
     with torch.inference_mode():
-        together = model(Batch.of(rows, tokens, range(len(tokens)), cache), cache)
+        together = model(Batch.of(spans, tokens, cache), cache)
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-5)
 
 
@@ -88,23 +91,22 @@ def test_rows_of_one_token_are_attended_together(slots):
     texts = {slot: [(slot * 7 + n * 3) % SMALL.vocab_size for n in range(lengths.get(slot, 50))] for slot in range(6)}
     for slot, text in texts.items():
         forward(model, cache, text, slot=slot)
-    rows = [Row(slot, lengths[slot], 1) for slot in slots]
-    batch = Batch.of(rows, [9] * len(rows), range(len(rows)), cache)
+    spans = [Span(slot, lengths[slot], 1, 1) for slot in slots]
+    batch = Batch.of(spans, [9] * len(spans), cache)
     assert batch.together is not None
-    assert not batch.rows
+    assert not batch.spans
     with torch.inference_mode():
         together = model(batch, cache)
     alone = [forward(model, new_cache(model, 1, 96), [*texts[slot], 9])[-1] for slot in slots]
     torch.testing.assert_close(together, torch.stack(alone), atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "rows", [[Row(0, 5, 1)], [Row(0, 5, 1), Row(1, 5, 1)], [Row(0, 4000, 1), *[Row(n, 5, 1) for n in (1, 2, 3)]]]
-)
-def test_rows_are_not_padded_for_nothing(rows):
+@pytest.mark.parametrize("places", [[(0, 5)], [(0, 5), (1, 5)], [(0, 4000), (1, 5), (2, 5), (3, 5)]])
+def test_rows_are_not_padded_for_nothing(places):
     """Few rows, or a long one among short ones, go one by one."""
     cache = Cache(SMALL, 4, 4096, dtype=torch.float32)
-    assert Batch.of(rows, [1] * len(rows), [], cache).together is None
+    spans = [Span(*place, 1, 1) for place in places]
+    assert Batch.of(spans, [1] * len(spans), cache).together is None
 
 
 def test_a_fused_model_is_the_model():
@@ -121,7 +123,7 @@ def test_only_the_wanted_rows_get_logits():
     model = random_model(SMALL)
     with torch.inference_mode():
         cache = new_cache(model, 1, 4)
-        logits = model(Batch.of([Row(0, 0, 4)], [1, 2, 3, 4], [3], cache), cache)
+        logits = model(Batch.of([Span(0, 0, 4, 1)], [1, 2, 3, 4], cache), cache)
     assert logits.shape == (1, SMALL.vocab_size)
     assert logits.dtype == torch.float32
 

@@ -10,11 +10,10 @@ from engine.test_engine import SETTINGS, make_engine, requests_of, run
 
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token, TokenLogprob
-from llama_cli.engine.runner import Step
-from llama_cli.engine.scheduler import Copy
+from llama_cli.engine.scheduler import Copy, Plan
 from llama_cli.errors import DoesNotFit, InputRejected, LlamaError, NumericalError
-from llama_cli.model.llama import Row
-from llama_cli.parallel.leader import Leader, Verb, decode_step, encode_step, repeat
+from llama_cli.model.span import Span
+from llama_cli.parallel.leader import Leader, Verb, decode_plan, encode_plan, repeat
 from llama_cli.parallel.ranks import RankEnded
 from llama_cli.parallel.replicas import (
     GOODBYE,
@@ -250,12 +249,18 @@ def test_errors_survive_the_wire(error):
     assert (ended.message, ended.hint, ended.exit_code) == (error.message, error.hint, error.exit_code)
 
 
-def test_a_step_survives_its_numbers():
-    step = Step([Copy(1, 2, 30)], [Row(0, 5, 1), Row(2, 30, 3)], [9, 8, 7, 6], [0, 3])
-    verb, *numbers = encode_step(step)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan([Copy(1, 2, 30)], [Span(0, 5, 1, 1), Span(2, 30, 3, 0)], [9, 8, 7, 6]),
+        Plan([Copy(1, 2, 30), Copy(0, 3, 4)], [Span(0, 5, 1, 1), Span(1, 8, 4, 4), Span(2, 0, 3, 2)], [*range(8)], 1),
+        Plan([], [], []),
+    ],
+)
+def test_a_plan_survives_its_numbers(plan):
+    verb, *numbers = encode_plan(plan)
     assert verb == Verb.STEP
-    assert decode_step(numbers) == step
-    assert decode_step(encode_step(Step([], [], [], []))[1:]) == Step([], [], [], [])
+    assert decode_plan(numbers) == plan
 
 
 def test_who_repeats_has_the_same_cache():
@@ -283,11 +288,10 @@ class Scripted:
     """A runner that does what it is told to, instead of computing."""
 
     def __init__(self, act):
-        self.compute = lambda step: act()
+        self.run = lambda plan: act()
 
 
-class EmptyPlan:
-    copies, work = (), ()
+NOTHING = Plan([], [], [])
 
 
 def test_an_interrupt_waits_for_the_end_of_a_step():
@@ -305,7 +309,7 @@ def test_an_interrupt_waits_for_the_end_of_a_step():
     try:
         leader = Leader(Scripted(act), lambda numbers: None, explain)
         with pytest.raises(KeyboardInterrupt):
-            leader.run(EmptyPlan())
+            leader.run(NOTHING)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -323,7 +327,7 @@ def test_a_second_interrupt_does_not_wait():
 
     leader = Leader(Scripted(act), lambda numbers: None, explain)
     with pytest.raises(KeyboardInterrupt):
-        leader.run(EmptyPlan())
+        leader.run(NOTHING)
     assert leader.in_step, "the others cannot be told anything any more"
 
 
@@ -338,5 +342,5 @@ def test_errors_of_a_step_are_explained(error, becomes):
 
     leader = Leader(Scripted(act), lambda numbers: None, explain)
     with pytest.raises(becomes):
-        leader.run(EmptyPlan())
+        leader.run(NOTHING)
     assert leader.in_step

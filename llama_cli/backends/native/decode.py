@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import count, takewhile
+from itertools import takewhile
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...model.cache import Cache
-from ...model.llama import Llama, Row, TransformerBlock
+from ...model.llama import Llama, TransformerBlock
+from ...model.span import Span
 from .library import Layer, Library, Matrix, Model, address
 
 
@@ -64,22 +66,26 @@ class NativeSteps:
         )
         self._scratch = torch.empty(0)
 
-    def takes(self, rows: Sequence[Row], outputs: Sequence[int]) -> int:
-        """How many of the first rows are one token each, answered."""
-        singles = takewhile(lambda both: both[0].length == 1 and both[1] == both[2], zip(rows, outputs, count()))
-        return sum(1 for _ in singles)
+    def takes(self, spans: Sequence[Span]) -> int:
+        """How many of the first spans the kernels compute: those of one token whose logits are wanted.
 
-    def logits(self, rows: Sequence[Row], tokens: Sequence[int]) -> Tensor:
-        """Logits (rows, vocab_size), float32, of rows of one token each."""
-        needed = self._library.scratch_floats(self._model, len(rows))
+        One of several tokens they would compute wrongly as so many of one: each key is stored and looked at in one
+        go, while other threads are at the tokens before it. So a slot may have but one token in a step.
+        """
+        times = Counter(span.slot for span in spans)
+        return sum(1 for _ in takewhile(lambda span: span.is_single and times[span.slot] == 1, spans))
+
+    def logits(self, spans: Sequence[Span], tokens: Sequence[int]) -> Tensor:
+        """Logits (len(spans), vocab_size), float32, of spans that it takes."""
+        needed = self._library.scratch_floats(self._model, len(spans))
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed)
         slots, positions, ids = (
             torch.tensor(each, dtype=torch.int64)
-            for each in ([row.slot for row in rows], [row.start for row in rows], tokens)
+            for each in ([span.slot for span in spans], [span.start for span in spans], tokens)
         )
         x = self._embeddings(ids).float()
-        logits = torch.empty(len(rows), self._model.output.n_out)
+        logits = torch.empty(len(spans), self._model.output.n_out)
         self._library.decode(self._model, positions, slots, x, logits, self._scratch)
         return logits
 
