@@ -54,7 +54,7 @@ class Runner(Protocol):
         """What logits are rounded to where a token is chosen by them."""
 
     def run(self, plan: Plan) -> Tensor:
-        """Logits (M, vocab_size), float32, of the rows that each piece of work asks for, in its order."""
+        """Logits (M, vocab_size), float32, of the tokens that each span asks for, in the order of the plan."""
 
     def reserve(self, length: int) -> None:
         """Make room for sequences of `length` tokens, keeping what is cached."""
