@@ -12,6 +12,7 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from typing import Any
 
 from ..chat.conversation import Branch
+from ..chat.shapes import describe_prompt_scores, describe_scores
 from ..chat.transcript import branch_of, origin_of
 from ..engine.request import Request
 from ..errors import DoesNotFit, InputRejected, LlamaError
@@ -25,7 +26,6 @@ from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import find_calls
 from .options import MessageOptions
 from .progress import RowProgress
-from .run import describe_scores
 from .stopping import GRACE_SECONDS, Stopping
 from .terminal import ReaderGone, write_stderr_text
 
@@ -251,7 +251,7 @@ class Answering:
         answers = [self._answer(running.job, completion) for completion in running.completions]
         scored: list[Any] | None = None
         if sampling.prompt_logprobs:
-            scored = [None, *describe_scores(self.session, running.completions[0].prompt_logprobs)]
+            scored = describe_prompt_scores(self.session, running.completions[0].prompt_logprobs)
         line = self.writer.answer(running.job, answers, len(running.request.prompt), scored)
         self._n_broken = 0
         self.counts.ok += 1

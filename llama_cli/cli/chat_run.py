@@ -14,6 +14,7 @@ from ..chat.answerer import Answerer, Overflow, Turn
 from ..chat.cache_file import load_cache, save_cache
 from ..chat.conversation import Conversation
 from ..chat.kept_conversations import claim_last, claim_new, forget_older
+from ..chat.shapes import describe_timings, describe_turn
 from ..chat.template import TemplateChoice
 from ..chat.transcript import SessionFile, origin_of
 from ..checkpoint.catalog import TOY
@@ -30,7 +31,7 @@ from ..tokenizer.tool_calls import ToolFormat, read_tools, tools_prompt
 from .options import MessageOptions, ModelOptions
 from .progress import shown_while_read
 from .prompts import read_text_file, stdin_text_lines
-from .run import describe_scores, describe_timings, load_model, ranks_of_a_group
+from .run import load_model, ranks_of_a_group
 from .terminal import Terminal, format_stats, write_stderr_text
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class ChatRun:
             if self.as_json:
                 for _ in self.answerer.answer(turn):
                     pass
-                self.terminal.write_json(self.describe(turn))
+                self.terminal.write_json(describe_turn(self.session, turn, self.conversation.n_turns))
             else:
                 self._show(turn)
         finally:
@@ -248,27 +249,6 @@ class ChatRun:
             load_cache(path, self.session)
         except InputRejected as error:
             self.messages.note(f"{error.message}: {error.hint}")
-
-    def describe(self, turn: Turn) -> dict[str, Any]:
-        """The documented object of `--json`."""
-        n_prompt, n_answer = len(turn.prompt), len(turn.token_ids)
-        described: dict[str, Any] = {
-            "model": self.session.info.name,
-            "turn": self.conversation.n_turns,
-            "text": turn.text,
-            "token_ids": turn.token_ids,
-            "prompt_token_ids": list(turn.prompt),
-            "finish_reason": turn.finish_reason,
-            "seed": turn.seed,
-            "usage": {"prompt_tokens": n_prompt, "completion_tokens": n_answer, "total_tokens": n_prompt + n_answer},
-            "dropped_messages": turn.n_dropped,
-        }
-        if turn.tool_calls:
-            described["tool_calls"] = [call.as_json() for call in turn.tool_calls]
-        if turn.logprobs:
-            described["logprobs"] = describe_scores(self.session, turn.logprobs)
-        described["timings"] = describe_timings(self.session.info, turn.stats, turn.first_token_seconds)
-        return described
 
 
 def cache_beside(path: Path) -> Path:

@@ -68,6 +68,7 @@ def complete(
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
     with Loading(model.model, quiet=messages.quiet) as loading:
+        from ..chat.shapes import describe_completion
         from .run import Run, load_model
 
         session = load_model(model, batch_size=sampling.n, on_layer=loading.on_layer)
@@ -80,7 +81,7 @@ def complete(
     shown = _text_of(session, content, request) if echo else ""
     if as_json:
         for completion in run.collect([request]):
-            terminal.write_json(run.describe(completion, shown))
+            terminal.write_json(describe_completion(session, completion, shown, run.timings()))
     else:
         with terminal.answer(wrap=wrap) as write:
             for text in _texts(run, request, shown, stream=stream, quiet=messages.quiet):

@@ -1,16 +1,13 @@
-"""Runs requests for a command and keeps what it reports: completions, usage, timings. Imports torch."""
+"""Runs requests for a command and keeps what it reports: completions and timings. Imports torch."""
 
 from __future__ import annotations
 
 import os
-import re
-import resource
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..chat.shapes import describe_timings
 from ..llm import Chunk, Completion
 from ..loader import OnLayer, load
 from ..parallel.ranks import Place
@@ -18,9 +15,8 @@ from ..parallel.team import place_of_leader
 
 if TYPE_CHECKING:
     from ..chat.template import TemplateChoice
-    from ..engine.engine import Stats
-    from ..engine.request import Request, TokenLogprob
-    from ..llm import ModelInfo, Session
+    from ..engine.request import Request
+    from ..llm import Session
     from .options import ModelOptions
 
 
@@ -88,79 +84,6 @@ class Run:
             completions[chunk.prompt, chunk.sample].add(chunk)
         return list(completions.values())
 
-    def describe(self, completion: Completion, echoed: str) -> dict[str, Any]:
-        """The documented object of `--json`."""
-        prompt_tokens, answer_tokens = len(completion.prompt_token_ids), len(completion.token_ids)
-        described: dict[str, Any] = {
-            "model": self.session.info.name,
-            "index": completion.sample,
-            "text": echoed + completion.text,
-            "token_ids": completion.token_ids,
-            "prompt_token_ids": list(completion.prompt_token_ids),
-            "finish_reason": completion.finish_reason,
-            "seed": completion.seed,
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": answer_tokens,
-                "total_tokens": prompt_tokens + answer_tokens,
-            },
-        }
-        if completion.logprobs:
-            described["logprobs"] = describe_scores(self.session, completion.logprobs)
-        if completion.prompt_logprobs:
-            described["prompt_logprobs"] = [None, *describe_scores(self.session, completion.prompt_logprobs)]
-        described["timings"] = self.timings()
-        return described
-
     def timings(self) -> dict[str, Any]:
         """Seconds, tokens per second, bytes; None where nothing was measured."""
         return describe_timings(self.session.info, self.session.stats, self._first_token)
-
-
-def describe_timings(info: ModelInfo, stats: Stats, first_token_seconds: float | None) -> dict[str, Any]:
-    """The documented `timings`: seconds, tokens per second, bytes; None where nothing was measured."""
-    steps_per_second = _per_second(stats.decode_steps, stats.decode_seconds)
-    bandwidth = None if steps_per_second is None else info.weight_bytes * steps_per_second / 1e9
-    return {
-        "load_seconds": info.load_seconds,
-        "first_token_seconds": first_token_seconds,
-        "prompt_tokens": stats.n_prompt + stats.n_reused,
-        "cached_tokens": stats.n_reused,
-        "prefill_tokens_per_second": _per_second(stats.n_prompt, stats.prefill_seconds),
-        "decode_tokens": stats.n_decoded,
-        "decode_tokens_per_second": _per_second(stats.n_decoded, stats.decode_seconds),
-        "weight_gigabytes_per_second": bandwidth,
-        "peak_memory_bytes": peak_memory(),
-        "kernels": info.kernels,
-    }
-
-
-def describe_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
-    """Log-probabilities as JSON shows them: each with its token, and the likeliest at its place."""
-
-    def named(token_id: int, logprob: float) -> dict[str, Any]:
-        raw = session.tokenizer.token_bytes(token_id)
-        token = raw.decode("utf-8", errors="replace") or session.special_names.get(token_id, "")
-        return {"token_id": token_id, "token": token, "bytes": list(raw), "logprob": logprob}
-
-    described = []
-    for score in scores:
-        described.append(named(score.token_id, score.logprob))
-        if score.top:
-            described[-1]["top_logprobs"] = [named(token_id, value) for token_id, value in score.top]
-    return described
-
-
-def _per_second(count: int, seconds: float) -> float | None:
-    return count / seconds if count and seconds else None
-
-
-def peak_memory() -> int:
-    """The most memory this process has had in use, in bytes."""
-    try:  # Linux's getrusage counts what the parent had when it started this process
-        (line,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return int(line) * 1024
-    except (OSError, ValueError):
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

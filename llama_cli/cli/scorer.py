@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ..chat.shapes import describe_scores
 from ..engine.request import TokenLogprob
 from ..engine.scheduler import common_prefix
 from ..errors import InputRejected, LlamaError
 from ..jobs.scoring import Score, Text, Windows, score_texts
 from ..llm import Session
-from .run import describe_scores
 
 logger = logging.getLogger(__name__)
 

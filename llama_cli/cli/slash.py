@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
+from ..chat.shapes import describe_timings
 from ..chat.transcript import origin_of, read_conversation, write_conversation
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
@@ -16,7 +17,6 @@ from .chat_run import ChatRun
 from .clipboard import copy_to_clipboard
 from .live_settings import NAMES, LiveSettings, values_of
 from .prompts import read_text_file
-from .run import describe_timings
 from .terminal import format_stats
 from .typed import COMMAND, QUOTES, as_typed, file_of, unquoted
 

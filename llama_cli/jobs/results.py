@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from ..chat.shapes import describe_usage
 from ..errors import ContextTooLong, DoesNotFit, InputRejected, LlamaError
 from ..tokenizer.tool_calls import ToolAnswer
 from .fields import ErrorCode
@@ -46,12 +47,7 @@ class RowWriter(NamedTuple):
         self, job: Job, answers: Sequence[Answer], n_prompt: int, prompt_logprobs: list[Any] | None = None
     ) -> bytes:
         """The row of a finished job; `prompt_logprobs` are those of the prompt's tokens, None for the first one."""
-        n_answered = sum(answer.n_tokens for answer in answers)
-        usage = {
-            "prompt_tokens": n_prompt,
-            "completion_tokens": n_answered,
-            "total_tokens": n_prompt + n_answered,
-        }
+        usage = describe_usage(n_prompt, sum(answer.n_tokens for answer in answers))
         scored = {} if prompt_logprobs is None else {"prompt_logprobs": prompt_logprobs}
         if self.shape == "simple":
             return _line(_simple_key(job) | _simple(job, answers) | {"usage": usage} | _more(job, answers) | scored)
