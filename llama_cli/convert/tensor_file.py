@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..files.whole import write_all_at
+
 
 class Place(NamedTuple):
     """Where the bytes of a tensor lie in a file."""
@@ -39,11 +41,8 @@ class TensorFile:
         self.write_at(self.places[name].offset + start, data)
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
-        """Bytes that are no tensor's. A full disk writes a part first and fails at the rest."""
-        left = memoryview(data)
-        while left:
-            n_written = os.pwrite(self._fd, left, offset)
-            offset, left = offset + n_written, left[n_written:]
+        """Bytes that are no tensor's."""
+        write_all_at(self._fd, data, offset)
 
     def close(self) -> None:
         """Everything is there and on the disk, and no longer in memory: the next reader reads the disk."""

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from ..errors import OutputFailed, OutputRefused
 from ..files.own import lock, open_own
+from ..files.whole import read_at, write_all
 from ..files.write import READABLE, replace_file, write_failed
 from .finished import Asked, Finished
 from .written import WrittenRow, lines_of, read_written
@@ -79,7 +80,7 @@ class Ledger:
         """OutputFailed if what this run wrote does not stand there any more."""
         digest = hashlib.blake2b()
         for start in range(self._began, self._size, READ_BYTES):
-            digest.update(os.pread(self._fd, min(READ_BYTES, self._size - start), start))
+            digest.update(read_at(self._fd, min(READ_BYTES, self._size - start), start))
         if digest.digest() != self._digest.digest():
             raise OutputFailed(
                 f"{self.path} was changed by another program while this run wrote to it",
@@ -103,7 +104,7 @@ class Ledger:
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
         with open(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             for start in range(begin, end, READ_BYTES):
-                file.write(os.pread(self._fd, min(READ_BYTES, end - start), start))
+                file.write(read_at(self._fd, min(READ_BYTES, end - start), start))
             file.flush()
             os.fsync(file.fileno())
         os.ftruncate(self._fd, begin)
@@ -130,7 +131,7 @@ class Ledger:
         end = size
         while end:
             start = max(0, end - READ_BYTES)
-            place = os.pread(self._fd, end - start, start).rfind(b"\n")
+            place = read_at(self._fd, end - start, start).rfind(b"\n")
             if place >= 0:
                 return start + place + 1
             end = start
@@ -160,10 +161,8 @@ class Ledger:
         """
         assert row.endswith(b"\n"), "a row ends in its newline"
         self._ensure_ours()
-        written = 0
         try:
-            while written < len(row):
-                written += os.write(self._fd, row[written:])
+            write_all(self._fd, row)
             os.fsync(self._fd)
         except OSError as error:
             raise self._take_back(error) from None
@@ -184,7 +183,7 @@ class Ledger:
         self._ensure_ours()
         found = self.finished()
         kept = found.best(asked)
-        replace_file(self.path, (os.pread(self._fd, int(found.sizes[row]), int(found.offsets[row])) for row in kept))
+        replace_file(self.path, (read_at(self._fd, int(found.sizes[row]), int(found.offsets[row])) for row in kept))
         os.close(self._fd)
         self._fd = _open(self.path)
         lock(self._fd)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputRejected
+from ..files.whole import read_at
 from ..files.write import write_failed
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class Source:
             return None
         handle = self._stored.fileno()
         size = os.fstat(handle).st_size - self._begin
-        digest = hashlib.sha256(os.pread(handle, SAMPLE_BYTES, self._begin))
-        digest.update(os.pread(handle, SAMPLE_BYTES, self._begin + max(0, size - SAMPLE_BYTES)))
+        digest = hashlib.sha256(read_at(handle, SAMPLE_BYTES, self._begin))
+        digest.update(read_at(handle, SAMPLE_BYTES, self._begin + max(0, size - SAMPLE_BYTES)))
         return {"size": size, "sha256": digest.hexdigest()}
 
     def ensure_unchanged(self) -> None:

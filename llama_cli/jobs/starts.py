@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import InputRejected, ModelRejected, OutputFailed, OutputRefused, UsageError
 from ..files.own import open_own, read_own
+from ..files.whole import write_all
 from .rows import CustomId
 
 # Errors that no row has caused. Memory may have run out because of one, and a rank that shares the model have ended.
@@ -65,7 +66,7 @@ class Starts:
         self._note(ENDED, custom_id)
 
     def _note(self, mark: bytes, custom_id: CustomId) -> None:
-        os.write(self._fd, mark + json.dumps(str(custom_id)).encode() + b"\n")
+        write_all(self._fd, mark + json.dumps(str(custom_id)).encode() + b"\n")
 
     def is_suspect(self, custom_id: CustomId) -> bool:
         return str(custom_id) in self._deaths

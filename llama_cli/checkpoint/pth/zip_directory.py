@@ -18,6 +18,7 @@ from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
 from ...files.regular_file import unreadable
+from ...files.whole import read_at
 
 MAX_ENTRIES = 200_000
 MAX_READ = 64 << 20  # a directory of that many entries has less
@@ -63,7 +64,9 @@ class _Bounded(io.FileIO):
         wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
         if wanted > MAX_READ:
             raise zipfile.BadZipFile("an absurd size")
-        return super().read(wanted) or b""
+        found = read_at(self.fileno(), wanted, self.tell())
+        self.seek(len(found), os.SEEK_CUR)
+        return found
 
 
 def read_directory(path: Path, size: int) -> Contents:
