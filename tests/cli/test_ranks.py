@@ -19,6 +19,7 @@ import pytest
 from helpers.models import DATA
 
 TINY = DATA / "tiny/bpe1024"
+TESTS = Path(__file__).parents[1]
 
 
 def run(arguments, **more):
@@ -106,8 +107,22 @@ def batch(folder, output, *more):
     ]  # fmt: skip
 
 
-def begin(arguments):
-    return subprocess.Popen(command(*arguments), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def begin(arguments, start=None):
+    start = start or command()
+    return subprocess.Popen([*start, *map(str, arguments)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def held_after(n_rows):
+    """The program, which suspends itself once it has written so many rows."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(TESTS)!r}); from helpers import faults; faults.stop_after_rows({n_rows});"
+        "from llama_cli.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", program]
+
+
+def is_held(process):
+    return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 
 
 def wait_for(condition, process):
@@ -150,18 +165,22 @@ def seconds_until_gone(processes):
 def check_rank_death(folder, flags, whom, n_rows, delay):
     """Kill a rank some seconds after so many rows; the others are gone within 10 s, the same command goes on.
 
-    Returns the seconds they took.
+    Without a delay rank 0 waits for the kill, so that the run cannot be over before. Returns the seconds they took.
     """
     output, arguments = folder / "ranks.jsonl", batch(folder, "ranks.jsonl", *flags)
     expected = (folder / "alone.jsonl").read_bytes()
-    with begin(arguments) as process:
+    with begin(arguments, held_after(n_rows) if delay is None else None) as process:
         wait_for(lambda: len(ranks_of(process)) == n_ranks_of(flags), process)
         ranks = ranks_of(process)
         if n_rows:
             wait_for_rows(n_rows, output, process)
-        time.sleep(delay)
+        if delay is None:
+            wait_for(lambda: is_held(process), process)
+        else:
+            time.sleep(delay)
         assert process.poll() is None, "the run is over before the kill: it needs more rows"
         ranks[whom].kill()
+        process.send_signal(signal.SIGCONT)
         seconds = seconds_until_gone(ranks.values())
         error, code = process.stderr.read().decode(), process.wait()
     if whom == 0:
@@ -223,7 +242,7 @@ def _many_rows(tmp_path_factory):
 
 def test_groups_share_the_rows_and_a_dead_one_loses_none(many_rows):
     folder, _ = many_rows
-    check_rank_death(folder, ("--dp", "2"), whom=1, n_rows=3, delay=0)
+    check_rank_death(folder, ("--dp", "2"), whom=1, n_rows=3, delay=None)
 
 
 @pytest.mark.slow

@@ -43,6 +43,22 @@ def crash_at_row(max_tokens):
     Engine._start = start
 
 
+def stop_after_rows(n_rows):
+    """Suspend this process, as Ctrl-Z does, when its batch has written so many rows: it cannot end before."""
+    from llama_cli.jobs.ledger import Ledger
+
+    real, n_written = Ledger.append, 0
+
+    def append(ledger, row):
+        nonlocal n_written
+        real(ledger, row)
+        n_written += 1
+        if n_written == n_rows:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    Ledger.append = append
+
+
 def limit_files(n_bytes):
     """No file may become larger: what a full disk does, without one."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
