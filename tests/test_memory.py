@@ -10,9 +10,9 @@ import sys
 
 import pytest
 import torch
-from convert.test_conversion import Silent
 from helpers.folders import checked, random_weights, shards_of
 from helpers.models import DATA
+from helpers.progress import Silent
 
 from llama_cli import memory
 from llama_cli.backends import choose as recipes

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-from convert.test_conversion import Silent
 from helpers.folders import checked, refusal, shards_of, write_params
 from helpers.models import DATA, golden, load_model
+from helpers.progress import Silent
 
 import llama_cli
 from llama_cli import Sampling

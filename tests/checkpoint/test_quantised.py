@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
-from convert.test_conversion import Silent
 from helpers.folders import SHARD, checked, random_weights, refusal, shards_of
 from helpers.models import DATA
+from helpers.progress import Silent
 
 import llama_cli
 from llama_cli import Sampling

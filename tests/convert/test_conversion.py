@@ -8,6 +8,8 @@ import pytest
 import torch
 from helpers import folders
 from helpers.models import DATA
+from helpers.progress import Silent
+from helpers.short_calls import end_early
 from safetensors.torch import load_file, save_file
 
 from llama_cli.checkpoint import open_checkpoint
@@ -21,19 +23,6 @@ from llama_cli.convert.source import open_folder
 from llama_cli.convert.writer_pth import PthFile
 from llama_cli.convert.writer_safetensors import Blank, SafetensorsSet
 from llama_cli.errors import ModelRejected, NumericalError, OutputFailed, UsageError
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-
-
-class Silent:
-    def begin(self, what, n_bytes):
-        self.left = n_bytes
-
-    def advance(self, n_bytes):
-        self.left -= n_bytes
 
 
 def converted(source, target, form="pth", n_shards=1, dtype=None):
@@ -338,6 +327,18 @@ def test_a_disk_that_forgets_is_noticed(record, tmp_path, monkeypatch):
     with pytest.raises(OutputFailed, match="reads back otherwise"):
         converted(DATA / "tiny/gqa", tmp_path / "there")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["tiny/gqa", "mp/gqa-mp2"])
+@pytest.mark.parametrize("form", ["pth", "safetensors", "hf"])
+def test_calls_of_the_system_that_end_early(source, form, tmp_path, monkeypatch):
+    """While a model is read and while it is written: every file is the same to the byte."""
+    expected = converted(DATA / source, tmp_path / "expected", form)
+    end_early(monkeypatch)
+    found = converted(DATA / source, tmp_path / "found", form)
+    assert {path.name: path.read_bytes() for path in found.iterdir()} == {
+        path.name: path.read_bytes() for path in expected.iterdir()
+    }
 
 
 def test_a_source_that_changes_is_noticed(tmp_path):

@@ -12,6 +12,7 @@ import sentencepiece
 import torch
 from helpers import folders
 from helpers.models import DATA, golden
+from helpers.progress import Silent
 
 from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.pth.archive import open_archive
@@ -37,17 +38,6 @@ TINY = DATA / "tiny/bpe1024"
 NORMAL, CONTROL = 1, 3
 KINDS = gguf.GGMLQuantizationType
 THEIR_NAMES = {ours: theirs for theirs, ours in (*OUTER_NAMES.items(), *LAYER_NAMES.items())}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-
-
-class Silent:
-    def begin(self, what, n_bytes): ...
-
-    def advance(self, n_bytes): ...
 
 
 def letters():

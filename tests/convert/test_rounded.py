@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
-from convert.test_conversion import Silent
 from helpers.folders import ARGS, PARAMS, checked, random_weights, raw_safetensors, refusal, write_meta, write_params
 from helpers.models import DATA, forward, golden, load_model, new_cache
+from helpers.progress import Silent
 from safetensors.torch import load_file, save_file
 
 import llama_cli
@@ -37,11 +37,6 @@ FILE = "consolidated.safetensors"
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
 needs_kernels = pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no kernels for few bits")
 both = pytest.mark.parametrize("kind", ["int8", "int4"])
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda handle: None)
 
 
 def saved(source, target, kind, dtype=None):

@@ -11,6 +11,7 @@ import torch
 from helpers import folders
 from helpers.folders import write_meta, write_params
 from helpers.models import DATA, KIT, kit_folder, needs_kit
+from helpers.progress import Silent
 from helpers.sentencepieces import write_sentencepiece
 
 from llama_cli.checkpoint.params import read_params
@@ -37,17 +38,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda handle: None)
-
-
-class Silent:
-    def begin(self, what, n_bytes): ...
-
-    def advance(self, n_bytes): ...
-
-
 def converted(source, target, form):
     convert(open_folder(source), target, Target(form), Silent())
     return target
@@ -60,9 +50,7 @@ def read(folder, name):
 @pytest.fixture(name="theirs", scope="module")
 def _theirs(tmp_path_factory):
     """The tiny chat model as a Hugging Face folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda handle: None)
-        return converted(TINY, tmp_path_factory.mktemp("theirs") / "model", "hf")
+    return converted(TINY, tmp_path_factory.mktemp("theirs") / "model", "hf")
 
 
 def test_every_file_is_written(theirs):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert.test_conversion import Silent
 from helpers.folders import random_weights, shards_of
 from helpers.models import DATA, golden, golden_tensors, open_model
+from helpers.progress import Silent
 
 from llama_cli.backends.onednn_int import can_quantize
 from llama_cli.checkpoint.params import read_params

@@ -1,0 +1,11 @@
+"""A bar that shows nothing, and knows what is left."""
+
+
+class Silent:
+    """What `convert` tells of its way."""
+
+    def begin(self, what, n_bytes):
+        self.left = n_bytes
+
+    def advance(self, n_bytes):
+        self.left -= n_bytes
