@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,8 +17,8 @@ from typing import Literal, NamedTuple
 import psutil
 
 from .errors import DoesNotFit
-from .model.args import ModelArgs, Shape
-from .model.weights import weight_shapes
+from .model.args import ModelArgs
+from .model.weights import EMBEDDING, OUTSIDE_LAYERS, WeightSpec, joined, layer_weights
 
 # What a process takes before its first weight: Python, torch, and a tokenizer of 128,000 tokens.
 BASE = 280 << 20
@@ -30,8 +31,6 @@ CHUNK = 512
 
 # Bytes of a matrix that backends/upcast.py makes at a time.
 WIDENED = 64 << 20
-
-EMBEDDING = "tok_embeddings.weight"
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")  # lines `0::/a/b`, or `7:memory:/a/b` of the older kind
@@ -123,28 +122,28 @@ def plan_memory(
     kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
     per_token = 2 * args.n_layers * kv_heads * args.head_dim * itemsize
 
-    def bytes_of(name: str, shape: Shape) -> int:
-        if len(shape) == 1:
-            return shape[0] * itemsize  # norms are on every rank
-        if name == "output.weight" and tied:
+    def bytes_of(spec: WeightSpec) -> int:
+        shape = spec.shape(args)
+        if spec.split is None:
+            return math.prod(shape) * itemsize  # norms are on every rank
+        if spec.role == "output" and tied:
             return 0
-        if name in ("tok_embeddings.weight", "output.weight"):
+        if spec.role in ("embedding", "output"):
             n_values = math.ceil(shape[0] / n_ranks) * shape[1]
-        elif name.endswith(("wk.weight", "wv.weight")):
+        elif spec.has_kv_heads:
             n_values = math.prod(shape) * kv_heads // args.n_kv_heads
         else:
             n_values = math.prod(shape) // n_ranks
-        return int(n_values * (itemsize if name == "tok_embeddings.weight" else linear_bytes or itemsize))
+        return int(n_values * (linear_bytes or itemsize if spec.is_linear else itemsize))
 
-    weights = 0
-    for name, shape in weight_shapes(dataclasses.replace(args, n_layers=1)).items():
-        weights += bytes_of(name, shape) * (args.n_layers if name.startswith("layers.") else 1)
+    weights = sum(map(bytes_of, OUTSIDE_LAYERS.values()))
+    weights += sum(n * bytes_of(spec) for specs, n in _kinds_of_layers(args).items() for spec in specs)
     if not tied:
         weights += int(args.vocab_size * args.dim * max(0, OUTPUT_BYTES - (linear_bytes or itemsize))) // n_ranks
     is_mapped = stored is not None and not stored.is_copied
     return MemoryPlan(
         weights=weights,
-        unread=bytes_of(EMBEDDING, (args.vocab_size, args.dim)) if is_mapped and not tied else 0,
+        unread=bytes_of(OUTSIDE_LAYERS[EMBEDDING]) if is_mapped and not tied else 0,
         loading=_loading_bytes(args, itemsize, linear_bytes or itemsize, stored, packs=packs) // n_ranks,
         step=_step_bytes(args, n_slots) + (_widened_bytes(args) if stored and (linear_bytes or itemsize) == 2 else 0),
         per_token=per_token,
@@ -159,16 +158,16 @@ def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: 
     Pages of the files count until they are given back; a copy in `itemsize` is made of what is not used as it is
     mapped, and the parts of a fused layer are joined before it is rounded.
     """
-    layer = sum(math.prod(shape) for name, shape in weight_shapes(args).items() if name.startswith("layers.0."))
-    joined = 2 * args.ffn_dim * args.dim * itemsize
+    layer, largest = _largest_layer(args), _largest_matrix(args)
+    whole = largest * itemsize
     if stored is None:
-        return joined
+        return whole
     page_bytes, is_copied, is_tied, rounding = stored
     output = args.vocab_size * args.dim
     if rounding == "kept":
-        return int(max((layer + 2 * args.ffn_dim * args.dim) * page_bytes, output * OUTPUT_BYTES))
+        return int(max((layer + largest) * page_bytes, output * OUTPUT_BYTES))
     is_copied, is_rounded = packs and (is_copied or rounding == "undone"), linear_bytes < itemsize
-    of_layer = layer * page_bytes + joined * (is_copied or is_rounded)
+    of_layer = layer * page_bytes + whole * (is_copied or is_rounded)
     of_output = output * (max(page_bytes, OUTPUT_BYTES) + itemsize * is_copied + linear_bytes * is_rounded)
     return int(max(of_layer, 0 if is_tied else of_output))
 
@@ -180,7 +179,23 @@ def _step_bytes(args: ModelArgs, n_slots: int) -> int:
 
 def _widened_bytes(args: ModelArgs) -> int:
     """What a CPU that is slow in bfloat16 may widen at a time: a part of the largest matrix, or all of it."""
-    return min(WIDENED, 2 * args.ffn_dim * args.dim * 4)
+    return min(WIDENED, _largest_matrix(args) * 4)
+
+
+def _largest_layer(args: ModelArgs) -> int:
+    """Values in a layer, all its weights together."""
+    return max(sum(math.prod(spec.shape(args)) for spec in specs) for specs in _kinds_of_layers(args))
+
+
+def _largest_matrix(args: ModelArgs) -> int:
+    """Values in a linear layer, of weights that are joined where they can be."""
+    groups = (group for specs in _kinds_of_layers(args) for group in joined(specs).values())
+    return max(sum(math.prod(spec.shape(args)) for spec in group) for group in groups)
+
+
+def _kinds_of_layers(args: ModelArgs) -> Counter[tuple[WeightSpec, ...]]:
+    """How many layers have the same weights."""
+    return Counter(layer_weights(args, number) for number in range(args.n_layers))
 
 
 def can_split(args: ModelArgs, n_ranks: int) -> bool:

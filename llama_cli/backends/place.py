@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
 import torch
 from torch import nn
 
 from ..model.llama import TransformerBlock
 from ..model.quantized import Weight, in_full, join
+from ..model.weights import OF_ANY_LAYER, WeightSpec, joined
 
 MakeLinear = Callable[[Weight], nn.Module]  # from a weight (out, in)
 
@@ -23,23 +24,17 @@ def plain_linear(weight: Weight) -> nn.Linear:
 
 @torch.no_grad()
 def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLinear, make_w2: MakeLinear) -> None:
-    """Make wq, wk, wv one layer and w1, w3 another; wo and w2 stay alone.
+    """Make one layer of the weights that read the same inputs, wq with wk and wv, w1 with w3; of others one of each.
 
     Takes the matrices from the `weights` of the block (by names such as attention.wq.weight), so that each is let go
     as early as can be.
     """
-
-    def take(*names: str) -> Weight:
-        taken = [weights.pop(f"{name}.weight") for name in names]
-        return taken[0] if len(taken) == 1 else join(taken)
-
-    attention, feed_forward = block.attention, block.feed_forward
-    del attention.wq, attention.wk, attention.wv
-    attention.wqkv = make(take("attention.wq", "attention.wk", "attention.wv"))
-    attention.wo = make(take("attention.wo"))  # type: ignore[assignment]
-    del feed_forward.w1, feed_forward.w3
-    feed_forward.w13 = make(take("feed_forward.w1", "feed_forward.w3"))
-    feed_forward.w2 = make_w2(take("feed_forward.w2"))  # type: ignore[assignment]
+    for name, parts in joined(_specs(weights)).items():
+        layer = (make_w2 if parts[0].role == "down" else make)(_take(weights, parts))
+        if len(parts) > 1:
+            for part in parts:
+                delattr(*_place(block, part.name))
+        setattr(*_place(block, name), layer)
 
 
 @torch.no_grad()
@@ -47,6 +42,21 @@ def replace(
     block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLinear, make_w2: MakeLinear
 ) -> None:
     """Make every matrix a layer of its own, taken from the `weights` of the block."""
-    for place in ("attention.wq", "attention.wk", "attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w3"):
-        block.set_submodule(place, make(weights.pop(f"{place}.weight")))
-    block.feed_forward.w2 = make_w2(weights.pop("feed_forward.w2.weight"))  # type: ignore[assignment]
+    for spec in _specs(weights):
+        if spec.is_linear:
+            setattr(*_place(block, spec.name), (make_w2 if spec.role == "down" else make)(_take(weights, [spec])))
+
+
+def _specs(weights: Iterable[str]) -> list[WeightSpec]:
+    return [OF_ANY_LAYER[name.removesuffix(".weight")] for name in weights]
+
+
+def _take(weights: MutableMapping[str, Weight], parts: Sequence[WeightSpec]) -> Weight:
+    taken = [weights.pop(f"{part.name}.weight") for part in parts]
+    return taken[0] if len(taken) == 1 else join(taken)
+
+
+def _place(block: TransformerBlock, name: str) -> tuple[nn.Module, str]:
+    """The module that has a layer, and what it calls it."""
+    parent, _, own_name = name.rpartition(".")
+    return block.get_submodule(parent), own_name

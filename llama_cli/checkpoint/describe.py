@@ -8,9 +8,9 @@ from math import prod
 from typing import Any
 
 from ..errors import LlamaError
-from ..memory import EMBEDDING, PRECISIONS, Stored, can_split, plan_memory
+from ..memory import PRECISIONS, Stored, can_split, plan_memory
 from ..model.args import ModelArgs
-from ..model.weights import weight_shapes
+from ..model.weights import EMBEDDING, weight_shapes
 from ..tokenizer import Tokenizer, TokenizerError, names_of
 from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from ..tokenizer.known import known_tokenizer

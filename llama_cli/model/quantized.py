@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .args import Shape
+from .weights import joined_with, spec_of
 
 Quantization = Literal["int8", "int4"]
 
@@ -18,10 +19,6 @@ BLOCK_VALUES = 1 << 20  # rounded at a time, so that little more than the result
 BLOCK_ROWS = 64  # that the kernels take together, or a divisor of it
 INT4_ROWS = 16  # the int4 kernel takes multiples of so many
 SMALLEST = 1e-12  # keeps the scale of an all-zero row from dividing by zero
-
-# Which weights of a block are read as one matrix; the others stay alone.
-JOINED = (("wq", "wk", "wv"), ("w1", "w3"))
-LINEAR = ("wq", "wk", "wv", "wo", "w1", "w2", "w3", "output")
 
 
 class Int8Weight(NamedTuple):
@@ -152,13 +149,12 @@ def rounding_of(name: str, shapes: Mapping[str, Shape], quantization: Quantizati
 
     The output matrix suffers most and has 8 bits at least. 4 bits are for shapes that the kernel takes.
     """
-    layer, _, module = name.removesuffix(".weight").rpartition(".")
-    if module not in LINEAR:
+    spec = spec_of(name)
+    if spec is None or not spec.is_linear:
         return None
-    if quantization == "int8" or module == "output":
+    if quantization == "int8" or spec.role == "output":
         return "int8"
-    together = next((names for names in JOINED if module in names), (module,))
-    n_rows = sum(shapes[f"{layer}.{each}.weight"][0] for each in together)
+    n_rows = sum(shapes[each][0] for each in joined_with(name))
     return "int4" if fits_int4(n_rows, shapes[name][1]) else None
 
 

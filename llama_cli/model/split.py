@@ -19,19 +19,7 @@ from torch import Tensor, nn
 from .args import ModelArgs, Shape
 from .llama import Llama
 from .parts import multiply
-
-# The dimension of (out, in) that ranks share. Behind wo and w2, split along their inputs, the parts are summed.
-SPLIT_DIMENSION = {
-    "tok_embeddings": 0,
-    "wq": 0,
-    "wk": 0,
-    "wv": 0,
-    "wo": 1,
-    "w1": 0,
-    "w3": 0,
-    "w2": 1,
-    "output": 0,
-}
+from .weights import layer_weights, spec_of
 
 
 class Share(NamedTuple):
@@ -73,18 +61,17 @@ def vocabulary_of(args: ModelArgs, share: Share) -> Bounds:
 
 def bounds_of(args: ModelArgs, share: Share, name: str, shape: Shape) -> Bounds | None:
     """Which part of a named weight of a whole shape a rank has; None for all of it."""
-    module = name.removesuffix(".weight").rpartition(".")[2]
-    dim = SPLIT_DIMENSION.get(module)
-    if dim is None:
+    spec = spec_of(name)
+    if spec is None or spec.split is None:
         return None
-    if module in ("tok_embeddings", "output"):
+    if spec.role in ("embedding", "output"):
         return vocabulary_of(args, share)
     rank, size = share
-    if module in ("wk", "wv") and size > args.n_kv_heads:
+    if spec.has_kv_heads and size > args.n_kv_heads:
         # 8 ranks on 2 heads: 0 0 0 0 1 1 1 1, so that a query head stays with its own
         rank, size = rank * args.n_kv_heads // size, args.n_kv_heads
-    each = shape[dim] // size
-    return Bounds(dim, rank * each, (rank + 1) * each)
+    each = shape[spec.split] // size
+    return Bounds(spec.split, rank * each, (rank + 1) * each)
 
 
 class Summed(nn.Module):
@@ -137,9 +124,10 @@ def parallelize(model: Llama, args: ModelArgs, share: Share) -> None:
     The process groups must have been made. From then on every forward is one that all ranks do together.
     """
     rows = vocabulary_of(args, share)
-    for layer in model.layers:
-        layer.attention.wo = Summed(layer.attention.wo)  # type: ignore[union-attr,arg-type]
-        layer.feed_forward.w2 = Summed(layer.feed_forward.w2)  # type: ignore[union-attr,arg-type]
+    for number, layer in enumerate(model.layers):
+        for spec in layer_weights(args, number):
+            if spec.split == 1:
+                layer.set_submodule(spec.name, Summed(layer.get_submodule(spec.name)))
     model.tok_embeddings = SharedEmbedding(model.tok_embeddings.weight, rows)  # type: ignore[assignment]
     padding = math.ceil(args.vocab_size / share.size) - (rows.end - rows.begin)
     model.output = SharedOutput(model.output, args.vocab_size, padding)  # type: ignore[assignment]

@@ -41,6 +41,11 @@ class WeightSpec(NamedTuple):
         """The whole shape, before anything is split."""
         return tuple(int(getattr(args, size)) for size in self.sizes)
 
+    @property
+    def module(self) -> str:
+        """Its name within attention or feed-forward."""
+        return self.name.rpartition(".")[2]
+
     def in_layer(self, layer: int) -> str:
         """Its whole name in one of the layers."""
         return f"layers.{layer}.{self.name}.weight"
@@ -66,7 +71,7 @@ BEHIND_LAYERS = (
 
 EMBEDDING, LAST_NORM, OUTPUT = (f"{spec.name}.weight" for spec in (*BEFORE_LAYERS, *BEHIND_LAYERS))
 
-# Weights of these roles read the same inputs: as one matrix below the other they are one layer, of this name.
+# Weights of these roles read the same inputs: one below the other they are one matrix, of the layer of this name.
 JOINED: Mapping[Role, str] = {"query_key_value": "attention.wqkv", "gate_up": "feed_forward.w13"}
 
 OF_ANY_LAYER = {spec.name: spec for spec in LLAMA_LAYER}
@@ -109,11 +114,18 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def joined(specs: Iterable[WeightSpec]) -> list[tuple[WeightSpec, ...]]:
-    """The linear layers among the weights of a layer: those that can be one matrix together, the others alone."""
-    groups: dict[str, tuple[WeightSpec, ...]] = {}
+def joined(specs: Iterable[WeightSpec]) -> dict[str, list[WeightSpec]]:
+    """The linear layers that the weights of a layer can make: by its name, the weights that become one matrix."""
+    layers: dict[str, list[WeightSpec]] = {}
     for spec in specs:
         if spec.is_linear:
-            key = JOINED.get(spec.role, spec.name)
-            groups[key] = (*groups.get(key, ()), spec)
-    return list(groups.values())
+            layers.setdefault(JOINED.get(spec.role, spec.name), []).append(spec)
+    return layers
+
+
+def joined_with(name: str) -> list[str]:
+    """The whole names of the weights that can be one matrix with a named one, itself among them."""
+    spec, layer = spec_of(name), layer_of(name)
+    if spec is None or layer is None or spec.role not in JOINED:
+        return [name]
+    return [other.in_layer(layer) for other in OF_ANY_LAYER.values() if other.role == spec.role]

@@ -45,7 +45,7 @@ def test_every_name_is_found_again_and_no_other_is():
 
 
 def test_weights_that_read_the_same_inputs_are_joined():
-    together = [group for group in joined(layer_weights(SMALL, 0)) if len(group) > 1]
+    together = [group for group in joined(layer_weights(SMALL, 0)).values() if len(group) > 1]
     assert [[spec.name for spec in group] for group in together] == [
         ["attention.wq", "attention.wk", "attention.wv"],
         ["feed_forward.w1", "feed_forward.w3"],

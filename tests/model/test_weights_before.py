@@ -1,10 +1,15 @@
 """The table of weights beside what stood in each module before it, as an oracle."""
 
+import itertools
+import math
 import re
 
 import pytest
 from model.test_weights import FAMILY, TINY
 
+from llama_cli.memory import PRECISIONS, plan_memory, possible_ranks
+from llama_cli.model.quantized import fits_int4, rounding_of
+from llama_cli.model.split import Bounds, Share, bounds_of, vocabulary_of
 from llama_cli.model.weights import joined, layer_weights, spec_of, weight_shapes
 
 SHAPES = [*FAMILY, *TINY]
@@ -58,6 +63,77 @@ def test_what_is_said_of_a_name(args):
 
 def test_what_is_joined():
     for args in SHAPES:
-        modules = [tuple(module_of(spec.name) for spec in group) for group in joined(layer_weights(args, 0))]
+        modules = [tuple(module_of(spec.name) for spec in group) for group in joined(layer_weights(args, 0)).values()]
         assert [group for group in modules if len(group) > 1] == list(JOINED)
         assert sorted(module for group in modules for module in group) == sorted(LINEAR[:-1])
+
+
+def bounds_before(args, share, name, shape):
+    module = module_of(name)
+    dim = SPLIT_DIMENSION.get(module)
+    if dim is None:
+        return None
+    if module in ("tok_embeddings", "output"):
+        return vocabulary_of(args, share)
+    rank, size = share
+    if module in ("wk", "wv") and size > args.n_kv_heads:
+        rank, size = rank * args.n_kv_heads // size, args.n_kv_heads
+    each = shape[dim] // size
+    return Bounds(dim, rank * each, (rank + 1) * each)
+
+
+def quantization_before(name, shapes, quantization):
+    layer, _, module = name.removesuffix(".weight").rpartition(".")
+    if module not in LINEAR:
+        return None
+    if quantization == "int8" or module == "output":
+        return "int8"
+    together = next((names for names in JOINED if module in names), (module,))
+    n_rows = sum(shapes[f"{layer}.{each}.weight"][0] for each in together)
+    return "int4" if fits_int4(n_rows, shapes[name][1]) else None
+
+
+@pytest.mark.parametrize("args", SHAPES)
+def test_parts_of_ranks_and_quantizations(args):
+    shapes = weight_shapes(args)
+    for name, shape in shapes.items():
+        for size in possible_ranks(args)[:5]:
+            for share in (Share(0, size), Share(size - 1, size)):
+                assert bounds_of(args, share, name, shape) == bounds_before(args, share, name, shape)
+        for kind in ("int8", "int4"):
+            assert rounding_of(name, shapes, kind) == quantization_before(name, shapes, kind)
+
+
+def weights_before(args, itemsize, linear_bytes, tied, n_ranks):
+    kv_heads = math.ceil(args.n_kv_heads / n_ranks)
+
+    def bytes_of(name, shape):
+        if len(shape) == 1:
+            return shape[0] * itemsize
+        if name == "output.weight" and tied:
+            return 0
+        if name in ("tok_embeddings.weight", "output.weight"):
+            n_values = math.ceil(shape[0] / n_ranks) * shape[1]
+        elif name.endswith(("wk.weight", "wv.weight")):
+            n_values = math.prod(shape) * kv_heads // args.n_kv_heads
+        else:
+            n_values = math.prod(shape) // n_ranks
+        return int(n_values * (itemsize if name == "tok_embeddings.weight" else linear_bytes or itemsize))
+
+    weights = sum(bytes_of(name, shape) for name, shape in shapes_before(args).items())
+    return weights + (0 if tied else int(args.vocab_size * args.dim * max(0, 1.0 - linear_bytes)) // n_ranks)
+
+
+@pytest.mark.parametrize("args", SHAPES)
+def test_memory(args):
+    for precision, tied, n_ranks in itertools.product(PRECISIONS.values(), (False, True), possible_ranks(args)[:4]):
+        plan = plan_memory(
+            args,
+            n_slots=1,
+            itemsize=precision.itemsize,
+            linear_bytes=precision.linear_bytes,
+            tied=tied,
+            n_ranks=n_ranks,
+        )
+        assert plan.weights == weights_before(args, *precision, tied, n_ranks)
+        assert plan.loading == 2 * args.ffn_dim * args.dim * precision.itemsize // n_ranks

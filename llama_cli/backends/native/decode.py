@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...model.cache import Cache
-from ...model.llama import Llama, TransformerBlock
+from ...model.llama import Llama
 from ...model.span import Span
+from ...model.weights import LLAMA_LAYER, joined, layer_weights
 from .library import Layer, Library, Matrix, Model, address
 
 
 def can_step(model: Llama, library: Library) -> bool:
-    """Whether the kernels take the model's shape: heads that are not too long, one layout for each row of inputs."""
-    blocks = [cast(TransformerBlock, module) for module in model.layers]
+    """Whether the kernels take the model: layers of their kind, short heads, one layout for each row of inputs."""
     return model.args.head_dim <= library.most_head_dim and all(
-        len({_matrix(layer).kind for layer in layers}) == 1
-        for block in blocks
-        for layers in (
-            (block.attention.wq, block.attention.wk, block.attention.wv),
-            (block.feed_forward.w1, block.feed_forward.w3),
-        )
+        layer_weights(model.args, number) == LLAMA_LAYER and _reads_each_row_once(block)
+        for number, block in enumerate(model.layers)
     )
+
+
+def _reads_each_row_once(block: nn.Module) -> bool:
+    """Whether matrices that read the same inputs want them in the same layout."""
+    groups = joined(LLAMA_LAYER).values()
+    return all(len({_matrix(block.get_submodule(spec.name)).kind for spec in group}) == 1 for group in groups)
 
 
 class NativeSteps:
@@ -38,14 +39,14 @@ class NativeSteps:
         self._kept: list[Tensor] = []  # what the structures point at
         args = model.args
         layers = (Layer * args.n_layers)()
-        for number, module in enumerate(model.layers):
-            block = cast(TransformerBlock, module)
-            for name in ("wq", "wk", "wv", "wo"):
-                setattr(layers[number], name, _matrix(getattr(block.attention, name)))
-            for name in ("w1", "w2", "w3"):
-                setattr(layers[number], name, _matrix(getattr(block.feed_forward, name)))
-            layers[number].attention_norm = self._floats(block.attention_norm.weight)
-            layers[number].ffn_norm = self._floats(block.ffn_norm.weight)
+        for number, block in enumerate(model.layers):
+            for spec in LLAMA_LAYER:
+                part: Matrix | int
+                if spec.is_linear:
+                    part = _matrix(block.get_submodule(spec.name))
+                else:
+                    part = self._floats(block.get_parameter(f"{spec.name}.weight"))
+                setattr(layers[number], spec.module, part)
             layers[number].keys = self._keep(cache.keys[number])
             layers[number].values = self._keep(cache.values[number])
         self._model = Model(

@@ -10,6 +10,7 @@ from functools import cache
 import torch  # before the library: both then share one runtime of OpenMP
 from torch import Tensor
 
+from ...model.weights import LLAMA_LAYER
 from .build import built_library, tell_slower
 
 
@@ -40,8 +41,10 @@ class Layer(Structure):
     """The weights and the cache of one layer."""
 
     _fields_ = (
-        *((name, Matrix) for name in ("wq", "wk", "wv", "wo", "w1", "w2", "w3")),
-        *((name, c_void_p) for name in ("attention_norm", "ffn_norm", "keys", "values")),
+        *((spec.module, Matrix) for spec in LLAMA_LAYER if spec.is_linear),
+        *((spec.module, c_void_p) for spec in LLAMA_LAYER if not spec.is_linear),
+        ("keys", c_void_p),
+        ("values", c_void_p),
     )
 
 
