@@ -80,6 +80,10 @@ class OutputFailed(LlamaError):
     exit_code = 74
 
 
+class ReaderGone(Exception):
+    """Whoever read standard output has closed it. Nothing is wrong, and nobody is there to be told."""
+
+
 class NumericalError(LlamaError):
     """The model produced NaN or infinity."""
 

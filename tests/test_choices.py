@@ -11,8 +11,8 @@ from helpers.sentencepieces import write_sentencepiece
 import llama_cli
 from llama_cli.checkpoint.params import read_params
 from llama_cli.cli.app import main
-from llama_cli.cli.scorer import Scorer
 from llama_cli.errors import InputRejected
+from llama_cli.jobs.scorer import Scorer
 from llama_cli.jobs.scoring import Windows, score_tokens
 
 TINY = DATA / "tiny/bpe1024"

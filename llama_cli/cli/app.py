@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from .. import __version__
-from ..errors import LlamaError, OutputFailed, UsageError, explained
+from ..errors import LlamaError, OutputFailed, ReaderGone, UsageError, explained
 from ..parallel.ranks import Place
 from ..tokenizer.distribution import DISTRIBUTION
 from .batch import batch
@@ -30,7 +30,7 @@ from .models import models
 from .score import score
 from .settings import config_file, defaults_of, read_settings, source_of
 from .spellings import hint_for, refuse_foreign_line, spelled
-from .terminal import CLOSED_OUTPUT, ReaderGone, drop_stdout, show_error
+from .terminal import CLOSED_OUTPUT, drop_stdout, show_error
 from .tokenize import tokenize
 from .verify import verify
 

@@ -9,12 +9,10 @@ from typing import Annotated
 import typer
 
 from ..engine.request import Sampling
-from ..errors import UsageError
 from ..jobs.lines import Format
-from ..jobs.output_names import refuse_other_names
 from ..jobs.results import OutputFormat
-from ..jobs.source import open_source
 from .options import BatchSize, MessageOptions, ModelOptions, TemplateOption, with_options
+from .rows import RowOptions, RowsSeen, file_of_rows, model_to_load, open_rows
 
 
 @with_options
@@ -27,21 +25,11 @@ def batch(
     input_format: Annotated[Format, typer.Option("--format", help="Of the input.")] = "auto",
     output_format: Annotated[OutputFormat, typer.Option("--output-format", help="Of the rows.")] = "openai",
     batch_size: BatchSize = None,
-    unordered: Annotated[bool, typer.Option("--unordered", help="Write rows as they finish.")] = False,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run rows again that failed.")] = False,
-    rerun_changed: Annotated[
-        bool, typer.Option("--rerun-changed", help="Run rows anew that are not what the output has answered.")
-    ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse an input with any bad row.")] = False,
-    shard: Annotated[str | None, typer.Option("--shard", help="I/N: only every N-th row, from the I-th.")] = None,
     dp: Annotated[
         int, typer.Option("--dp", min=1, max=1024, help="Groups of processes, each with a whole model; rows go to any.")
     ] = 1,
-    row_timeout: Annotated[
-        float | None, typer.Option("--row-timeout", min=0.001, help="Give a row up after so many seconds.")
-    ] = None,
-    force_resume: Annotated[bool, typer.Option("--force-resume", help="Go on though settings or rows differ.")] = False,
     chat_template: TemplateOption = "auto",
+    rows: RowOptions,
     model: ModelOptions,
     sampling: Sampling,
     messages: MessageOptions,
@@ -52,52 +40,20 @@ def batch(
     text. The same command again goes on where it stopped.
     """
     messages.apply()
-    shards = parse_shard(shard)
+    path = file_of_rows(output)
+    settings = rows.settings(path, input_format)
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
-    to_file = None if str(output) == "-" else output
-    if to_file is None:
-        for name, asked in {
-            "--retry-errors": retry_errors, "--rerun-changed": rerun_changed, "--force-resume": force_resume,
-        }.items():  # fmt: skip
-            if asked:
-                raise UsageError(
-                    f"{name} goes on with an output, and rows go to standard output", "give a file with -o"
-                )
+    rows.check_output(path)
+    if path is None:
         messages.note("rows go to standard output: this run cannot be resumed")
-    else:
-        refuse_other_names(output)
     with ExitStack() as stack:
-        source = open_source(stack, input_file)
-        if to_file and source.is_at(output):
-            raise UsageError(f"{output} is the input itself", "give another output with -o")
+        source = open_rows(stack, input_file, path)
+        from ..jobs.batch import BatchTask
+        from ..jobs.run import JobRun
 
-        from .batch_run import BatchRun, BatchSettings
-
-        settings = BatchSettings(
-            input_format=input_format,
-            output_format=output_format,
-            output=to_file,
-            ordered=not unordered,
-            retry_errors=retry_errors,
-            rerun_changed=rerun_changed,
-            strict=strict,
-            shard=shards,
-            force_resume=force_resume,
-            row_timeout=row_timeout,
-            chat_template=chat_template,
-        )
-        run = BatchRun(settings, source, model, sampling, batch_size, messages, dp)
+        to_load = model_to_load(model, batch_size=batch_size, chat_template=chat_template, dp=dp)
+        run = JobRun(BatchTask(sampling, output_format), settings, source, to_load, RowsSeen(messages))
         code = run.run()
     if code:
         raise typer.Exit(code)
-
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """`2/8` as (1, 8): the rows 1, 9, 17, ... counted from 0."""
-    if text is None:
-        return 0, 1
-    part, _, whole = text.partition("/")
-    if part.isdecimal() and whole.isdecimal() and 1 <= int(part) <= int(whole) <= 10**6:
-        return int(part) - 1, int(whole)
-    raise UsageError(f"--shard {text!r} is not I/N with I from 1 to N", "--shard 1/4")

@@ -12,9 +12,9 @@ from ..errors import ContextTooLong, LlamaError, UsageError
 from ..files.user_folders import NoHome, user_folder
 from ..tokenizer.chat import Message
 from .chat_run import ChatRun
+from .interrupt import on_interrupt
 from .line_editor import PROMPT, LineEditor
 from .slash import Commands, Outcome, counted
-from .stopping import on_interrupt
 from .terminal import one_line, quiet_keyboard
 from .typed import as_typed, is_command, unquoted
 

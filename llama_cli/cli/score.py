@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import SOME_ROWS_FAILED, UsageError
-from ..jobs.source import open_source
+from ..errors import UsageError
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
 from .prompts import read_prompt
+from .rows import RowOptions, RowsSeen, file_of_rows, model_to_load, open_rows
 from .terminal import Terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreOptions:
+    """How texts are scored, one or all of a file."""
+
+    window: Annotated[int | None, typer.Option("--window", min=2, help="Tokens scored together. Default: all.")] = None
+    stride: Annotated[
+        int | None, typer.Option("--stride", min=1, help="From one window to the next. Default: half a window.")
+    ] = None
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "-n", min=2, help="Score the first tokens only.")
+    ] = None
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Add every token's log-probability.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
 
 
 @with_options
@@ -29,62 +46,87 @@ def score(
         str | None,
         typer.Option("--rows", help='A JSONL of {"text"} or {"prompt", "choices"}; - reads standard input.'),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Of --rows: the JSONL to write, or to go on with. Default: print it."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "-b", min=1, max=4096, help="Of --rows. Default: by memory.")
     ] = None,
-    window: Annotated[int | None, typer.Option("--window", min=2, help="Tokens scored together. Default: all.")] = None,
-    stride: Annotated[
-        int | None, typer.Option("--stride", min=1, help="From one window to the next. Default: half a window.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "-n", min=2, help="Score the first tokens only.")
-    ] = None,
     as_json: OneJsonObject = False,
-    logprobs: Annotated[
-        bool, typer.Option("--logprobs", help="Add every token's log-probability.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    options: ScoreOptions,
+    row_options: RowOptions,
     model: ModelOptions,
     messages: MessageOptions,
 ) -> None:
     """Tell how likely a text is.
 
     Log-probability, perplexity, bits per token and byte. Long texts are scored in windows; every token counts once.
+    Rows of a file go on where they stopped, if the same command with -o FILE runs again.
     """
     messages.apply()
-    if logprobs and not (as_json or rows):
+    if options.logprobs and not (as_json or rows):
         raise UsageError("--logprobs needs --json", "add --json")
-    if rows is not None and any(given is not None for given in (text, file, prompt_ids, choices or None)):
-        raise UsageError("--rows has its texts and choices in the file", "leave the others out")
-    if choices and max_tokens is not None:
+    if rows is not None:
+        if any(given is not None for given in (text, file, prompt_ids, choices or None)):
+            raise UsageError("--rows has its texts and choices in the file", "leave the others out")
+        _score_rows(rows, output, options, row_options, (model, batch_size), messages)
+        return
+    for flag in ["--output"] * (output is not None) + row_options.given():
+        raise UsageError(f"{flag} is about rows, and there are none", "--rows names a file of them")
+    if choices and options.max_tokens is not None:
         raise UsageError("--max-tokens cuts texts, not continuations", "leave it out, or --choices")
-    content = "" if rows is not None else read_prompt(text, file, prompt_ids, stdin=stdin, note=messages.note)
+    content = read_prompt(text, file, prompt_ids, stdin=stdin, note=messages.note)
     if isinstance(content, str):
         messages.doubt(content)
-    if model.model is None:
-        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+    _tell_of_toy(model, messages)
 
+    from ..jobs.scorer import Scorer
     from ..jobs.scoring import Windows
     from .run import load_model
-    from .scorer import Scorer
 
+    session = load_model(model, batch_size=1)
+    windows = Windows.of(options.window, options.stride, session.max_seq_len)
+    scorer = Scorer(session, windows, logprobs=options.logprobs)
+    described = scorer.describe(content, options.max_tokens, tuple(choices or ()))
+    session.ensure_unchanged()
+    if described.get("tie"):
+        messages.note("several choices are equally likely: the first of them is marked as the best")
+    terminal = Terminal()
+    terminal.write_json(described) if as_json else terminal.write(_format(described))
+
+
+def _score_rows(
+    name: str,
+    output: Path | None,
+    options: ScoreOptions,
+    row_options: RowOptions,
+    model: tuple[ModelOptions, int | None],
+    messages: MessageOptions,
+) -> None:
+    """Score a file of rows; `model` has the batch size beside it."""
+    path = file_of_rows(output)
+    settings = row_options.settings(path, "prompts")
+    row_options.check_output(path)
+    _tell_of_toy(model[0], messages)
     with ExitStack() as stack:
-        source = None if rows is None else open_source(stack, rows)
-        session = load_model(model, batch_size=1 if rows is None else batch_size)
-        size = min(window or session.max_seq_len, session.max_seq_len)
-        scorer = Scorer(session, Windows(size, min(stride or max(size // 2, 1), size - 1 or 1)), logprobs=logprobs)
-        if source is not None:
-            from .score_rows import score_rows
+        source = open_rows(stack, name, path)
 
-            failed = score_rows(scorer, source, max_tokens, messages)
-            if failed:
-                raise typer.Exit(SOME_ROWS_FAILED)
-            return
-        described = scorer.describe(content, max_tokens, tuple(choices or ()))
-        session.ensure_unchanged()
-        if described.get("tie"):
-            messages.note("several choices are equally likely: the first of them is marked as the best")
-        terminal = Terminal()
-        terminal.write_json(described) if as_json else terminal.write(_format(described))
+        from ..jobs.run import JobRun
+        from ..jobs.score import ScoreTask
+
+        task = ScoreTask(
+            options.window, options.stride, options.max_tokens, logprobs=options.logprobs, is_kept=path is not None
+        )
+        to_load = model_to_load(model[0], batch_size=model[1])
+        code = JobRun(task, settings, source, to_load, RowsSeen(messages)).run()
+    if code:
+        raise typer.Exit(code)
+
+
+def _tell_of_toy(model: ModelOptions, messages: MessageOptions) -> None:
+    if model.model is None:
+        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
 
 def _format(described: dict[str, Any]) -> str:

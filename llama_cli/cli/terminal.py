@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
-from ..errors import MORE_ROOM, OutputFailed
+from ..errors import MORE_ROOM, OutputFailed, ReaderGone
 from .wrapping import WordWrap
 
 # C0 but tab and newline, DEL, C1, line and paragraph separators, bidirectional controls, tag characters:
@@ -43,10 +43,6 @@ Tone = Literal["plain", "note", "error"]
 TONES = {"note": "\x1b[2m", "error": "\x1b[31m"}
 
 CLOSED_OUTPUT = ("standard output is closed", "do not close it, or send it to a file")
-
-
-class ReaderGone(Exception):
-    """Whoever read standard output has closed it."""
 
 
 def visible(text: str) -> str:

@@ -206,9 +206,10 @@ class Scheduler:
         self.slots[index].held = []
 
     def forget(self) -> None:
-        """Drop what free slots remember, as when the cache has been made anew."""
+        """Drop what free slots remember, and how long each was idle: as when the cache has been made anew."""
         for slot in self.slots:
             slot.held = []
+            slot.last_used = 0
 
     def _admit(self) -> list[Copy]:
         copies: list[Copy] = []

@@ -62,7 +62,7 @@ class Ledger:
 
     def _ensure_ours(self) -> None:
         """OutputFailed unless the path leads to the file that this run writes, as large as this run left it."""
-        hint = "let nothing touch it while a batch runs; run the same command again for what is missing"
+        hint = "let nothing touch it while rows run; run the same command again for what is missing"
         try:
             now = self.path.stat()
         except OSError:

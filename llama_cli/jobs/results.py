@@ -50,7 +50,7 @@ class RowWriter(NamedTuple):
         usage = describe_usage(n_prompt, sum(answer.n_tokens for answer in answers))
         scored = {} if prompt_logprobs is None else {"prompt_logprobs": prompt_logprobs}
         if self.shape == "simple":
-            return _line(_simple_key(job) | _simple(job, answers) | {"usage": usage} | _more(job, answers) | scored)
+            return json_line(_simple_key(job) | _simple(job, answers) | {"usage": usage} | _more(job, answers) | scored)
         name = _name(job)
         body = {
             "id": f"{'chatcmpl' if job.is_chat else 'cmpl'}-{name}",
@@ -62,14 +62,14 @@ class RowWriter(NamedTuple):
             **scored,
         }
         response = {"status_code": 200, "request_id": f"req_{name}", "body": body}
-        return _line(_openai_key(job, name) | {"response": response, "error": None})
+        return json_line(_openai_key(job, name) | {"response": response, "error": None})
 
     def error(self, row: BadRow) -> bytes:
         """The row of one that could not run."""
         error = {"code": row.code, "message": row.message}
         if self.shape == "simple":
-            return _line(_simple_key(row) | {"error": error})
-        return _line(_openai_key(row, _name(row)) | {"response": None, "error": error})
+            return json_line(_simple_key(row) | {"error": error})
+        return json_line(_openai_key(row, _name(row)) | {"response": None, "error": error})
 
 
 def _simple_key(row: RowKey) -> dict[str, Any]:
@@ -139,5 +139,6 @@ def _plain(job: Job) -> Any:
     return job.content
 
 
-def _line(row: dict[str, Any]) -> bytes:
+def json_line(row: dict[str, Any]) -> bytes:
+    """A row as it is written, with its newline."""
     return STRICT_JSON.encode(row).encode() + b"\n"

@@ -103,7 +103,7 @@ def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | Non
     try:
         text = decode_line(line.data)
         if format_ == "text":
-            return Job(line.place, custom_id, _raw_digest(line) if digest is None else digest, text, defaults)
+            return Job(line.place, custom_id, raw_digest(line) if digest is None else digest, text, defaults)
         fields = parse_object(text)
         if digest is None:
             digest = digest_of(fields)
@@ -117,7 +117,7 @@ def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | Non
         suffix = suffix_of(body, content)
         return Job(line.place, custom_id, digest, content, sampling, suffix, own_seed, about)
     except RowError as error:
-        digest = _raw_digest(line) if digest is None else digest
+        digest = raw_digest(line) if digest is None else digest
         return BadRow(line.place, custom_id, digest, error.code, error.message)
 
 
@@ -125,11 +125,11 @@ def identify(line: Line, format_: Format) -> RowKey:
     """The key of the row of a line, good or bad: as `parse_row`, with less work."""
     usual = usual_id(line.number)
     if format_ == "text":
-        return RowKey(line.place, usual, _raw_digest(line))
+        return RowKey(line.place, usual, raw_digest(line))
     try:
         fields = parse_object(decode_line(line.data))
     except RowError:
-        return RowKey(line.place, usual, _raw_digest(line))
+        return RowKey(line.place, usual, raw_digest(line))
     digest = digest_of(fields)
     try:
         return RowKey(line.place, id_of(fields, usual), digest)
@@ -137,7 +137,7 @@ def identify(line: Line, format_: Format) -> RowKey:
         return RowKey(line.place, usual, digest)
 
 
-def _raw_digest(line: Line) -> int:
+def raw_digest(line: Line) -> int:
     """What stands for a line of text, and for one that cannot be read."""
     return _hash(line.data or b"")
 

@@ -20,6 +20,12 @@ class Windows:
     size: int
     stride: int
 
+    @classmethod
+    def of(cls, size: int | None, stride: int | None, context: int) -> Windows:
+        """Windows as they are asked for, by default of the whole context, each half its size after the one before."""
+        size = min(size or context, context)
+        return cls(size, min(stride or max(size // 2, 1), size - 1 or 1))
+
     def over(self, n_tokens: int) -> Iterator[tuple[int, int, int]]:
         """(begin, end, first token to score) of each window; every token but the first is scored once.
 
@@ -85,9 +91,17 @@ class _Scoring:
 
     def result(self) -> list[TokenLogprob] | LlamaError:
         scores = [score for key in sorted(self.found) for score in self.found[key]]
-        if self.error is None and not all(math.isfinite(score.logprob) for score in scores):
-            return NumericalError("the model produced NaN or infinity", "a damaged weight: download the files again")
-        return self.error or scores
+        try:
+            return self.error or finite(scores)
+        except NumericalError as error:
+            return error
+
+
+def finite(scores: list[TokenLogprob]) -> list[TokenLogprob]:
+    """The same; NumericalError if one of them is no number."""
+    if not all(math.isfinite(score.logprob) for score in scores):
+        raise NumericalError("the model produced NaN or infinity", "a damaged weight: download the files again")
+    return scores
 
 
 def score_texts(
@@ -98,14 +112,13 @@ def score_texts(
     A text that fits one window is scored from `first` on and finds what is before it in the cache, if a
     neighbour or an earlier text left it there.
     """
-    sampling = Sampling(max_tokens=0, prompt_logprobs=True, top_logprobs=top)
     running: dict[int, _Scoring] = {}
     text_of: dict[int, int] = {}  # request to text
 
     def requests() -> Iterator[Request]:
         keys = count()
         for number, text in enumerate(texts):
-            mine = [Request(key, *part) for part, key in zip(_parts(text, windows, sampling), keys, strict=False)]
+            mine = requests_of(text, windows, keys, top=top)
             running[number] = _Scoring({request.key: [] for request in mine}, len(mine))
             text_of.update({request.key: number for request in mine})
             yield from mine
@@ -123,15 +136,18 @@ def score_texts(
                 yield number, running.pop(number).result()
 
 
-def _parts(text: Text, windows: Windows, sampling: Sampling) -> Iterator[tuple[tuple[int, ...], Sampling, int, int]]:
-    """The requests that score a text, without their keys."""
+def requests_of(text: Text, windows: Windows, keys: Iterator[int], *, top: int = 0) -> list[Request]:
+    """What the engine is asked to score a text, in the order of its tokens."""
+    sampling = Sampling(max_tokens=0, prompt_logprobs=True, top_logprobs=top)
     n_ids = len(text.ids)
     if n_ids <= windows.size:
         spans: Iterable[tuple[int, int, int]] = [(0, n_ids, text.first)]
     else:
         spans = [span for span in windows.over(n_ids) if span[1] > text.first]
-    for begin, end, start in spans:
-        yield tuple(text.ids[begin:end]), sampling, 0, max(start, text.first) - begin
+    return [
+        Request(next(keys), tuple(text.ids[begin:end]), sampling, 0, max(start, text.first) - begin)
+        for begin, end, start in spans
+    ]
 
 
 def score_tokens(

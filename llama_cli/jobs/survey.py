@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import compress, islice
 
 import numpy
 
-from ..engine.request import Sampling
 from ..errors import InputRejected
 from .finished import Asked, Flags, Hashes, hashes
-from .lines import Lines
-from .rows import BadRow, CustomId, RowKey, hash_of, identify, parse_row
+from .lines import Format, Line, Lines
+from .rows import BadRow, CustomId, RowKey, hash_of, identify
 
 SHOWN = 5  # of what is wrong or differs
 
@@ -25,13 +24,16 @@ class Surveyed(Asked):
     marks: array[int]
 
 
-def survey(lines: Lines, defaults: Sampling, *, strict: bool) -> Surveyed:
-    """What an input asks for. InputRejected names ids that are there twice, and bad rows if it must have none."""
+def survey(lines: Lines, parse: Callable[[Line, Format], RowKey] | None, *, unique_ids: bool = True) -> Surveyed:
+    """What an input asks for. InputRejected names ids that are there twice, if each must be there once.
+
+    With `parse` every row must be good, as it reads them; without it rows are only identified, which is less work.
+    """
     ids, digests, marks = array("Q"), array("Q"), array("q")
     bad: list[str] = []
     n_bad = 0
     for line in lines:
-        key: RowKey = parse_row(line, lines.format, defaults) if strict else identify(line, lines.format)
+        key = (parse or identify)(line, lines.format)
         if isinstance(key, BadRow):
             n_bad += 1
             bad += [f"line {line.number}: {key.message}"][: SHOWN - len(bad)]
@@ -44,7 +46,7 @@ def survey(lines: Lines, defaults: Sampling, *, strict: bool) -> Surveyed:
             f"{n_bad:,} {rows} bad: {listed(bad, n_bad, '; ')}", "mend what is wrong, or leave out --strict"
         )
     asked = Surveyed(hashes(ids), hashes(digests), marks)
-    if len(numpy.unique(asked.ids)) < len(asked.ids):
+    if unique_ids and len(numpy.unique(asked.ids)) < len(asked.ids):
         _refuse_duplicates(lines, asked.ids)
     return asked
 

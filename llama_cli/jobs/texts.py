@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from .fields import RowError, shorten, whole
-from .lines import Lines
-from .rows import BadRow, RowKey, decode_line, digest_of, id_of, parse_object, usual_id
-from .source import Source
+from .lines import Line
+from .rows import BadRow, CustomId, RowKey, decode_line, digest_of, id_of, parse_object, raw_digest, usual_id
 
 FIELDS = {"id", "custom_id", "text", "prompt", "choices"}
 MOST_CHOICES = 1024
@@ -23,17 +21,18 @@ class TextRow(RowKey):
     choices: tuple[str, ...] = ()
 
 
-def read_text_rows(source: Source) -> Iterator[TextRow | BadRow]:
-    """Every line as a row or as what is wrong with it, read as needed."""
-    for line in Lines(source, "prompts"):
-        key = RowKey(line.place, usual_id(line.number), 0)
-        try:
-            fields = parse_object(decode_line(line.data))
-            key = RowKey(line.place, id_of(fields, key.custom_id), digest_of(fields))
-            content, choices = _content_of(fields), _choices_of(fields)
-            yield TextRow(key.index, key.custom_id, key.digest, content, choices)
-        except RowError as error:
-            yield BadRow.of(key, error.code, error.message)
+def parse_text_row(line: Line, digest: int | None = None) -> TextRow | BadRow:
+    """The row of a line; `digest` is what `identify` has found, where that was asked before."""
+    custom_id: CustomId = usual_id(line.number)
+    try:
+        fields = parse_object(decode_line(line.data))
+        if digest is None:
+            digest = digest_of(fields)
+        custom_id = id_of(fields, custom_id)
+        return TextRow(line.place, custom_id, digest, _content_of(fields), _choices_of(fields))
+    except RowError as error:
+        digest = raw_digest(line) if digest is None else digest
+        return BadRow(line.place, custom_id, digest, error.code, error.message)
 
 
 def _content_of(fields: dict[str, Any]) -> str | tuple[int, ...]:

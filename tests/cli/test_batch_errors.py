@@ -6,12 +6,13 @@ import pytest
 from helpers import commands
 from helpers.models import DATA
 
-from llama_cli.cli.answering import MOST_INTERNAL_ERRORS
 from llama_cli.cli.app import main
 from llama_cli.engine import sampler
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.scheduler import Scheduler
 from llama_cli.errors import DoesNotFit
+from llama_cli.jobs.processing import MOST_INTERNAL_ERRORS
+from llama_cli.jobs.run import ModelToLoad
 
 pytestmark = pytest.mark.promise("P24")
 
@@ -189,9 +190,9 @@ def test_where_everything_breaks_the_run_ends(files, monkeypatch, capfd):
 
 def test_an_error_in_reading_is_no_rows_fault(files, monkeypatch):
     """The rows behind it must not be left out in silence."""
-    from llama_cli.cli import batch_run
+    from llama_cli.jobs import batch
 
-    real = batch_run.parse_row
+    real = batch.parse_row
 
     def parse(line, *how):
         if line.place == 5:
@@ -200,7 +201,7 @@ def test_an_error_in_reading_is_no_rows_fault(files, monkeypatch):
 
     files.write(rows(12))
     with monkeypatch.context() as broken:
-        broken.setattr(batch_run, "parse_row", parse)
+        broken.setattr(batch, "parse_row", parse)
         assert files.run("-b", "2") == 1
         assert files.suspects
     assert files.run("-b", "2") == 0
@@ -209,9 +210,7 @@ def test_an_error_in_reading_is_no_rows_fault(files, monkeypatch):
 
 def test_where_ranks_share_a_model_the_next_start_gets_past_it(files, clean, monkeypatch):
     """They might not be in step any more: the row is found as one that kills is."""
-    from llama_cli.cli import batch_run
-
-    monkeypatch.setattr(batch_run, "ranks_of_a_group", lambda options, dp: 2)
+    monkeypatch.setattr(ModelToLoad, "is_shared", True)
     break_in_choice(monkeypatch, IndexError("no such token"))
     files.write(rows(12, broken=(7,)))
     assert [files.run("-b", "4") for _ in range(4)] == [1, 1, 1, 6]

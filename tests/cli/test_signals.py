@@ -26,7 +26,7 @@ def arguments_of(command, tmp_path):
     if command == "score":
         rows = "".join(json.dumps({"text": f"some text of row {n} " * 9}) + "\n" for n in range(900))
         (tmp_path / "texts.jsonl").write_text(rows)
-        return ["score", "--rows", tmp_path / "texts.jsonl", "-m", TINY], "out"
+        return ["score", "--rows", tmp_path / "texts.jsonl", "-m", TINY, "-q"], "out"
     rows = "".join(json.dumps({"prompt": f"row {n}", "max_tokens": 30}) + "\n" for n in range(300))
     (tmp_path / "in.jsonl").write_text(rows)
     return ["batch", tmp_path / "in.jsonl", "-o", "-", "-m", TINY, "-q", "-b", "4"], "out"

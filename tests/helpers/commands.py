@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["commands", "torch", "llama_cli.cli.batch_run", "llama_cli.cli.chat_run"])
+_PRELOADED = ["commands", "torch", "llama_cli.jobs.batch", "llama_cli.jobs.score", "llama_cli.cli.chat_run"]
+_CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 Prepare = Callable[[], object]  # runs in the child before the command; it travels there, so no lambda

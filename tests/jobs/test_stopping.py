@@ -5,7 +5,7 @@ import signal
 import time
 
 from llama_cli.cli.app import main
-from llama_cli.cli.stopping import Stopping
+from llama_cli.jobs.stopping import Stopping
 
 
 def test_a_suspended_process_knows_since_when_it_is_awake():

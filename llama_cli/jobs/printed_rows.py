@@ -1,21 +1,20 @@
-"""Rows on standard output: of a batch with `-o -`, of `score --rows`. There is nothing to go on with afterwards."""
+"""Rows that go into no file, as on standard output. There is nothing to go on with afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from ..jobs.finished import Asked, Finished
-from ..jobs.written import WrittenRow
-from .terminal import Terminal
+from .finished import Asked, Finished
+from .written import WrittenRow
 
 
 class PrintedRows:
-    """Takes rows as a Ledger does."""
+    """Takes rows as a Ledger does, and hands each to `append` at once."""
 
     torn = None
 
-    def __init__(self) -> None:
-        self._terminal = Terminal()
+    def __init__(self, append: Callable[[bytes], None]) -> None:
+        self.append = append
 
     def __enter__(self) -> PrintedRows:
         return self
@@ -30,10 +29,6 @@ class PrintedRows:
     def rows(self) -> Iterator[WrittenRow]:
         """None of them is kept."""
         return iter(())
-
-    def append(self, row: bytes) -> None:
-        """Print one row, at once."""
-        self._terminal.write(row.decode("ascii"))
 
     def compact(self, asked: Asked) -> None:
         """What is printed stays."""

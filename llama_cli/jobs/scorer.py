@@ -10,8 +10,8 @@ from ..chat.shapes import describe_scores
 from ..engine.request import TokenLogprob
 from ..engine.scheduler import common_prefix
 from ..errors import InputRejected, LlamaError
-from ..jobs.scoring import Score, Text, Windows, score_texts
 from ..llm import Session
+from .scoring import Score, Text, Windows, score_texts
 
 logger = logging.getLogger(__name__)
 
