@@ -1,1 +1,1 @@
-"""JSONL in, JSONL out, resumable. No torch."""
+"""Rows in, rows out, resumable: batch and score on one runner."""
