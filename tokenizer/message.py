@@ -13,6 +13,9 @@ from .base import EncodeError
 Role = Literal["system", "user", "assistant", "tool", "ipython"]
 ROLES = ("system", "user", "assistant", "tool", "ipython")
 
+MESSAGE_FIELDS = {"role", "content", "tool_calls", "awaits_tool", "token_ids"}  # ids count in the rows of a chat
+IGNORED_MESSAGE_FIELDS = {"name", "tool_call_id"}  # no chat format has a place for these
+
 
 def plain_arguments(value: object) -> dict[str, Any] | None:
     """Arguments as JSON gives them back, tuples as lists; None where JSON cannot write them: NaN, sets, bytes."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from ..chat.keeping import Keeping, keep_as_last, keep_in_file
+from ..chat.message_lines import read_messages
 from ..engine.request import Sampling
-from ..errors import UsageError
-from ..tokenizer.tool_calls import ToolFormat
+from ..errors import InputRejected, UsageError
+from ..tokenizer import EncodeError
+from ..tokenizer.tool_calls import ToolFormat, read_tools
 from .options import (
     OUTPUT_PANEL,
     KeepSession,
@@ -25,7 +29,7 @@ from .options import (
     with_options,
 )
 from .progress import PATIENCE_SECONDS, Loading
-from .prompts import is_piped, read_prompt
+from .prompts import is_piped, read_prompt, read_text_file, stdin_text_lines
 
 CHAT_PANEL = "Conversation"
 
@@ -142,36 +146,64 @@ def chat(
 
     with ExitStack() as stack:
         with Loading(model.model, quiet=messages.quiet, patience=0 if on_terminal else PATIENCE_SECONDS) as loading:
-            from .chat_run import ChatRun, ChatSettings, View, keep_conversation
+            from ..chat.run import ChatRun, ChatSettings
+            from .chat_screen import ChatScreen, View
+            from .run import load_model
 
-            settings = ChatSettings(
-                system=system,
-                chat_template=chat_template,
-                session=session,
-                go_on=go_on,
-                keep_cache=keep_cache,
-                on_overflow=on_overflow,
-                prefill=prefill,
-                tools=tools,
-                tool_format=tool_format,
-                as_json=as_json,
-                raw=raw,
-                view=View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap),
-            )
             keep_last = keep_session and (on_terminal or go_on)
-            keeping = stack.enter_context(keep_conversation(settings, model, messages, keep_last=keep_last))
-            run = ChatRun(settings, model, sampling, messages, keeping, loading.on_layer)
+            keep = _keep_in(session, model, messages, go_on=go_on, with_cache=keep_cache, keep_last=keep_last)
+            keeping = stack.enter_context(keep)
+            if keep_cache:
+                _refuse_ranks(model)
+            functions = None if tools is None else _read_tools(tools)
+            loaded = load_model(model, batch_size=1, chat_template=chat_template, on_layer=loading.on_layer)
+            settings = ChatSettings(system, go_on, keep_cache, on_overflow, prefill, functions, tool_format)
+            run = ChatRun(loaded, settings, sampling, keeping, messages.note)
+        view = View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap)
+        screen = ChatScreen(run, messages, view, as_json=as_json, raw=raw)
+        code = 0
         if on_terminal:
             from .repl import talk
 
-            code = talk(run, first, history=history)
-            run.close()
-            raise typer.Exit(code)
-        if in_lines:
-            run.answer_lines(as_messages=stdin_json)
+            code = talk(screen, first, history=history)
+        elif in_lines:
+            run.take(read_messages(stdin_text_lines(messages.note), as_json=stdin_json), screen.answer)
         else:
-            run.say(str(first))
+            screen.say(str(first))
         run.close()
+    if code:
+        raise typer.Exit(code)
+
+
+def _keep_in(
+    file: Path | None, model: ModelOptions, messages: MessageOptions, *, go_on: bool, with_cache: bool, keep_last: bool
+) -> AbstractContextManager[Keeping | None]:
+    """Where the conversation is kept while it lasts; whether it can be is told before the model is loaded."""
+    if file is not None:
+        return keep_in_file(file, go_on=go_on, with_cache=with_cache)
+    return keep_as_last(model.model, go_on=go_on, note=messages.note) if keep_last else nullcontext()
+
+
+def _refuse_ranks(model: ModelOptions) -> None:
+    from .run import ranks_of_a_group
+
+    if ranks_of_a_group(model) > 1:
+        raise UsageError(
+            "--save-cache: several ranks have the cache, each a part of it", "leave out --save-cache, or --tp"
+        )
+
+
+def _read_tools(path: Path) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(read_text_file(path))
+    except (ValueError, RecursionError):
+        raise InputRejected(
+            f"{path} is not JSON", "give a list of functions with name, description, parameters"
+        ) from None
+    try:
+        return read_tools(value)
+    except EncodeError as error:
+        raise InputRejected(f"{path}: {error.message}", error.hint) from None
 
 
 def _on_terminal() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..engine.request import Sampling, SettingRejected
 from ..errors import UsageError
-from .chat_run import ChatRun
+from .chat_screen import ChatScreen
 from .typed import unquoted
 
 SWITCHES = ("markdown", "wrap", "show_prompt", "stats")
@@ -29,15 +29,16 @@ _ON_OFF = {"on": True, "true": True, "yes": True, "off": False, "false": False, 
 class LiveSettings:
     """Those of a running chat. An answer that is already being made keeps the ones it began with."""
 
-    def __init__(self, run: ChatRun) -> None:
-        self._run = run
+    def __init__(self, screen: ChatScreen) -> None:
+        self._screen = screen
+        self._answerer = screen.run.answerer
 
     def current(self) -> dict[str, Any]:
         """Every setting with its value, as JSON has it."""
-        answerer, sampling = self._run.answerer, dataclasses.asdict(self._run.answerer.sampling)
+        answerer, sampling = self._answerer, dataclasses.asdict(self._answerer.sampling)
         shown = {name: sampling[name] for name in OF_SAMPLING} | {"logit_bias": dict(sampling["logit_bias"])}
         shown |= {"on_overflow": answerer.overflow, "prefill": answerer.prefill}
-        return shown | {name: getattr(self._run.view, name) for name in SWITCHES}
+        return shown | {name: getattr(self._screen.view, name) for name in SWITCHES}
 
     def describe(self, name: str) -> str:
         """One setting on a line."""
@@ -57,15 +58,15 @@ class LiveSettings:
         return f"{after} (as it was)" if after == before else f"{after}, was{before.removeprefix(name)}"
 
     def _change(self, name: str, value: str) -> None:
-        run = self._run
+        answerer, screen = self._answerer, self._screen
         if name in OF_SAMPLING:
-            run.answerer.sampling = _changed(run.answerer.sampling, name, value)
+            answerer.sampling = _changed(answerer.sampling, name, value)
         elif name in SWITCHES:
-            run.view = dataclasses.replace(run.view, **{name: _as_bool(name, value)})
+            screen.view = dataclasses.replace(screen.view, **{name: _as_bool(name, value)})
         elif name == "prefill":
-            run.answerer.prefill = "" if value == "-" else value
+            answerer.prefill = "" if value == "-" else value
         elif value in OVERFLOWS:
-            run.answerer.overflow = value  # type: ignore[assignment]
+            answerer.overflow = value  # type: ignore[assignment]
         else:
             raise UsageError(f"on_overflow is {', '.join(OVERFLOWS)}, not {value}", "/set on_overflow truncate")
 

@@ -11,7 +11,7 @@ from ..chat.answerer import Turn
 from ..errors import ContextTooLong, LlamaError, UsageError
 from ..files.user_folders import NoHome, user_folder
 from ..tokenizer.chat import Message
-from .chat_run import ChatRun
+from .chat_screen import ChatScreen
 from .interrupt import on_interrupt
 from .line_editor import PROMPT, LineEditor
 from .slash import Commands, Outcome, counted
@@ -22,9 +22,9 @@ INTERRUPTED = 130
 LINES_SHOWN = 20  # of each message of the turn that a conversation goes on from
 
 
-def talk(run: ChatRun, first: str | None, *, history: bool) -> int:
+def talk(screen: ChatScreen, first: str | None, *, history: bool) -> int:
     """Talk until the person leaves: the exit code."""
-    return Repl(run, history=_history_file() if history else None).loop(first)
+    return Repl(screen, history=_history_file() if history else None).loop(first)
 
 
 def _history_file() -> Path | None:
@@ -49,10 +49,11 @@ def format_turn(messages: Sequence[Message]) -> str:
 class Repl:
     """One person, one conversation."""
 
-    def __init__(self, run: ChatRun, *, history: Path | None) -> None:
-        self.run = run
-        run.prefix = ""
-        self.commands = Commands(run)
+    def __init__(self, screen: ChatScreen, *, history: Path | None) -> None:
+        self.screen = screen
+        self.run = screen.run
+        screen.prefix = ""
+        self.commands = Commands(screen)
         self.editor = LineEditor(history, self.commands.complete, lambda: self._status_line)
         self._draft = ""  # what the next line begins with
         self._edits = False  # whether it takes the place of the last message
@@ -79,16 +80,16 @@ class Repl:
                 asked_to_leave = not self.editor.typed
                 self._edits = False
                 if asked_to_leave:
-                    self.run.terminal.note("Ctrl-C again, Ctrl-D or /exit leaves")
+                    self.screen.terminal.note("Ctrl-C again, Ctrl-D or /exit leaves")
                 continue
             asked_to_leave = False
             if self._handle(line).leave:
                 return 0
 
     def _greet(self) -> None:
-        if self.run.messages.quiet:
+        if self.screen.messages.quiet:
             return
-        session, conversation, note = self.run.session, self.run.conversation, self.run.terminal.note
+        session, conversation, note = self.run.session, self.run.conversation, self.screen.terminal.note
         context = f"{session.max_seq_len:,} tokens of context"
         note(f"chat with {session.info.name}, {self.run.describe_template()}, {context}")
         note("/help lists the commands, Ctrl-D leaves")
@@ -96,7 +97,7 @@ class Repl:
             note("kept until your next conversation with it: chat --continue goes on; --no-session keeps nothing")
         if conversation.branch.spoken:
             note(f"going on with {conversation.current}, {counted(conversation.n_turns, 'turn')}")
-            with self.run.terminal.answer(wrap=self.run.view.wrap) as write:
+            with self.screen.terminal.answer(wrap=self.screen.view.wrap) as write:
                 write(format_turn(conversation.last_turn))
 
     def _handle(self, line: str) -> Outcome:
@@ -121,7 +122,7 @@ class Repl:
 
     def _complain(self, message: str, hint: str | None) -> None:
         self._trouble = f"error: {message}"
-        self.run.terminal.complain(message, hint)
+        self.screen.terminal.complain(message, hint)
 
     def _way_out(self) -> str:
         """What to type where the context is full."""
@@ -197,16 +198,16 @@ class Repl:
         before, answerer = self.run.conversation.branch, self.run.answerer
         # A second Ctrl-C raises KeyboardInterrupt: the step itself is broken off.
         with on_interrupt(answerer.interrupt), suppress(KeyboardInterrupt):
-            self.run.answer(message, unfinished)
+            self.screen.answer(message, unfinished)
         said = self.run.conversation.branch is not before
         if answerer.turn is not None:
             self._tell(answerer.turn, said=said)
-        self.run.terminal.write("\n")
+        self.screen.terminal.write("\n")
         answerer.make_room_ahead()
 
     def _tell(self, turn: Turn, *, said: bool) -> None:
         """Why an answer ended, where the model did not simply end it."""
-        note = self.run.terminal.note
+        note = self.screen.terminal.note
         if turn.finish_reason == "interrupted":
             note("stopped; what was said is kept" if said else "stopped before the first word; Enter sends it again")
         elif turn.finish_reason == "length":

@@ -13,7 +13,7 @@ from ..chat.transcript import origin_of, read_conversation, write_conversation
 from ..errors import OutputRefused, UsageError
 from ..files.write import replace_file
 from ..tokenizer.chat import Message
-from .chat_run import ChatRun
+from .chat_screen import ChatScreen
 from .clipboard import copy_to_clipboard
 from .live_settings import NAMES, LiveSettings, values_of
 from .prompts import read_text_file
@@ -50,10 +50,11 @@ class Command(NamedTuple):
 class Commands:
     """Carries commands out on a chat. Errors are LlamaErrors; nothing is changed where there was one."""
 
-    def __init__(self, run: ChatRun) -> None:
-        self.run = run
+    def __init__(self, screen: ChatScreen) -> None:
+        self.run = screen.run
+        self.screen = screen
         self.attached: list[str] = []  # texts of /read, which go with the next message
-        self._settings = LiveSettings(run)
+        self._settings = LiveSettings(screen)
         self._written: set[Path] = set()
         self.table = {
             "help": Command("[COMMAND]", "list the commands, or tell about one", self._help),
@@ -119,7 +120,7 @@ class Commands:
 
     def _say(self, text: str) -> None:
         for line in text.split("\n"):
-            self.run.terminal.note(line)
+            self.screen.terminal.note(line)
 
     def _help(self, name: str) -> None:
         if name:
@@ -185,7 +186,7 @@ class Commands:
         if last is None:
             raise UsageError("there is no answer yet")
         text = _written(last)
-        way = copy_to_clipboard(text, self.run.terminal)
+        way = copy_to_clipboard(text, self.screen.terminal)
         self._say(f"copied {counted(len(text), 'character')} {way}")
 
     def _edit(self, _: str) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..engine.request import Sampling, SettingRejected
 from ..tokenizer.chat import ROLES, Message
+from ..tokenizer.message import IGNORED_MESSAGE_FIELDS, MESSAGE_FIELDS
 
 ErrorCode = Literal[
     "invalid_json",
@@ -70,9 +71,6 @@ ASKS_FOR_NOTHING: dict[str, list[Any]] = {
     "modalities": [["text"]],
     "min_tokens": [0],
 }
-
-MESSAGE_FIELDS = {"role", "content", "tool_calls", "awaits_tool", "token_ids"}  # ids count in the rows of a chat
-IGNORED_MESSAGE_FIELDS = {"name", "tool_call_id"}  # no chat format has a place for these
 
 EXACT_FLOATS = 2**53  # whole numbers beyond may have lost digits on their way through a float
 

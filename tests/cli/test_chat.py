@@ -12,14 +12,16 @@ import pytest
 from helpers.models import DATA
 
 from llama_cli.chat.kept_conversations import claim_new
+from llama_cli.chat.run import ChatRun, ChatSettings
 from llama_cli.cli.app import main
-from llama_cli.cli.chat_run import ChatRun, ChatSettings, View
-from llama_cli.cli.options import MessageOptions, ModelOptions
+from llama_cli.cli.chat_screen import ChatScreen, View
+from llama_cli.cli.options import MessageOptions
 from llama_cli.cli.slash import Commands
 from llama_cli.cli.typed import as_typed, file_of, is_command, is_open, unquoted
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, LlamaError, OutputRefused, UsageError
 from llama_cli.files.claim import Claim
+from llama_cli.loader import load
 
 TINY = str(DATA / "tiny/bpe1024")
 GREEDY = ["-t", "0", "-n", "8", "--ignore-eos"]
@@ -216,7 +218,7 @@ def test_batch_uses_the_same_choice_of_template(tmp_path):
 @pytest.fixture(name="no_model")
 def _no_model(monkeypatch):
     """Loading is a failure: what is wrong with a file is told before."""
-    monkeypatch.setattr("llama_cli.cli.chat_run.load_model", None)
+    monkeypatch.setattr("llama_cli.cli.run.load_model", None)
 
 
 @pytest.mark.parametrize(
@@ -283,13 +285,10 @@ def test_the_last_conversation_goes_on_in_a_pipe_too(run, tmp_path, monkeypatch)
 
 @pytest.fixture(name="commands")
 def _commands():
-    settings = ChatSettings(
-        system=None, chat_template="auto", session=None, go_on=False, keep_cache=False, on_overflow="error",
-        prefill="", tools=None, tool_format="json", as_json=False, raw=False, view=View(),
-    )  # fmt: skip
-    model = ModelOptions(model=TINY)
-    commands = Commands(ChatRun(settings, model, Sampling(max_tokens=4, temperature=0), MessageOptions()))
-    commands.run.say("one")
+    run = ChatRun(load(TINY, batch_size=1), ChatSettings(), Sampling(max_tokens=4, temperature=0), None, print)
+    screen = ChatScreen(run, MessageOptions(), View())
+    commands = Commands(screen)
+    screen.say("one")
     return commands
 
 
@@ -317,7 +316,7 @@ def test_settings(commands, capfd):
     commands.execute("/set on-overflow shift")
     commands.execute("/set markdown on")
     commands.execute("/set prefill Well,")
-    assert (answerer.overflow, commands.run.view.markdown, answerer.prefill) == ("shift", True, "Well,")
+    assert (answerer.overflow, commands.screen.view.markdown, answerer.prefill) == ("shift", True, "Well,")
     before = answerer.sampling
     for line in ("/set temperature hot", "/set temperature 99", "/set temperature=99", "/set nothing 1", "/set n 2",
                  "/set markdown perhaps", "/set on_overflow never", "/set logit_bias 3", "/set temperature 0.3 0.4",
@@ -402,7 +401,7 @@ def test_help_fits_a_screen_of_80_columns(commands, capfd):
 
 def test_several_turns_are_taken_back(commands, capfd):
     for text in ("two", "three"):
-        commands.run.say(text)
+        commands.screen.say(text)
     capfd.readouterr()
     commands.execute("/undo 2")
     assert [message.content for message in commands.run.conversation.branch.spoken][::2] == ["one"]
@@ -447,7 +446,7 @@ def test_what_is_said_moves_between_branches_and_files(commands, tmp_path, capfd
     commands.execute(f"/export {shown}")
     assert shown.read_text().startswith("## system\n\nBe brief.\n\n## user\n\none\n\n## assistant\n")
     with pytest.raises(OutputRefused, match="exists"):
-        Commands(commands.run).execute(f"/save {kept}")
+        Commands(commands.screen).execute(f"/save {kept}")
     commands.execute("/clear")
     assert (conversation.branch.spoken, conversation.system) == ((), "Be brief.")
     commands.execute(f"/load {kept}")
