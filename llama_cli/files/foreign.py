@@ -5,16 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import ModelRejected
+from . import magic
 from .quoting import plain
 from .regular_file import read_head
 
 DOWNLOAD_AGAIN = "download the file again"
 
+# What to do about a file of a known kind where weights should be.
+HINTS = {
+    magic.GIT_LFS: "git lfs pull",
+    magic.GGUF: "llama-cli convert FILE.gguf FOLDER makes a Meta folder of it",
+    magic.GZIP: "gunzip it first",
+    magic.BZIP2: "bunzip2 it first",
+    magic.XZ: "unxz it first",
+    magic.ZSTD: "unzstd it first",
+}
+# What else begins so, where it is no text.
 BEGINNINGS = (
-    (b"version https://git-lfs", "a git-lfs pointer, not the file itself", "git lfs pull"),
-    (b"GGUF", "a GGUF file", "llama-cli convert FILE.gguf FOLDER makes a Meta folder of it"),
-    (b"PK\x03\x04", "a zip archive or a torch checkpoint", "name a checkpoint consolidated.00.pth"),
-    (b"\x1f\x8b", "compressed with gzip", "gunzip it first"),
+    (magic.ZIP.beginning, "a zip archive or a torch checkpoint", "name a checkpoint consolidated.00.pth"),
     (b"\x80", "an old pickle from before torch 1.6", "load it with that torch and torch.save it again"),
     (b"<", "a web page, not the file itself", "download it again, signed in"),
     (b"{", "JSON, no weights", DOWNLOAD_AGAIN),
@@ -38,7 +46,10 @@ def _recognise(head: bytes, size: int) -> tuple[str, str]:
         return "a safetensors file", "rename it to consolidated.safetensors"
     if head[TAR_MAGIC] == b"ustar":
         return "a tar archive", "unpack it first"
+    text = head.lstrip()
     for beginning, what, hint in BEGINNINGS:
-        if head.lstrip().startswith(beginning):
+        if text.startswith(beginning):
             return what, hint
+    if kind := magic.kind_of(text):
+        return kind.what, HINTS.get(kind, DOWNLOAD_AGAIN)
     return f"of an unknown kind: it has {size:,} bytes and begins with {head[:8]!r}", DOWNLOAD_AGAIN

@@ -9,23 +9,22 @@ from pathlib import PurePath
 from typing import Any
 
 from ..errors import InputRejected
+from ..files import magic
 from ..files.user_text import is_utf_16
 from .source import STANDARD_INPUT
 
-# How files begin that are no text, what they are, and how to make rows of one.
-MAGIC = (
-    (b"BZh", "compressed by bzip2", "bunzip2 -c {0} > {3}"),
-    (b"\xfd7zXZ\x00", "compressed by xz", "xz -dc {0} > {3}"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "zstd -dc {0} > {3}"),
-    (b"\x1f\x8b", "gzip within gzip", "gunzip it once more"),
-    (b"PAR1", "a Parquet file", "write it as JSONL: pandas.read_parquet({1}).to_json({4}, {2})"),
-    (b"\xd0\xcf\x11\xe0", "an old Office file", "save it as JSONL"),
-    (b"SQLite format 3\x00", "an SQLite database", "write its rows as JSONL"),
-    (b"ARROW1", "an Arrow file", "write it as JSONL: pandas.read_feather({1}).to_json({4}, {2})"),
-    (b"%PDF-", "a PDF", "write its text as JSONL"),
-    (b"version https://git-lfs.github.com/", "the pointer of a file that Git LFS keeps", "git lfs pull"),
-)
-ZIP = b"PK\x03\x04"
+# How to make rows of a file of a known kind.
+HINTS = {
+    magic.BZIP2: "bunzip2 -c {0} > {3}",
+    magic.XZ: "xz -dc {0} > {3}",
+    magic.ZSTD: "zstd -dc {0} > {3}",
+    magic.PARQUET: "write it as JSONL: pandas.read_parquet({1}).to_json({4}, {2})",
+    magic.OFFICE: "save it as JSONL",
+    magic.SQLITE: "write its rows as JSONL",
+    magic.ARROW: "write it as JSONL: pandas.read_feather({1}).to_json({4}, {2})",
+    magic.PDF: "write its text as JSONL",
+    magic.GIT_LFS: "git lfs pull",
+}
 AS_ROWS = "orient='records', lines=True"
 
 TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -34,13 +33,15 @@ TABLE_COLUMNS = ("prompt", "messages", "custom_id", "text")
 
 def refuse_other_bytes(beginning: bytes, name: str) -> None:
     """InputRejected if the beginning of an input shows that it is no text in UTF-8."""
-    if beginning.startswith(ZIP):
+    kind = magic.kind_of(beginning)
+    if kind is magic.ZIP:
         if b"[Content_Types]" in beginning or b"xl/" in beginning:
             raise _refused(name, "an Excel workbook", "write it as JSONL: pandas.read_excel({1}).to_json({4}, {2})")
-        raise _refused(name, "a zip archive", "unzip -p {0} > {3}")
-    for magic, what, hint in MAGIC:
-        if beginning.startswith(magic):
-            raise _refused(name, what, hint)
+        raise _refused(name, kind.what, "unzip -p {0} > {3}")
+    if kind is magic.GZIP:  # one is taken off as it is read
+        raise _refused(name, "gzip within gzip", "gunzip it once more")
+    if kind is not None and kind in HINTS:  # a line of text may begin with GGUF
+        raise _refused(name, kind.what, HINTS[kind])
     if is_utf_16(beginning):
         raise _refused(name, "UTF-16, or UTF-32", "iconv -f utf-16 -t utf-8 {0} > {3}")
     if b"\n" not in beginning and b"\r" in beginning.rstrip(b"\r"):

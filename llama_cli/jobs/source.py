@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputRejected
+from ..files import magic
 from ..files.whole import read_at
 from ..files.write import write_failed
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Buffered = BufferedReader[Any] | BufferedRandom
 
 STANDARD_INPUT = "standard input"
-GZIP = b"\x1f\x8b"
+GZIP = magic.GZIP.beginning
 BUFFER_BYTES = 1 << 16
 SAMPLE_BYTES = 1 << 16
 

@@ -117,7 +117,12 @@ BINARY = {
     "zstd": [b"\x28\xb5\x2f\xfd\x04"],
     "xz": [b"\xfd7zXZ\x00\x00"],
     "bzip2": [b"BZh91AY&SY"],
-    "Git LFS": [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"],
+    "gzip within gzip": [gzip.compress(b"")],
+    "an Arrow file": [b"ARROW1\0\0"],
+    "an SQLite database": [b"SQLite format 3\0"],
+    "a PDF": [b"%PDF-1.7"],
+    "an old Office file": [b"\xd0\xcf\x11\xe0\xa1\xb1"],
+    "a git-lfs pointer": [b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"],
 }
 
 
