@@ -18,12 +18,12 @@ from llama_cli import memory
 from llama_cli.backends import choose as recipes
 from llama_cli.backends.choose import choose_recipe
 from llama_cli.checkpoint.params import read_params
+from llama_cli.checkpoint.plan import plan_model
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.engine.engine import Engine
 from llama_cli.errors import DoesNotFit
-from llama_cli.loader import plan_model
 from llama_cli.memory import PRECISIONS, Stored, can_split, choose_context, format_bytes, free_memory, plan_memory
 from llama_cli.model.args import ModelArgs
 

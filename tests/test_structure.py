@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llama_cli.cli.options import ModelOptions
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SOURCES = [*(ROOT / "llama_cli").rglob("*.py"), *(ROOT / "llama_cli/tokenizer").glob("*.py")]  # the latter is a link
@@ -51,16 +49,6 @@ def test_the_flags_in_the_readme_exist():
     for line in commands:
         for flag in re.findall(r"(?<!\w)--?[a-z][a-z-]*", line.split("#")[0].partition("complete")[2]):
             assert re.search(rf"{re.escape(flag)}\b", done.stdout), f"{flag} in {line!r}"
-
-
-def test_load_takes_what_the_flags_give():
-    import dataclasses
-    import inspect
-
-    from llama_cli.loader import load
-
-    flags = {field.name for field in dataclasses.fields(ModelOptions)}
-    assert flags == set(inspect.signature(load).parameters) - {"batch_size", "chat_template", "dp", "on_layer"}
 
 
 def test_all_import_the_tokenizer_by_the_name_that_is_installed():

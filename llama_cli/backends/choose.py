@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from ..errors import UsageError
-from ..model.quantized import Quantization
+from ..options import Kernels, Quantization
 from .cuda import WeightOnlyInt8Linear, weight_only_int4
 from .native.library import Library, native_library
 from .native.linear import KINDS, NativeLayers
@@ -16,8 +15,6 @@ from .onednn import can_pack, packed_linear
 from .onednn_int import Int8Linear, can_quantize, fine_int8_linear, int4_linear
 from .place import MakeLinear, plain_linear
 from .upcast import many_rows, widening_linear
-
-Kernels = Literal["auto", "torch", "plain"]
 
 INT8_BYTES = 1.0  # a weight; the scales of its row do not count
 INT4_BYTES = 0.625  # half a byte, and two scales in bfloat16 for each group of 32

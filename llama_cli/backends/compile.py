@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,14 @@ from torch._dynamo.exc import TorchDynamoException
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from ..errors import UsageError
+from ..files.private import private_folder, temporary_folder
 from ..model.batch import Batch
 from ..model.cache import Cache
 from ..model.llama import Llama
 from ..model.span import Span
 from .cuda import WeightOnlyInt4Linear, WeightOnlyInt8Linear
+
+logger = logging.getLogger(__name__)
 
 SEEN_THROUGH = (nn.Linear, WeightOnlyInt8Linear, WeightOnlyInt4Linear)
 PARTS = ("before", "after")  # of a block
@@ -31,6 +35,21 @@ CACHED = 53  # positions
 
 # On a GPU the product of one row is made part of a kernel too, which reads weights faster than cuBLAS does.
 GPU_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"coordinate_descent_tuning": True}
+
+
+def folder_of_results() -> Path:
+    """Where what is compiled is kept for other processes; UsageError if there is no such place."""
+    try:
+        return private_folder("compiled")
+    except OSError as error:
+        why = error
+    try:
+        folder = temporary_folder("compiled")
+    except OSError as error:
+        message = f"--compile has no place to keep its results: {why}; {error}"
+        raise UsageError(message, "leave --compile out") from None
+    logger.info("what is compiled is kept in %s: %s", folder, why)
+    return folder
 
 
 def compile_blocks(model: Llama, n_slots: int, folder: Path) -> None:

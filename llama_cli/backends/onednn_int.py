@@ -12,7 +12,6 @@ from ..model.quantized import (
     GROUP,
     SMALLEST,
     Int4Weight,
-    Quantization,
     Weight,
     as_int8,
     blocks,
@@ -20,6 +19,7 @@ from ..model.quantized import (
     in_full,
     int4_levels,
 )
+from ..options import Quantization
 from .onednn import packed_linear
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations

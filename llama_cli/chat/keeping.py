@@ -38,7 +38,7 @@ def keep_in_file(path: Path, *, go_on: bool, with_cache: bool) -> Iterator[Keepi
 
 
 @contextmanager
-def keep_as_last(model: str | None, *, go_on: bool, note: Callable[[str], None]) -> Iterator[Keeping | None]:
+def keep_as_last(model: str | Path | None, *, go_on: bool, note: Callable[[str], None]) -> Iterator[Keeping | None]:
     """The place of the last conversation with a model; None where there is none for a new one, which is told."""
     claim = _claim_last(model, go_on=go_on, note=note)
     if claim is None:
@@ -48,7 +48,7 @@ def keep_as_last(model: str | None, *, go_on: bool, note: Callable[[str], None])
         yield Keeping(claim, is_last=True)
 
 
-def _claim_last(model: str | None, *, go_on: bool, note: Callable[[str], None]) -> Claim | None:
+def _claim_last(model: str | Path | None, *, go_on: bool, note: Callable[[str], None]) -> Claim | None:
     folder = TOY if model is None else find_model(model)
     if go_on:
         return claim_last(folder)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelRejected, UsageError
+from ..options import TemplateChoice
 from ..tokenizer import Tokenizer, TokenizerError
 from ..tokenizer.chat import (  # fmt: skip
     TEMPLATES,
     Template,
-    TemplateName,
     family_template,
     make_template,
     recognise_template,
 )
 
 JINJA = re.compile(r"\{[{%#]")  # how the text of a template begins to say something
-
-TemplateChoice = Literal["auto"] | TemplateName
 
 # Rows of control tokens are compared with this one, which nobody trains.
 UNTRAINED = "<|reserved_special_token_100|>"

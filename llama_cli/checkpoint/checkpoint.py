@@ -18,8 +18,9 @@ from ..files.pages import drop_pages, trim_heap
 from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged
 from ..model.args import ModelArgs
-from ..model.quantized import Quantization, Weight
+from ..model.quantized import Weight
 from ..model.weights import weight_shapes
+from ..options import Quantization
 from . import spare_rows
 from .huggingface import metas_rows
 from .keys import tied

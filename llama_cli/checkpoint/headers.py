@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ..model.quantized import Quantization
+    from ..options import Quantization
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 ZIP_MAGIC = b"PK\x03\x04"

@@ -16,7 +16,7 @@ from .stored.rounded import RoundedWeights
 from .tokenizer_marks import read_their_template
 
 if TYPE_CHECKING:
-    from ..model.quantized import Quantization
+    from ..options import Quantization
 
 
 @dataclass(frozen=True)

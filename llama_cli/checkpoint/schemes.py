@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..model.quantized import Quantization
+    from ..options import Quantization
 
 # Of these some values are computed: Meta's int4 format and this program's own.
 QUANTIZATION_KEYS = ("quantization_args", "lora_args")

@@ -11,7 +11,7 @@ import typer
 from ..engine.request import Sampling
 from ..jobs.lines import Format
 from ..jobs.results import OutputFormat
-from .options import BatchSize, MessageOptions, ModelOptions, TemplateOption, with_options
+from .options import AS_MANY_AS_FIT, BatchModelOptions, MessageOptions, with_options
 from .rows import RowOptions, RowsSeen, file_of_rows, model_to_load, open_rows
 
 
@@ -24,13 +24,8 @@ def batch(
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL to write, or to go on with; - prints it.")],
     input_format: Annotated[Format, typer.Option("--format", help="Of the input.")] = "auto",
     output_format: Annotated[OutputFormat, typer.Option("--output-format", help="Of the rows.")] = "openai",
-    batch_size: BatchSize = None,
-    dp: Annotated[
-        int, typer.Option("--dp", min=1, max=1024, help="Groups of processes, each with a whole model; rows go to any.")
-    ] = 1,
-    chat_template: TemplateOption = "auto",
     rows: RowOptions,
-    model: ModelOptions,
+    model: BatchModelOptions = AS_MANY_AS_FIT,
     sampling: Sampling,
     messages: MessageOptions,
 ) -> None:
@@ -52,8 +47,7 @@ def batch(
         from ..jobs.batch import BatchTask
         from ..jobs.run import JobRun
 
-        to_load = model_to_load(model, batch_size=batch_size, chat_template=chat_template, dp=dp)
-        run = JobRun(BatchTask(sampling, output_format), settings, source, to_load, RowsSeen(messages))
+        run = JobRun(BatchTask(sampling, output_format), settings, source, model_to_load(model), RowsSeen(messages))
         code = run.run()
     if code:
         raise typer.Exit(code)

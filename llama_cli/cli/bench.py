@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import statistics
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,9 +57,9 @@ def bench(
         wanted = _parse_range("--prompt-range", prompt_range), _parse_range("--answer-range", answer_range)
 
         from ..engine.measure import mixed_requests
-        from .run import load_model
+        from ..loader import load_model
 
-        session = load_model(model, batch_size=batch_size)
+        session = load_model(replace(model, batch_size=batch_size))
         requests = mixed_requests(prompts, session.engine.limits.n_words, *wanted)
         _check_length(session, max(len(request.prompt) + request.sampling.max_tokens for request in requests))
         figures = _measure_batch(session, requests, batch_size, alone)
@@ -66,9 +67,9 @@ def bench(
         sizes = [128, 512] if lengths is None else _parse_list("--lengths", lengths)
         n_rows = _parse_list("--rows", rows)
 
-        from .run import load_model
+        from ..loader import load_model
 
-        session = load_model(model, batch_size=max(n_rows))
+        session = load_model(replace(model, batch_size=max(n_rows)))
         if lengths is None:
             sizes = [size for size in sizes if size + new_tokens <= session.max_seq_len] or [1]
         _check_length(session, max(sizes) + new_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,16 +15,16 @@ from ..chat.keeping import Keeping, keep_as_last, keep_in_file
 from ..chat.message_lines import read_messages
 from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
+from ..options import LoadOptions
 from ..tokenizer import EncodeError
 from ..tokenizer.tool_calls import ToolFormat, read_tools
 from .options import (
     OUTPUT_PANEL,
+    ChatModelOptions,
     KeepSession,
     MessageOptions,
-    ModelOptions,
     OneRow,
     Raw,
-    TemplateOption,
     UseStdin,
     Wrap,
     with_options,
@@ -46,7 +47,6 @@ def chat(
     system: Annotated[
         str | None, typer.Option("--system", "-s", help="The system prompt.", rich_help_panel=CHAT_PANEL)
     ] = None,
-    chat_template: TemplateOption = "auto",
     session: Annotated[
         Path | None,
         typer.Option("--session", help="Keep the conversation in this file.", rich_help_panel=CHAT_PANEL),
@@ -116,7 +116,7 @@ def chat(
         typer.Option("--stats", help="Report speed and memory after each answer.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
     batch_size: OneRow = None,
-    model: ModelOptions,
+    model: ChatModelOptions,
     sampling: Sampling = CHAT_SAMPLING,
     messages: MessageOptions,
 ) -> None:
@@ -147,8 +147,8 @@ def chat(
     with ExitStack() as stack:
         with Loading(model.model, quiet=messages.quiet, patience=0 if on_terminal else PATIENCE_SECONDS) as loading:
             from ..chat.run import ChatRun, ChatSettings
+            from ..loader import load_model
             from .chat_screen import ChatScreen, View
-            from .run import load_model
 
             keep_last = keep_session and (on_terminal or go_on)
             keep = _keep_in(session, model, messages, go_on=go_on, with_cache=keep_cache, keep_last=keep_last)
@@ -156,7 +156,7 @@ def chat(
             if keep_cache:
                 _refuse_ranks(model)
             functions = None if tools is None else _read_tools(tools)
-            loaded = load_model(model, batch_size=1, chat_template=chat_template, on_layer=loading.on_layer)
+            loaded = load_model(replace(model, on_layer=loading.on_layer))
             settings = ChatSettings(system, go_on, keep_cache, on_overflow, prefill, functions, tool_format)
             run = ChatRun(loaded, settings, sampling, keeping, messages.note)
         view = View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap)
@@ -176,7 +176,7 @@ def chat(
 
 
 def _keep_in(
-    file: Path | None, model: ModelOptions, messages: MessageOptions, *, go_on: bool, with_cache: bool, keep_last: bool
+    file: Path | None, model: LoadOptions, messages: MessageOptions, *, go_on: bool, with_cache: bool, keep_last: bool
 ) -> AbstractContextManager[Keeping | None]:
     """Where the conversation is kept while it lasts; whether it can be is told before the model is loaded."""
     if file is not None:
@@ -184,8 +184,8 @@ def _keep_in(
     return keep_as_last(model.model, go_on=go_on, note=messages.note) if keep_last else nullcontext()
 
 
-def _refuse_ranks(model: ModelOptions) -> None:
-    from .run import ranks_of_a_group
+def _refuse_ranks(model: LoadOptions) -> None:
+    from ..parallel.team import ranks_of_a_group
 
     if ranks_of_a_group(model) > 1:
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,9 +70,10 @@ def complete(
 
     with Loading(model.model, quiet=messages.quiet) as loading:
         from ..chat.shapes import describe_completion
-        from .run import Run, load_model
+        from ..loader import load_model
+        from .run import Run
 
-        session = load_model(model, batch_size=sampling.n, on_layer=loading.on_layer)
+        session = load_model(replace(model, batch_size=sampling.n, on_layer=loading.on_layer))
     asked: str | Sequence[int] = content
     if suffix is not None and isinstance(content, str):
         asked = session.encode_infilling(content, check_text(suffix, "--suffix"), sampling.max_tokens)

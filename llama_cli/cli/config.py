@@ -10,9 +10,10 @@ import typer
 
 from ..engine.request import Sampling
 from ..errors import LlamaError
+from ..options import LoadOptions
 from .info import chosen_model
+from .options import AS_MANY_AS_FIT, KeepSession, MessageOptions, ModelSettings, UseStdin, is_setting, with_options
 from .options import OUTPUT_PANEL as PANEL
-from .options import BatchSize, KeepSession, MessageOptions, ModelOptions, UseStdin, is_setting, with_options
 from .settings import config_file, source_of
 from .terminal import Terminal, format_table
 
@@ -21,9 +22,8 @@ from .terminal import Terminal, format_table
 def config(
     context: typer.Context,
     *,
-    model: ModelOptions,
+    model: ModelSettings = AS_MANY_AS_FIT,
     sampling: Sampling,
-    batch_size: BatchSize = None,
     stdin: UseStdin = True,
     keep_session: KeepSession = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False,
@@ -37,7 +37,7 @@ def config(
     messages.apply()
     path = config_file()
     values: dict[str, Any] = {**dataclasses.asdict(model), **dataclasses.asdict(sampling)}
-    values |= {"batch_size": batch_size, "stdin": stdin, "keep_session": keep_session}
+    values |= {"stdin": stdin, "keep_session": keep_session}
     settings = {
         name: {"value": _plain(value), "source": source_of(context, name)}
         for name, value in values.items()
@@ -53,7 +53,7 @@ def config(
     terminal.write(f"file: {path}{'' if path.exists() else ' (not there)'}\n")
 
 
-def _take_from_model(settings: dict[str, dict[str, Any]], model: ModelOptions, messages: MessageOptions) -> None:
+def _take_from_model(settings: dict[str, dict[str, Any]], model: LoadOptions, messages: MessageOptions) -> None:
     """What is left open, as the model itself says it."""
     from ..checkpoint.describe import configure
     from ..checkpoint.headers import read_headers

@@ -49,13 +49,13 @@ def convert(
         flag = "--quantize" if quantize else "--format"
         raise UsageError(f"--mp {mp}: only .pth files are split by rank", f"leave out {flag}, or --mp")
 
+    from ..backends.dtype import DTYPES
     from ..checkpoint.catalog import expand
     from ..convert.conversion import convert as run
     from ..convert.gguf import is_gguf, open_gguf
     from ..convert.outputs import Target
     from ..convert.source import Source, open_folder
     from ..files.new_folder import check_target
-    from ..loader import DTYPES
 
     path, folder = expand(source), expand(target)
     here, there = (Path(os.path.realpath(each)) for each in (path, folder))

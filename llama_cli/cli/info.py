@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from ..memory import format_bytes, free_gpu_memory, free_memory, usable_memory
 from .options import (
-    MOST_TOKENS,
+    MODEL_PANEL,
     MessageOptions,
     ModelArgument,
-    ModelName,
     OneJsonObject,
-    TokenizerFile,
-    model_option,
+    PlannedModel,
     with_options,
 )
 from .terminal import Terminal, format_table
@@ -23,34 +23,13 @@ from .terminal import Terminal, format_table
 def info(
     name: ModelArgument = None,
     *,
-    model: ModelName = None,
-    tokenizer: TokenizerFile = None,
-    max_seq_len: Annotated[
-        int | None,
-        model_option(
-            "--max-seq-len",
-            "-c",
-            min=1,
-            max=MOST_TOKENS,
-            envvar="LLAMA_CLI_MAX_SEQ_LEN",
-            show_envvar=False,
-            help="Plan for this context. Default: the trained one.",
-        ),
-    ] = None,
+    model: PlannedModel,
     batch_size: Annotated[
         int,
-        model_option("--batch-size", "-b", min=1, max=4096, help="Plan for so many sequences."),
-    ] = 1,
-    rope_scale_factor: Annotated[
-        float | None,
-        model_option(
-            "--rope-scale-factor",
-            min=1,
-            envvar="LLAMA_CLI_ROPE_SCALE_FACTOR",
-            show_envvar=False,
-            help="As a loading command would take it.",
+        typer.Option(
+            "--batch-size", "-b", min=1, max=4096, help="Plan for so many sequences.", rich_help_panel=MODEL_PANEL
         ),
-    ] = None,
+    ] = 1,
     as_json: OneJsonObject = False,
     messages: MessageOptions,
 ) -> None:
@@ -60,15 +39,15 @@ def info(
     and no memory whatever the size of the model.
     """
     messages.apply()
-    asked = chosen_model(name, model)
+    asked = chosen_model(name, model.model)
 
     from ..checkpoint.describe import configure, describe_model, plan_table
     from ..checkpoint.headers import read_headers
 
-    headers = read_headers(asked, tokenizer=tokenizer)
-    configuration = configure(headers, rope_scale_factor=rope_scale_factor)
+    headers = read_headers(asked, tokenizer=model.tokenizer)
+    configuration = configure(headers, rope_scale_factor=model.rope_scale_factor)
     described = describe_model(headers, configuration)
-    context = max_seq_len or configuration.args.max_seq_len
+    context = model.max_seq_len or configuration.args.max_seq_len
     memory, gpus = free_memory(), free_gpu_memory()
     rows = plan_table(
         headers,
@@ -85,7 +64,7 @@ def info(
     terminal.write_json(described) if as_json else terminal.write(_format(described))
 
 
-def chosen_model(name: str | None, model: str | None) -> str | Path:
+def chosen_model(name: str | None, model: str | Path | None) -> str | Path:
     """The model given in one of the two ways, or the toy. A name goes before -m's environment variable."""
     from ..checkpoint.catalog import TOY
 

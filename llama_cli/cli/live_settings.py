@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from ..engine.request import Sampling, SettingRejected
+from ..engine.request import Sampling
 from ..errors import UsageError
+from ..options import SettingRejected
 from .chat_screen import ChatScreen
 from .typed import unquoted
 

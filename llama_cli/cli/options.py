@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
 
-from ..engine.request import Sampling, SettingRejected
+from ..engine.request import Sampling
 from ..errors import NOTE, UsageError
+from ..options import LoadOptions, SettingRejected
 from .doubts import doubts_about_stops, doubts_about_text
 from .terminal import show_log, write_stderr
 
 # Flags that are not simply the field's name.
-SAMPLING_FLAGS = {
+FLAGS = {
     "max_tokens": ("--max-tokens", "-n"),
     "temperature": ("--temperature", "-t"),
     "n": ("--num-samples",),
+    "model": ("--model", "-m"),
+    "max_seq_len": ("--max-seq-len", "-c"),
+    "batch_size": ("--batch-size", "-b"),
+    "mmap": ("--mmap/--no-mmap",),
 }
 
-# Fields that belong to one request: no setting of everyday.
+# Fields that belong to one request, or to one command: no setting of everyday.
 REQUEST_ONLY = ("logit_bias", "stop", "stop_token_ids", "n", "logprobs", "top_logprobs", "prompt_logprobs")
-
-MOST_TOKENS = 2**31 - 1
+COMMAND_ONLY = ("chat_template", "dp", "on_layer")
 
 MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
-
-
-def model_option(*flags: str, help: str, **more: Any) -> Any:  # noqa: A002
-    """A flag in the panel of the model's flags."""
-    return typer.Option(*flags, help=help, rich_help_panel=MODEL_PANEL, **more)
+PANELS: Mapping[type, str] = {LoadOptions: MODEL_PANEL, Sampling: SAMPLING_PANEL}
 
 
 def is_setting(name: str) -> bool:
     """Whether the environment and config.toml may give a field a value."""
-    return name not in REQUEST_ONLY
+    return name not in REQUEST_ONLY + COMMAND_ONLY
 
 
 def variable_of(name: str) -> str:
@@ -62,40 +60,9 @@ def complete_model(incomplete: str) -> list[str]:
     return [incomplete + name[len(incomplete) :] for name in names if name.casefold().startswith(typed)]
 
 
-ModelName = Annotated[
-    str | None,
-    model_option(
-        "--model",
-        "-m",
-        envvar="LLAMA_CLI_MODEL",
-        autocompletion=complete_model,
-        help="The model's name or folder. Default: the bundled toy.",
-    ),
-]
-TokenizerFile = Annotated[
-    Path | None,
-    model_option(
-        "--tokenizer",
-        envvar="LLAMA_CLI_TOKENIZER",
-        show_envvar=False,
-        help="tokenizer.model, tokenizer.json or chars.json, if it lies elsewhere.",
-    ),
-]
 ModelArgument = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        "-b",
-        min=1,
-        max=4096,
-        envvar="LLAMA_CLI_BATCH_SIZE",
-        show_envvar=False,
-        help="Rows at a time. Default: by memory.",
-    ),
 ]
 UseStdin = Annotated[
     bool,
@@ -123,58 +90,25 @@ OneRow = Annotated[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Which model, and how to run it."""
+class Offered(NamedTuple):
+    """The fields of a group that a command has flags for, where these are not all: `Annotated[LoadOptions, ...]`."""
 
-    model: ModelName = None
-    tokenizer: TokenizerFile = None
-    max_seq_len: Annotated[
-        int | None,
-        model_option(
-            "--max-seq-len",
-            "-c",
-            min=1,
-            max=MOST_TOKENS,
-            help="Context in tokens. Default: what the family was trained for.",
-        ),
-    ] = None
-    dtype: Annotated[
-        Literal["auto", "bf16", "fp16", "fp32"],
-        model_option("--dtype", help="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32."),
-    ] = "auto"
-    device: Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    threads: Annotated[
-        int | None, model_option("--threads", min=1, max=4096, help="CPU threads. Default: all cores.")
-    ] = None
-    quantize: Annotated[
-        Literal["int8", "int4"] | None,
-        model_option("--quantize", help="Round the weights of linear layers: int8 is fastest, int4 smallest."),
-    ] = None
-    kernels: Annotated[
-        Literal["auto", "torch", "plain"],
-        model_option("--kernels", help="auto: ours, compiled on first use; torch: its fastest; plain: its F.linear."),
-    ] = "auto"
-    compile: Annotated[
-        bool, model_option("--compile", help="On GPUs, for long runs: torch.compile makes the layers' kernels.")
-    ] = False
-    rope_scale_factor: Annotated[
-        float | None,
-        model_option("--rope-scale-factor", min=1, help="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32."),
-    ] = None
-    mmap: Annotated[bool, model_option("--mmap/--no-mmap", help="Map the files, or read them into memory first.")] = (
-        True
-    )
-    tp: Annotated[
-        int | None,
-        model_option("--tp", min=1, max=1024, help="Processes that share the model, each with a part of every layer."),
-    ] = None
+    names: tuple[str, ...]
 
 
-TemplateOption = Annotated[
-    Literal["auto", "llama3", "llama3-strip", "llama2", "codellama-70b", "chatml", "none"],
-    model_option("--chat-template", help="The format of dialogs; auto: what the folder or the family says."),
-]
+# What every command takes that runs a model.
+RUN_FLAGS = tuple(
+    each.name for each in dataclasses.fields(LoadOptions) if each.name not in (*COMMAND_ONLY, "batch_size")
+)
+ModelOptions = Annotated[LoadOptions, Offered(RUN_FLAGS)]
+ChatModelOptions = Annotated[LoadOptions, Offered((*RUN_FLAGS, "chat_template"))]
+BatchModelOptions = Annotated[LoadOptions, Offered((*RUN_FLAGS, "batch_size", "chat_template", "dp"))]
+ModelSettings = Annotated[LoadOptions, Offered((*RUN_FLAGS, "batch_size"))]
+AS_MANY_AS_FIT = LoadOptions(batch_size=None)  # a default of those two
+
+# What commands take that only look at a model.
+WhichModel = Annotated[LoadOptions, Offered(("model", "tokenizer"))]
+PlannedModel = Annotated[LoadOptions, Offered(("model", "tokenizer", "max_seq_len", "rope_scale_factor"))]
 
 OneJsonObject = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=OUTPUT_PANEL)]
 Raw = Annotated[
@@ -218,86 +152,111 @@ class MessageOptions:
             self.note(doubt)
 
 
+CONTEXT = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+
+class Group(NamedTuple):
+    """A parameter of a command that stands for flags."""
+
+    kind: type
+    offered: tuple[str, ...]  # fields that have flags
+    defaults: Any  # an instance that holds them, or Parameter.empty
+
+    @classmethod
+    def of(cls, parameter: inspect.Parameter) -> Group | None:
+        """None where a parameter is a flag or an argument itself."""
+        kind, offered = parameter.annotation, None
+        if get_origin(kind) is Annotated:
+            kind, *metadata = get_args(kind)
+            offered = next((each.names for each in metadata if isinstance(each, Offered)), None)
+        if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+            return None
+        return cls(kind, offered or tuple(each.name for each in dataclasses.fields(kind)), parameter.default)
+
+    @property
+    def flags(self) -> Iterator[inspect.Parameter]:
+        """One for each field that is offered, as typer wants it."""
+        hints = get_type_hints(self.kind, include_extras=True)
+        for each in dataclasses.fields(self.kind):
+            if each.name not in self.offered:
+                continue
+            default = each.default if each.default is not dataclasses.MISSING else None
+            if self.defaults is not inspect.Parameter.empty and default is not None:
+                default = getattr(self.defaults, each.name)
+            default = None if default == () else default
+            annotation = hints[each.name]
+            if self.kind in PANELS:
+                annotation = _flag(each.name, annotation, PANELS[self.kind])
+            yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    def build(self, values: Mapping[str, Any], context: typer.Context) -> Any:
+        """The group with what was given; UsageError names a flag whose value it does not take, and whence that came."""
+        chosen = {name: values[name] for name in self.offered}
+        if self.kind is Sampling:
+            chosen["logit_bias"] = _parse_biases(chosen["logit_bias"] or [])
+            chosen["stop"] = chosen["stop"] or ()
+            chosen["stop_token_ids"] = chosen["stop_token_ids"] or ()
+        try:
+            return self.kind(**chosen)
+        except SettingRejected as error:
+            from .settings import source_of  # which is made of the flags here
+
+            source = source_of(context, error.name)
+            whence = "" if source in ("flag", "default") else f" (from {source})"
+            flag = _names_of(error.name)[0].partition("/")[0]
+            raise UsageError(f"{flag}: {error.reason}{whence}", f"llama-cli {context.info_name} --help") from None
+
+
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields.
 
     A default of such a parameter holds the flags' defaults.
     """
-    signature = inspect.signature(command, eval_str=True)
-    groups = {
-        name: p.annotation
-        for name, p in signature.parameters.items()
-        if isinstance(p.annotation, type) and dataclasses.is_dataclass(p.annotation)
-    }
-    plain = [p for name, p in signature.parameters.items() if name not in groups]
-    flags = [flag for name, group in groups.items() for flag in _flags_of(group, signature.parameters[name].default)]
+    parameters = inspect.signature(command, eval_str=True).parameters
+    groups = {name: group for name, parameter in parameters.items() if (group := Group.of(parameter)) is not None}
+    plain = [parameter for name, parameter in parameters.items() if name not in groups]
+    context = next((each for each in plain if each.annotation is typer.Context), CONTEXT)
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        built = {name: _build(group, values) for name, group in groups.items()}
+        built = {name: group.build(values, values[context.name]) for name, group in groups.items()}
         for doubt in doubts_about_stops(values.get("stop") or ()):
             built["messages"].note(doubt)
-        command(**{p.name: values[p.name] for p in plain}, **built)
+        command(**{parameter.name: values[parameter.name] for parameter in plain}, **built)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*plain, *flags)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    flags = [*plain, *(flag for group in groups.values() for flag in group.flags)]
+    flags = [flag.replace(kind=inspect.Parameter.KEYWORD_ONLY) for flag in flags if flag is not context]
+    flags.append(context.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    run.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    run.__annotations__ = {flag.name: flag.annotation for flag in flags}
     return run
 
 
-def _flags_of(group: type, defaults: Any = inspect.Parameter.empty) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    parameters = []
-    for each in dataclasses.fields(group):
-        default = each.default if each.default is not dataclasses.MISSING else None
-        if defaults is not inspect.Parameter.empty and default is not None:
-            default = getattr(defaults, each.name)
-        annotation = hints[each.name]
-        if group is Sampling:
-            annotation, default = _sampling_flag(each.name, annotation), default if default != () else None
-        if group in (Sampling, ModelOptions) and is_setting(each.name):
-            annotation = _with_variable(each.name, annotation)
-        parameters.append(
-            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
-    return parameters
+def _names_of(name: str) -> tuple[str, ...]:
+    return FLAGS.get(name, (f"--{name.replace('_', '-')}",))
 
 
-def _with_variable(name: str, annotation: Any) -> Any:
-    """The same flag, with its environment variable if it has none yet."""
-    value_type, option = get_args(annotation)
-    if option.envvar is None:
-        option = copy.copy(option)
-        option.envvar, option.show_envvar = variable_of(name), False
-    return Annotated[value_type, option]
-
-
-def _sampling_flag(name: str, annotation: Any) -> Any:
-    """The typer option of one field of Sampling; its bounds stay with Sampling."""
+def _flag(name: str, annotation: Any, panel: str) -> Any:
+    """The typer option of one field of a group; its bounds stay with the group."""
     value_type, *metadata = get_args(annotation)
     description = next(item.description for item in metadata if isinstance(item, FieldInfo))
-    flags = SAMPLING_FLAGS.get(name, (f"--{name.replace('_', '-')}",))
+    option: Any = typer.Option(*_names_of(name), help=description, rich_help_panel=panel)
+    if is_setting(name):
+        option.envvar, option.show_envvar = variable_of(name), name == "model"
+    if name == "model":
+        option.autocompletion = complete_model
+    return Annotated[_typed(value_type), option]
+
+
+def _typed(value_type: Any) -> Any:
+    """What is typed for a value of such a type: a list for several, and a text for what a text may be."""
     origin = get_origin(value_type)
     if origin is tuple:
         element = get_args(value_type)[0]
-        value_type = list[get_args(element)[0]] | None  # type: ignore[misc]
-    elif origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        value_type = list[str] | None
-    return Annotated[value_type, typer.Option(*flags, help=description, rich_help_panel=SAMPLING_PANEL)]
-
-
-def _build(group: type, values: dict[str, Any]) -> Any:
-    chosen = {each.name: values[each.name] for each in dataclasses.fields(group)}
-    if group is not Sampling:
-        return group(**chosen)
-    chosen["logit_bias"] = _parse_biases(chosen["logit_bias"] or [])
-    chosen["stop"] = chosen["stop"] or ()
-    chosen["stop_token_ids"] = chosen["stop_token_ids"] or ()
-    try:
-        return Sampling(**chosen)
-    except SettingRejected as error:
-        flag = SAMPLING_FLAGS.get(error.name, (f"--{error.name.replace('_', '-')}",))[0]
-        raise UsageError(f"{flag}: {error.reason}", "llama-cli complete --help") from None
+        return list[get_args(element)[0]] | None  # type: ignore[misc]
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return list[str] | None
+    return str | None if str in get_args(value_type) else value_type
 
 
 def _parse_biases(texts: list[str]) -> dict[int, float]:

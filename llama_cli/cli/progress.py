@@ -152,8 +152,8 @@ class Waiting:
 class Loading(Waiting):
     """A model being loaded, layer by layer."""
 
-    def __init__(self, model: str | None, *, quiet: bool, patience: float = PATIENCE_SECONDS) -> None:
-        self._what = "the toy" if model is None else Path(model).name or model
+    def __init__(self, model: str | Path | None, *, quiet: bool, patience: float = PATIENCE_SECONDS) -> None:
+        self._what = "the toy" if model is None else Path(model).name or str(model)
         self._layers = ""
         super().__init__(lambda: f"loading {self._what}{self._layers}", quiet=quiet, patience=patience)
 

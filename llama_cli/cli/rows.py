@@ -15,12 +15,12 @@ from ..jobs.lines import Format
 from ..jobs.output_names import refuse_other_names
 from ..jobs.settings import RunSettings
 from ..jobs.source import Source, open_source
-from .options import MessageOptions, ModelOptions
+from ..options import LoadOptions
+from .options import MessageOptions
 from .progress import RowProgress
 from .terminal import Terminal, write_stderr_text
 
 if TYPE_CHECKING:
-    from ..chat.template import TemplateChoice
     from ..jobs.run import ModelToLoad
 
 
@@ -98,18 +98,14 @@ def open_rows(stack: ExitStack, name: str, output: Path | None) -> Source:
     return source
 
 
-def model_to_load(
-    options: ModelOptions, *, batch_size: int | None, chat_template: TemplateChoice = "auto", dp: int = 1
-) -> ModelToLoad:
+def model_to_load(options: LoadOptions) -> ModelToLoad:
     """The model that the flags ask for. Imports torch."""
     from ..jobs.run import ModelToLoad
-    from .run import load_model, ranks_of_a_group
+    from ..loader import load_model
+    from ..parallel.team import ranks_of_a_group
 
-    return ModelToLoad(
-        lambda: load_model(options, batch_size=batch_size, chat_template=chat_template, dp=dp),
-        options.rope_scale_factor,
-        is_shared=ranks_of_a_group(options, dp) * dp > 1,
-    )
+    is_shared = ranks_of_a_group(options) * options.dp > 1
+    return ModelToLoad(lambda: load_model(options), options.rope_scale_factor, is_shared=is_shared)
 
 
 class RowsSeen:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..options import LoadOptions
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
 from .prompts import read_prompt
 from .rows import RowOptions, RowsSeen, file_of_rows, model_to_load, open_rows
@@ -70,7 +71,7 @@ def score(
     if rows is not None:
         if any(given is not None for given in (text, file, prompt_ids, choices or None)):
             raise UsageError("--rows has its texts and choices in the file", "leave the others out")
-        _score_rows(rows, output, options, row_options, (model, batch_size), messages)
+        _score_rows(rows, output, options, row_options, dataclasses.replace(model, batch_size=batch_size), messages)
         return
     for flag in ["--output"] * (output is not None) + row_options.given():
         raise UsageError(f"{flag} is about rows, and there are none", "--rows names a file of them")
@@ -83,9 +84,9 @@ def score(
 
     from ..jobs.scorer import Scorer
     from ..jobs.scoring import Windows
-    from .run import load_model
+    from ..loader import load_model
 
-    session = load_model(model, batch_size=1)
+    session = load_model(model)
     windows = Windows.of(options.window, options.stride, session.max_seq_len)
     scorer = Scorer(session, windows, logprobs=options.logprobs)
     described = scorer.describe(content, options.max_tokens, tuple(choices or ()))
@@ -101,14 +102,14 @@ def _score_rows(
     output: Path | None,
     options: ScoreOptions,
     row_options: RowOptions,
-    model: tuple[ModelOptions, int | None],
+    model: LoadOptions,
     messages: MessageOptions,
 ) -> None:
-    """Score a file of rows; `model` has the batch size beside it."""
+    """Score a file of rows."""
     path = file_of_rows(output)
     settings = row_options.settings(path, "prompts")
     row_options.check_output(path)
-    _tell_of_toy(model[0], messages)
+    _tell_of_toy(model, messages)
     with ExitStack() as stack:
         source = open_rows(stack, name, path)
 
@@ -118,13 +119,12 @@ def _score_rows(
         task = ScoreTask(
             options.window, options.stride, options.max_tokens, logprobs=options.logprobs, is_kept=path is not None
         )
-        to_load = model_to_load(model[0], batch_size=model[1])
-        code = JobRun(task, settings, source, to_load, RowsSeen(messages)).run()
+        code = JobRun(task, settings, source, model_to_load(model), RowsSeen(messages)).run()
     if code:
         raise typer.Exit(code)
 
 
-def _tell_of_toy(model: ModelOptions, messages: MessageOptions) -> None:
+def _tell_of_toy(model: LoadOptions, messages: MessageOptions) -> None:
     if model.model is None:
         messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 

@@ -9,16 +9,17 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from ..checkpoint.catalog import expand
 from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
 from ..files.user_folders import NoHome, user_folder
 from ..files.user_text import text_of
-from .options import REQUEST_ONLY, ModelOptions, is_setting, variable_of
+from ..options import LoadOptions
+from .options import REQUEST_ONLY, is_setting, variable_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,15 +46,13 @@ def config_file() -> Path:
 def schema() -> type[BaseModel]:
     """Every setting with its type and bounds, from the dataclasses that the flags come from too."""
     fields: dict[str, Any] = {}
-    for group in (ModelOptions, Sampling):
+    for group in (LoadOptions, Sampling):
         hints = get_type_hints(group, include_extras=True)
         for each in dataclasses.fields(group):
             if is_setting(each.name):
                 fields[each.name] = (hints[each.name] | None, None)
-    fields["tokenizer"] = (str | None, None)  # a path, which TOML writes as text
     fields["stdin"] = fields["keep_session"] = (bool | None, None)
-    fields["batch_size"] = (Annotated[int, Field(ge=1, le=4096)] | None, None)
-    return create_model("Settings", __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+    return create_model("Settings", __config__=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False), **fields)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputRejected, UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelName, OneJsonObject, TokenizerFile, UseStdin, with_options
+from .options import OUTPUT_PANEL, MessageOptions, OneJsonObject, UseStdin, WhichModel, with_options
 from .prompts import parse_ids, read_prompt
 from .terminal import Terminal
 
@@ -34,8 +34,7 @@ def tokenize(
     special: Annotated[
         bool, typer.Option("--special", help="Let names such as <|eot_id|> in the text be the tokens they name.")
     ] = False,
-    model: ModelName = None,
-    tokenizer: TokenizerFile = None,
+    model: WhichModel,
     ids_only: Annotated[
         bool, typer.Option("--ids", help="Print the ids alone, for --prompt-ids.", rich_help_panel=OUTPUT_PANEL)
     ] = False,
@@ -57,14 +56,14 @@ def tokenize(
         raise UsageError("--ids, --count and --json exclude each other", "give one of them")
     content = read_prompt(text, file, None, stdin=stdin, note=messages.note)
     assert isinstance(content, str), "no ids were given as such"
-    if model is None and tokenizer is None:
+    if model.model is None and model.tokenizer is None:
         messages.note("no --model given: the bundled toy's characters")
 
     from ..checkpoint.catalog import TOY
     from ..checkpoint.tokenizer_file import tokenizer_of
     from ..tokenizer import decode_text
 
-    words = tokenizer_of(TOY if model is None else model, tokenizer)
+    words = tokenizer_of(TOY if model.model is None else model.model, model.tokenizer)
     ids = (
         _checked(parse_ids(content, "--decode"), words)
         if decode

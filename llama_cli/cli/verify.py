@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ModelRejected
 from .info import chosen_model
-from .options import MessageOptions, ModelArgument, ModelName, OneJsonObject, TokenizerFile, with_options
+from .options import MessageOptions, ModelArgument, OneJsonObject, WhichModel, with_options
 from .progress import ReadProgress
 from .terminal import Terminal, format_table
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def verify(
     name: ModelArgument = None,
     *,
-    model: ModelName = None,
-    tokenizer: TokenizerFile = None,
+    model: WhichModel,
     quick: Annotated[bool, typer.Option("--quick", help="Headers only: do not read the weights.")] = False,
     as_json: OneJsonObject = False,
     messages: MessageOptions,
@@ -39,7 +38,7 @@ def verify(
     from ..checkpoint.verify import Verification
 
     began = time.monotonic()
-    verification = Verification(chosen_model(name, model), tokenizer=tokenizer)
+    verification = Verification(chosen_model(name, model.model), tokenizer=model.tokenizer)
     verification.check_headers()
     n_bytes = 0 if quick else verification.n_bytes
     if not quick:

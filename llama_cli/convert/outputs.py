@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..checkpoint.pth.shards import shard_name
 from ..checkpoint.stored.rounded import scales_of
-from ..model.quantized import GROUP, Quantization, Weight, in_full
+from ..model.quantized import GROUP, Weight, in_full
+from ..options import Quantization
 from .huggingface import their_name, their_rows
 from .source import Format, Source
 from .split import EMBEDDING, OUTPUT, split_dim

@@ -12,7 +12,7 @@ from ..checkpoint.schemes import OWN_SCHEMES
 from ..model.args import ModelArgs, RopeScaling
 
 if TYPE_CHECKING:
-    from ..model.quantized import Quantization
+    from ..options import Quantization
 
 # What Meta's files use for hidden sizes, 2/3 of 4 dim times the multiplier, rounded up.
 MULTIPLIERS = (None, 1.0, 1.2, 1.3, 1.5)

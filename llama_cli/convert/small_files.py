@@ -17,7 +17,7 @@ from ..checkpoint.tokenizer_marks import params_of_marks
 from ..checkpoint.unsupported import unnested
 from ..errors import ModelRejected
 from ..files.quoting import quote
-from ..model.quantized import Quantization
+from ..options import Quantization
 from ..tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from ..tokenizer.base import UNKNOWN
 from ..tokenizer.bpe import BPETokenizer

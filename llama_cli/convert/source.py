@@ -18,8 +18,9 @@ from ..checkpoint.tokenizer_marks import read_marks
 from ..checkpoint.unsupported import unnested
 from ..files.regular_file import read_small
 from ..model.args import ModelArgs
-from ..model.quantized import Quantization, Weight
+from ..model.quantized import Weight
 from ..model.weights import weight_shapes
+from ..options import Quantization
 from ..tokenizer import TokenizerError
 from ..tokenizer.loader import kind_of
 from ..tokenizer.marks import Marks

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, fields
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-from ..errors import LlamaError, UsageError
+from ..errors import LlamaError
+from ..options import SettingRejected
 
 FinishReason = Literal["stop", "length", "error"]
 
@@ -27,24 +27,6 @@ def _temperature(value: Any) -> Any:
     if isinstance(value, int | float) and 0 < value < 0.01:
         raise ValueError("temperature must be 0 (greedy) or between 0.01 and 10")
     return value
-
-
-class SettingRejected(UsageError):
-    """One setting of a Sampling is wrong. Flags and rows call it by names of their own."""
-
-    def __init__(self, error: ValidationError, known: Iterable[str]) -> None:
-        first = error.errors(include_url=False)[0]
-        self.name = str(first["loc"][0])
-        self.place = ".".join(map(str, first["loc"]))  # within the setting, where that is a list
-        value = ascii(first["input"])
-        self.reason = (
-            f"{first['msg'].removeprefix('Value error, ')}, is {value if len(value) <= 60 else value[:57] + '...'}"
-        )
-        if first["type"] == "unexpected_keyword_argument":
-            close = get_close_matches(self.name, known, n=1)
-            super().__init__(f"there is no setting {self.name}", f"did you mean {close[0]}?" if close else None)
-        else:
-            super().__init__(f"{self.place}: {self.reason}")
 
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]

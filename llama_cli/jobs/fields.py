@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ..engine.request import Sampling, SettingRejected
+from ..engine.request import Sampling
+from ..options import SettingRejected
 from ..tokenizer.chat import ROLES, Message
 from ..tokenizer.message import IGNORED_MESSAGE_FIELDS, MESSAGE_FIELDS
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..options import Quantization
 from .args import Shape
 from .weights import joined_with, spec_of
-
-Quantization = Literal["int8", "int4"]
 
 GROUP = 32  # weights that share an int4 scale
 HALF = GROUP // 2

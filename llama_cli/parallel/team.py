@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from ..backends.choose import Kernels
 from ..engine.engine import Engine
 from ..engine.generator import Generator
 from ..engine.runner import ModelRunner, Runner
 from ..errors import UsageError
 from ..memory import MemoryPlan
 from ..model.args import ModelArgs
-from ..model.quantized import Quantization
 from ..model.split import Share
+from ..options import LoadOptions
 from .launch import Followers
 from .leader import Leader
 from .ranks import Link, Place, Ranks, is_about_a_connection, lost_rank
@@ -34,21 +33,27 @@ SECONDS_TO_END = 3.0
 class Job:
     """What every rank must know to load its part of a model and run it."""
 
-    model: str
-    mmap: bool
+    options: LoadOptions  # nothing is left open
     weights: str  # changes with the files
     args: ModelArgs
-    tp: int
     plan: MemoryPlan  # of one rank
-    max_seq_len: int
-    dtype: str
-    device: str
-    threads: int
-    quantize: Quantization | None
-    kernels: Kernels
-    compiled: bool
     n_words: int
     stop_tokens: frozenset[int]
+
+    @property
+    def tp(self) -> int:
+        """Ranks that share a model."""
+        assert self.options.tp is not None, "rank 0 has settled it"
+        return self.options.tp
+
+    @property
+    def n_ranks(self) -> int:
+        return self.tp * self.options.dp
+
+    @property
+    def max_seq_len(self) -> int:
+        assert self.options.max_seq_len is not None, "rank 0 has settled it"
+        return self.options.max_seq_len
 
     def to_numbers(self) -> list[int]:
         """As a message."""
@@ -63,11 +68,17 @@ class Job:
 _JOBS = TypeAdapter(Job)
 
 
-def place_of_leader(n_ranks: int) -> Place:
-    """The place of rank 0 of so many: torchrun's, or that among ranks yet to be started here.
+def ranks_of_a_group(options: LoadOptions) -> int:
+    """How many ranks are to share a model: as was asked, else all that torchrun has started."""
+    return options.tp or max(Place.of(os.environ).world_size // options.dp, 1)
 
-    UsageError if torchrun has started another number.
+
+def place_of_leader(options: LoadOptions) -> Place:
+    """The place of rank 0: torchrun's, or that among ranks yet to be started here.
+
+    UsageError if torchrun has started another number of them.
     """
+    n_ranks = ranks_of_a_group(options) * options.dp
     place = Place.of(os.environ)
     if place.is_alone:
         return Place(world_size=n_ranks, local_size=n_ranks)
@@ -81,7 +92,7 @@ def place_of_leader(n_ranks: int) -> Place:
 class Team:
     """All ranks, as rank 0 sees them."""
 
-    def __init__(self, job: Job, n_ranks: int) -> None:
+    def __init__(self, job: Job) -> None:
         """Start those that torchrun has not, meet all, and hand the job out."""
         place = Place.of(os.environ)
         self._followers: Followers | None = None
@@ -90,7 +101,7 @@ class Team:
         self._replicas: Replicas | None = None
         self._has_ended = self._has_stuck = False
         if place.is_alone:
-            self._followers = Followers(n_ranks)
+            self._followers = Followers(job.n_ranks)
             atexit.register(self._end_with_process)
             self._followers.wait_until_ready()
             place = self._followers.place

@@ -218,7 +218,7 @@ def test_batch_uses_the_same_choice_of_template(tmp_path):
 @pytest.fixture(name="no_model")
 def _no_model(monkeypatch):
     """Loading is a failure: what is wrong with a file is told before."""
-    monkeypatch.setattr("llama_cli.cli.run.load_model", None)
+    monkeypatch.setattr("llama_cli.loader.load_model", None)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import pytest
 from helpers.models import DATA
 
 from llama_cli.cli.app import main
-from llama_cli.cli.options import ModelOptions, is_setting
+from llama_cli.cli.options import is_setting
 from llama_cli.cli.settings import config_file, schema
 from llama_cli.engine.request import Sampling
+from llama_cli.options import LoadOptions
 
 TINY = str(DATA / "tiny/bpe1024")
 
@@ -66,8 +67,8 @@ def test_what_is_left_open_comes_from_the_model(settings, file):
 
 
 def test_every_field_of_the_flags_is_a_setting(settings):
-    fields = [*dataclasses.fields(ModelOptions), *dataclasses.fields(Sampling)]
-    wanted = {field.name for field in fields if is_setting(field.name)} | {"batch_size", "stdin", "keep_session"}
+    fields = [*dataclasses.fields(LoadOptions), *dataclasses.fields(Sampling)]
+    wanted = {field.name for field in fields if is_setting(field.name)} | {"stdin", "keep_session"}
     assert set(settings()) == wanted == set(schema().model_fields)
 
 
@@ -114,6 +115,11 @@ def test_a_setting_is_for_the_flag_it_means(run, file):
         ("temperature = 99", "temperature: Input should be less than or equal to 10, is 99", "edit it"),
         ("temperature = 0.001", "temperature must be 0 (greedy) or between", "edit it"),
         ('temperature = "1"', "temperature: Input should be a valid number, is 1", "edit it"),
+        ("threads = 0", "threads: Input should be greater than or equal to 1, is 0", "edit it"),
+        ("rope_scale_factor = inf", "rope_scale_factor: Input should be a finite number, is inf", "edit it"),
+        ("tp = 1025", "tp: Input should be less than or equal to 1024, is 1025", "edit it"),
+        ("batch-size = 4097", "batch_size: Input should be less than or equal to 4096", "edit it"),
+        ("chat_template = 'llama2'", "'chat_template' is no setting", ""),
         ("top_k = 1.5", "top_k: Input should be a valid integer", "edit it"),
         ('dtype = "int3"', "dtype: Input should be 'auto', 'bf16', 'fp16' or 'fp32'", "edit it"),
         ("max_tokens = 1\nmax-tokens = 2", "there twice", "edit it"),
@@ -180,7 +186,16 @@ def test_a_value_of_the_file_that_no_flag_takes_is_named(run, file):
     file.write_text("threads = 0\n")
     code, _, err = run("complete", "x")
     assert code == 2
-    assert f"(from {file})" in err
+    assert str(file) in err
+
+
+@pytest.mark.parametrize(("name", "value"), [("threads", "0"), ("temperature", "99"), ("tp", "2000"), ("top_p", "-1")])
+def test_a_value_of_the_environment_that_no_flag_takes_is_named(name, value, run, file, monkeypatch):
+    monkeypatch.setenv(f"LLAMA_CLI_{name.upper()}", value)
+    code, _, err = run("complete", "x")
+    assert code == 2
+    assert err.splitlines()[0].endswith(f" (from LLAMA_CLI_{name.upper()})")
+    assert f", is {value}" in err
 
 
 def test_a_model_that_cannot_be_read(run):

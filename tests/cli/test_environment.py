@@ -154,9 +154,9 @@ BIG = {"dim": 256, "n_layers": 40, "n_heads": 8, "n_kv_heads": 8, "vocab_size": 
 
 
 def _have(free):
-    from llama_cli import loader
+    from llama_cli.parallel import resources
 
-    loader.usable_memory = lambda: free
+    resources.usable_memory = lambda: free
 
 
 @pytest.mark.promise("P16")

@@ -16,6 +16,7 @@ from llama_cli import Sampling
 from llama_cli.backends.choose import choose_recipe
 from llama_cli.backends.onednn_int import can_quantize
 from llama_cli.checkpoint import open_checkpoint
+from llama_cli.checkpoint.build import build_model
 from llama_cli.checkpoint.headers import read_headers
 from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.stored import rounded
@@ -26,7 +27,6 @@ from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.errors import NumericalError, OutputFailed, UsageError
-from llama_cli.loader import build_model
 from llama_cli.model import quantized
 from llama_cli.model.quantized import join, round_int4, round_int8, rounding_of
 from llama_cli.model.split import Share, bounds_of

@@ -10,8 +10,9 @@ from helpers.models import DATA, SMALL, random_model
 
 import llama_cli
 from llama_cli.cli.app import main
-from llama_cli.engine.request import Request, Sampling, SettingRejected
+from llama_cli.engine.request import Request, Sampling
 from llama_cli.errors import ContextTooLong, InputRejected, LlamaError, UsageError
+from llama_cli.options import SettingRejected
 from llama_cli.parallel.replicas import Replicas
 
 TINY = DATA / "tiny/bpe1024"

@@ -9,8 +9,9 @@ import pytest
 import torch
 from helpers.models import DATA
 
-from llama_cli.engine.request import Sampling, SettingRejected
+from llama_cli.engine.request import Sampling
 from llama_cli.engine.sampler import Draw, candidates, choose, logprobs, pick
+from llama_cli.options import SettingRejected
 
 CASES = json.loads((DATA / "sampling/top_p.json").read_text())["cases"]
 

@@ -9,17 +9,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_cli.backends.choose import Kernels, choose_recipe
+from llama_cli.backends.choose import choose_recipe
 from llama_cli.backends.place import MakeLinear, fuse
 from llama_cli.checkpoint import Checkpoint, open_checkpoint
+from llama_cli.checkpoint.build import build_model
 from llama_cli.checkpoint.params import read_params
-from llama_cli.loader import build_model
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.batch import Batch
 from llama_cli.model.cache import Cache
 from llama_cli.model.llama import Llama
-from llama_cli.model.quantized import Quantization
 from llama_cli.model.span import Span
+from llama_cli.options import Kernels, Quantization
 
 DATA = Path(__file__).parents[1] / "data"
 

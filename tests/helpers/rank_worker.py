@@ -16,10 +16,10 @@ from helpers.models import open_model
 from torch import distributed
 
 from llama_cli.backends.choose import choose_recipe
+from llama_cli.checkpoint.build import build_model
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling, Token
 from llama_cli.engine.runner import ModelRunner
-from llama_cli.loader import build_model
 from llama_cli.model.batch import Batch
 from llama_cli.model.span import Span
 from llama_cli.model.split import Share, parallelize

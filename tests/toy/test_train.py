@@ -12,8 +12,8 @@ from helpers.models import SMALL, forward, new_cache, random_model
 
 import llama_cli
 from llama_cli.checkpoint import open_checkpoint
+from llama_cli.checkpoint.catalog import TOY
 from llama_cli.checkpoint.params import read_params
-from llama_cli.loader import TOY
 from llama_cli.tokenizer import CharTokenizer
 from llama_cli.toy import train as training
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...model.quantized import Quantization, Rounded
+    from ...model.quantized import Rounded
+    from ...options import Quantization
     from .row_blocks import ComputedMatrix
 
 LINEAR = re.compile(r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])\.weight", re.ASCII)
