@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
-class InOrder:
+class InOrder(Generic[T]):
     """Hands rows on in the order of their tickets, or at once where order does not matter."""
 
-    def __init__(self, write: Callable[[bytes], None], *, ordered: bool) -> None:
+    def __init__(self, write: Callable[[T], object], *, ordered: bool) -> None:
         self._write = write
         self._ordered = ordered
-        self._held: dict[int, bytes] = {}
+        self._held: dict[int, T] = {}
         self._next_ticket = 0
         self._next_written = 0
 
@@ -20,7 +23,7 @@ class InOrder:
         self._next_ticket += 1
         return self._next_ticket - 1
 
-    def put(self, ticket: int, row: bytes) -> None:
+    def put(self, ticket: int, row: T) -> None:
         """A row is finished."""
         if not self._ordered:
             self._write(row)

@@ -20,8 +20,8 @@ from .results import error_code
 from .rows import BadRow
 from .starts import Starts
 from .stopping import GRACE_SECONDS, Stopping
-from .task import Counts, LoadedTask, RowT
-from .watcher import Progress, Watcher
+from .task import Counts, LoadedTask, RowT, Settled
+from .watcher import Watcher
 
 # So many rows that end in errors of the program one after the other are not to blame themselves.
 MOST_INTERNAL_ERRORS = 32
@@ -78,14 +78,13 @@ class Processing(Generic[RowT]):
         self.stopping = stopping
         self.watcher = watcher
         self.counts = Counts()
-        self.progress: Progress | None = None  # where to tell of every row that is settled
         self._keys = count()
         self._running: dict[int, RunningRow[RowT]] = {}  # by the key of each of its requests
         self._n_broken = 0  # rows in a row that ended in an error of the program
         self._all_taken = False
         self._stop_is_told = False
 
-    def run(self, rows: Iterable[Taken[RowT]], order: InOrder) -> None:
+    def run(self, rows: Iterable[Taken[RowT]], order: InOrder[Settled]) -> None:
         """Run rows, each at its place in an order."""
         requests = self._requests(rows, order)
         while True:
@@ -97,7 +96,7 @@ class Processing(Generic[RowT]):
                     raise
                 self._run_alone(error, order)
 
-    def run_alone(self, taken: Taken[RowT], write: Callable[[bytes], None]) -> None:
+    def run_alone(self, taken: Taken[RowT], write: Callable[[Settled], object]) -> None:
         """Run one row with no other beside it."""
         self.run([taken], InOrder(write, ordered=False))
 
@@ -106,7 +105,7 @@ class Processing(Generic[RowT]):
         is_expected = isinstance(error, LlamaError | ReaderGone) and not isinstance(error, DoesNotFit)
         return self.manner.goes_on and bool(self._running) and not is_expected
 
-    def _run_alone(self, error: Exception, order: InOrder) -> None:
+    def _run_alone(self, error: Exception, order: InOrder[Settled]) -> None:
         """What ran when something broke runs again, one row at a time: one that breaks it alone is given up."""
         left = list(dict.fromkeys(self._running.values()))
         self._running = {}
@@ -129,7 +128,7 @@ class Processing(Generic[RowT]):
             if self.stopping.out_of_time:
                 return
 
-    def _break(self, running: RunningRow[RowT], error: Exception, order: InOrder) -> None:
+    def _break(self, running: RunningRow[RowT], error: Exception, order: InOrder[Settled]) -> None:
         """Give a row up that something in this program breaks on."""
         self._n_broken += 1
         if self._n_broken > MOST_INTERNAL_ERRORS:
@@ -144,7 +143,7 @@ class Processing(Generic[RowT]):
         self.watcher.note(f"an error of this program at row {row.custom_id}: {type(error).__name__}: {error}")
         return BadRow.of(row, "internal_error", f"{type(error).__name__}: {error}"[:MOST_SHOWN])
 
-    def _requests(self, rows: Iterable[Taken[RowT]], order: InOrder) -> Generator[Request, None, None]:
+    def _requests(self, rows: Iterable[Taken[RowT]], order: InOrder[Settled]) -> Generator[Request, None, None]:
         """Rows as the engine takes them; bad ones are settled on the way."""
         self._all_taken = False
         for taken in rows:
@@ -185,11 +184,11 @@ class Processing(Generic[RowT]):
         for request in running.requests:
             del self._running[request.key]
 
-    def _drain(self, requests: Iterable[Request], order: InOrder) -> None:
+    def _drain(self, requests: Iterable[Request], order: InOrder[Settled]) -> None:
         with closing(self.session.run(requests)) as chunks:  # what breaks here must leave none of them in the engine
             self._take(chunks, order)
 
-    def _take(self, chunks: Iterable[Chunk], order: InOrder) -> None:
+    def _take(self, chunks: Iterable[Chunk], order: InOrder[Settled]) -> None:
         for chunk in chunks:
             running = self._running[chunk.prompt]
             running.completions[chunk.prompt, chunk.sample].add(chunk)
@@ -201,7 +200,7 @@ class Processing(Generic[RowT]):
                 line = self._finish(running, order) if running.n_left == 1 and not running.failed else None
                 self._end_samples(running, 1)
                 if line is not None:
-                    order.put(running.ticket, line)
+                    order.put(running.ticket, Settled(line))
             if self.manner.row_timeout is not None:
                 self._end_late_rows(self.manner.row_timeout, order)
             if self.stopping.requested and not self._stop_is_told:
@@ -217,17 +216,17 @@ class Processing(Generic[RowT]):
         if not running.n_left:
             self._leave(running)
 
-    def _give_up(self, running: RunningRow[RowT], code: ErrorCode, message: str, order: InOrder) -> None:
+    def _give_up(self, running: RunningRow[RowT], code: ErrorCode, message: str, order: InOrder[Settled]) -> None:
         """Settle a running row as failed, once; its samples may still be coming to their ends."""
         if not running.failed:
             running.failed = True
             self._settle_failed(running, BadRow.of(running.row, code, message), order)
 
-    def _settle_failed(self, running: RunningRow[RowT], row: BadRow, order: InOrder) -> None:
+    def _settle_failed(self, running: RunningRow[RowT], row: BadRow, order: InOrder[Settled]) -> None:
         if running.taken.keeps != "nothing":
             order.put(running.ticket, self.fail(row))
 
-    def _end_late_rows(self, most_seconds: float, order: InOrder) -> None:
+    def _end_late_rows(self, most_seconds: float, order: InOrder[Settled]) -> None:
         now = time.monotonic()
         for running in dict.fromkeys(self._running.values()):
             if now - max(running.began, self.stopping.awake_since) > most_seconds and not running.failed:
@@ -235,7 +234,7 @@ class Processing(Generic[RowT]):
                 for key, sample in running.completions:
                     self.session.cancel(key, sample)
 
-    def _finish(self, running: RunningRow[RowT], order: InOrder) -> bytes | None:
+    def _finish(self, running: RunningRow[RowT], order: InOrder[Settled]) -> bytes | None:
         """The line of a row all of whose samples are there; None where it is not wanted, or is no result."""
         try:
             line = self.task.answer(running.row, list(running.completions.values()))
@@ -243,18 +242,8 @@ class Processing(Generic[RowT]):
             self._give_up(running, error_code(error), error.message, order)
             return None
         self._n_broken = 0
-        if running.taken.keeps != "all":
-            return None
-        self.counts.ok += 1
-        self._advance()
-        return line
+        return line if running.taken.keeps == "all" else None
 
-    def fail(self, row: BadRow) -> bytes:
-        """The line of a row that cannot run, counted."""
-        self.counts.errors[row.code] += 1
-        self._advance(failed=True)
-        return self.task.fail(row)
-
-    def _advance(self, *, failed: bool = False) -> None:
-        if self.progress is not None:
-            self.progress.advance(failed=failed)
+    def fail(self, row: BadRow) -> Settled:
+        """What becomes of a row that cannot run."""
+        return Settled(self.task.fail(row), row.code)

@@ -30,7 +30,7 @@ from .source import Source
 from .starts import Starts
 from .stopping import Stopping
 from .survey import Surveyed, name_ids, names_of, survey
-from .task import Counts, LoadedTask, RowT, Task
+from .task import Counts, LoadedTask, RowT, Settled, Task
 from .watcher import Watcher
 
 WAYS_ON = (
@@ -147,12 +147,13 @@ class JobRun(Generic[RowT]):
         began = time.monotonic()
         counts, size = processing.counts, processing.task.group_size
         with self.watcher.progress(None if left.known is None else len(left.known.asked.ids)) as progress:
-            processing.progress = progress
             for _ in range(left.n_before):
                 progress.advance()
 
-            def write(row: bytes) -> None:
-                output.append(row)
+            def write(settled: Settled) -> None:
+                output.append(settled.line)
+                counts.add(settled)
+                progress.advance(failed=settled.code is not None)
                 progress.show(counts.tokens)
 
             early = self._run_suspects(processing, left)
@@ -170,7 +171,7 @@ class JobRun(Generic[RowT]):
         return self._close(processing.task, counts, left, time.monotonic() - began)
 
     def _unsettled(
-        self, group: Iterator[Taken[RowT]], order: InOrder, early: dict[str, bytes], *, is_whole: bool
+        self, group: Iterator[Taken[RowT]], order: InOrder[Settled], early: dict[str, Settled], *, is_whole: bool
     ) -> Iterator[Taken[RowT]]:
         """A group without the rows that ran early, which take their places in the order here.
 
@@ -184,9 +185,9 @@ class JobRun(Generic[RowT]):
                 return
             yield taken
 
-    def _run_suspects(self, processing: Processing[RowT], left: RowsLeft[RowT]) -> dict[str, bytes]:
-        """Rows that ran when the run before died, one at a time: {custom_id: line}."""
-        settled: dict[str, bytes] = {}
+    def _run_suspects(self, processing: Processing[RowT], left: RowsLeft[RowT]) -> dict[str, Settled]:
+        """Rows that ran when the run before died, one at a time, by their ids."""
+        settled: dict[str, Settled] = {}
         if left.known is None or not processing.starts.n_suspects:
             return settled
         for row in left.alone():
@@ -199,12 +200,12 @@ class JobRun(Generic[RowT]):
                 message = "the process died or failed whenever this row ran"
                 settled[custom_id] = processing.fail(BadRow.of(row, "crashed", message))
                 continue
-            lines: list[bytes] = []
+            found: list[Settled] = []
             # A row of a group has its result from beside its neighbours: here it is seen that it kills nobody.
             keeps = Taken(row, "all" if processing.task.group_size is None else "failures")
-            processing.run_alone(keeps, lines.append)
-            if lines:  # none where a signal came first
-                settled[custom_id] = lines[0]
+            processing.run_alone(keeps, found.append)
+            if found:  # none where a signal came first
+                settled[custom_id] = found[0]
         return settled
 
     def _close(self, task: LoadedTask[RowT], counts: Counts, left: RowsLeft[RowT], seconds: float) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from ..engine.request import Request
 from ..llm import Chunk, Completion, Session
+from .fields import ErrorCode
 from .lines import Format, Line
 from .rows import BadRow, RowKey
 
@@ -16,13 +17,27 @@ RowT = TypeVar("RowT", bound=RowKey)
 RowT_contra = TypeVar("RowT_contra", bound=RowKey, contravariant=True)
 
 
+class Settled(NamedTuple):
+    """What became of a row: its line, and the code of its error, if it has one."""
+
+    line: bytes
+    code: ErrorCode | None = None
+
+
 @dataclass
 class Counts:
-    """How a run goes: rows and tokens of this run alone."""
+    """How a run goes: rows that are written and tokens that are made, of this run alone."""
 
     ok: int = 0
     tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)  # rows by the code of their error
+
+    def add(self, settled: Settled) -> None:
+        """One more row is written."""
+        if settled.code is None:
+            self.ok += 1
+        else:
+            self.errors[settled.code] += 1
 
     @property
     def failed(self) -> int:

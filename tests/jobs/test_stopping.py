@@ -1,8 +1,10 @@
 """What signals tell a long command."""
 
+import json
 import os
 import signal
 import time
+from itertools import count
 
 from llama_cli.cli.app import main
 from llama_cli.jobs.stopping import Stopping
@@ -38,3 +40,19 @@ def test_time_in_which_a_batch_was_suspended_is_not_its_rows(tmp_path, monkeypat
     source.write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     assert main(["batch", str(source), "-o", str(out), "-n", "8", "-q", "--row-timeout", "600"]) == 0
     assert out.read_bytes().count(b'"error": null') == 2
+
+
+def test_rows_that_wait_for_one_before_them_are_not_counted(tmp_path, monkeypatch, capfd):
+    """They are lost with it where the time is over: it was told of more rows than the output has."""
+    calls = count()
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"prompt": "long", "max_tokens": 200, "ignore_eos": True}, *[{"prompt": "a", "max_tokens": 1}] * 6]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["batch", str(source), "-o", str(out), "-b", "3"]
+    with monkeypatch.context() as late:
+        late.setattr(Stopping, "out_of_time", property(lambda stopping: next(calls) > 25))
+        assert main(arguments) == 0
+    assert out.read_bytes() == b""
+    assert "0 rows: 0 ok, 0 errors" in capfd.readouterr().err
+    assert main(arguments) == 0
+    assert "7 rows: 7 ok, 0 errors" in capfd.readouterr().err
