@@ -16,7 +16,7 @@ from ..tokenizer.tool_calls import find_calls
 from .identity import describe_sampling
 from .lines import Format, Line
 from .results import Answer, OutputFormat, RowWriter
-from .rows import BadRow, Job, Row, parse_row, seed_of
+from .rows import BadRow, BatchRow, Row, parse_row, seed_of
 from .task import Counts
 
 
@@ -57,12 +57,12 @@ class Answering:
         self.writer = writer
         self.run_seed = run_seed
 
-    def requests(self, row: Job, keys: Iterator[int]) -> list[Request]:
+    def requests(self, row: BatchRow, keys: Iterator[int]) -> list[Request]:
         """One, of as many samples as the row wants."""
         seed = seed_of(self.run_seed, row.custom_id) if row.seed is None else row.seed
         return [Request(next(keys), self._encode(row), row.sampling, seed)]
 
-    def _encode(self, row: Job) -> tuple[int, ...]:
+    def _encode(self, row: BatchRow) -> tuple[int, ...]:
         max_tokens = row.sampling.max_tokens
         if row.is_chat:
             return self.session.encode_dialog(self._sent(row), max_tokens)
@@ -70,11 +70,11 @@ class Answering:
             return self.session.encode_infilling(row.content, row.suffix, max_tokens)  # type: ignore[arg-type]
         return self.session.encode(row.content, max_tokens)  # type: ignore[arg-type]
 
-    def _sent(self, row: Job) -> Sequence[Message]:
+    def _sent(self, row: BatchRow) -> Sequence[Message]:
         """The dialog of a row; that of a chat's session as the chat itself would go on with it."""
         return branch_of(row.content, row.about, origin_of(self.session)).sent  # type: ignore[arg-type]
 
-    def answer(self, row: Job, completions: Sequence[Completion]) -> bytes:
+    def answer(self, row: BatchRow, completions: Sequence[Completion]) -> bytes:
         """The line of its samples."""
         first = completions[0]
         scored: list[Any] | None = None
@@ -83,7 +83,7 @@ class Answering:
         answers = [self._answer(row, completion) for completion in completions]
         return self.writer.answer(row, answers, len(first.prompt_token_ids), scored)
 
-    def _answer(self, row: Job, completion: Completion) -> Answer:
+    def _answer(self, row: BatchRow, completion: Completion) -> Answer:
         reason, said = completion.finish_reason, None
         form = self.session.template.format
         if row.is_chat and form is not None and reason == "stop":

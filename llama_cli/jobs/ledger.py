@@ -1,4 +1,4 @@
-"""The output file of a batch: rows are appended whole, and a row exists once its newline is on the disk.
+"""The output file of a run: rows are appended whole, and a row exists once its newline is on the disk.
 
 A kill at any moment leaves whole rows and at most one torn one at the end, which the next start moves
 aside. So resuming is running the same command again.

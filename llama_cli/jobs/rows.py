@@ -48,7 +48,7 @@ class RowKey:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job(RowKey):
+class BatchRow(RowKey):
     """A good row. `content` is text, ids or a dialog."""
 
     content: Content
@@ -75,7 +75,7 @@ class BadRow(RowKey):
         return cls(row.index, row.custom_id, row.digest, code, message)
 
 
-Row = Job | BadRow
+Row = BatchRow | BadRow
 
 
 def hash_of(custom_id: CustomId) -> int:
@@ -103,7 +103,7 @@ def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | Non
     try:
         text = decode_line(line.data)
         if format_ == "text":
-            return Job(line.place, custom_id, raw_digest(line) if digest is None else digest, text, defaults)
+            return BatchRow(line.place, custom_id, raw_digest(line) if digest is None else digest, text, defaults)
         fields = parse_object(text)
         if digest is None:
             digest = digest_of(fields)
@@ -115,7 +115,7 @@ def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | Non
         sampling = sampling_of(body, defaults)
         own_seed = None if body.get("seed") is None else sampling.seed
         suffix = suffix_of(body, content)
-        return Job(line.place, custom_id, digest, content, sampling, suffix, own_seed, about)
+        return BatchRow(line.place, custom_id, digest, content, sampling, suffix, own_seed, about)
     except RowError as error:
         digest = raw_digest(line) if digest is None else digest
         return BadRow(line.place, custom_id, digest, error.code, error.message)

@@ -104,9 +104,9 @@ class Scorer:
 
     def _n_bytes(self, text: Text) -> int:
         """The bytes of what is scored, without the space that a tokenizer puts before a text."""
-        words = self.session.tokenizer
-        raws = [words.token_bytes(token_id) for token_id in text.ids[text.first :]]
-        has_space = words.puts_space and text.ids[0] == words.bos_id and raws[0].startswith(b" ")
+        tokenizer = self.session.tokenizer
+        raws = [tokenizer.token_bytes(token_id) for token_id in text.ids[text.first :]]
+        has_space = tokenizer.puts_space and text.ids[0] == tokenizer.bos_id and raws[0].startswith(b" ")
         return sum(map(len, raws)) - has_space
 
     def describe_choices(self, choices: Sequence[str], scores: Sequence[list[TokenLogprob]]) -> dict[str, Any]:

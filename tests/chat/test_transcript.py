@@ -13,7 +13,7 @@ from llama_cli.chat.transcript import Origin, SessionFile, read_conversation
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
 from llama_cli.jobs.lines import Lines
-from llama_cli.jobs.rows import Job, parse_row
+from llama_cli.jobs.rows import BatchRow, parse_row
 from llama_cli.tokenizer import load_tokenizer
 from llama_cli.tokenizer.chat import Message, ToolCall
 
@@ -152,7 +152,7 @@ def test_it_is_input_of_a_batch(tmp_path):
     path = tmp_path / "s.jsonl"
     session_file(path).save(conversation())
     rows = rows_of(path.read_bytes(), Sampling())
-    assert all(isinstance(row, Job) and row.is_chat for row in rows)
+    assert all(isinstance(row, BatchRow) and row.is_chat for row in rows)
     assert [row.custom_id for row in rows] == ["main", "other"]
     assert [message.content for message in rows[0].content] == [message.content for message in MESSAGES]
 

@@ -8,7 +8,7 @@ import pytest
 from llama_cli.cli.app import main
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs.results import Answer, RowWriter
-from llama_cli.jobs.rows import BadRow, Job
+from llama_cli.jobs.rows import BadRow, BatchRow
 
 
 @pytest.fixture(name="rows", params=["openai", "simple"])
@@ -17,7 +17,8 @@ def _rows(request):
     writer = RowWriter(request.param, "model", 0)
     text = 'tricky "index": 99, {"error": {"code": "x", "message": "y"}}'
     good = [
-        writer.answer(Job(i, f"id {i}", i, text, Sampling()), [Answer(text, "stop", 3, None)], 2) for i in range(10)
+        writer.answer(BatchRow(i, f"id {i}", i, text, Sampling()), [Answer(text, "stop", 3, None)], 2)
+        for i in range(10)
     ]
     bad = [writer.error(BadRow(i, f"id {i}", i, "invalid_json", 'a "quoted" reason')) for i in range(10)]
     return good, bad
@@ -88,7 +89,7 @@ def test_a_part_that_is_not_there(tmp_path, capfd):
 
 
 def row(index, custom_id, digest, text="x"):
-    job = Job(index, custom_id, digest, text, Sampling())
+    job = BatchRow(index, custom_id, digest, text, Sampling())
     return RowWriter("openai", "model", 0).answer(job, [Answer(text, "stop", 3, None)], 2)
 
 

@@ -16,7 +16,7 @@ from llama_cli.jobs.identity import settle_identity
 from llama_cli.jobs.ledger import Ledger
 from llama_cli.jobs.order import InOrder
 from llama_cli.jobs.results import Answer, RowWriter
-from llama_cli.jobs.rows import BadRow, Job, hash_of
+from llama_cli.jobs.rows import BadRow, BatchRow, hash_of
 from llama_cli.jobs.starts import GIVE_UP_AFTER, Starts
 from llama_cli.parallel.ranks import RankEnded
 
@@ -25,7 +25,7 @@ WRITERS = [RowWriter("openai", "model", 7), RowWriter("simple", "model", 7)]
 
 
 def good(writer, index, text="text", custom_id=None):
-    job = Job(index, custom_id or f"id {index}", 7, "prompt", Sampling())
+    job = BatchRow(index, custom_id or f"id {index}", 7, "prompt", Sampling())
     return writer.answer(job, [Answer(text, "stop", 3, None)], 2)
 
 

@@ -4,7 +4,7 @@ import json
 
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs.results import Answer, RowWriter
-from llama_cli.jobs.rows import Job
+from llama_cli.jobs.rows import BatchRow
 from llama_cli.tokenizer.chat import Message
 from llama_cli.tokenizer.tool_calls import parse_answer
 
@@ -13,7 +13,7 @@ ANSWERS = [Answer(TEXT, "tool_calls", 3, None, parse_answer(TEXT, python_tag=Fal
 
 
 def row(shape, custom_id):
-    job = Job(0, custom_id, 7, (Message("user", "x"),), Sampling(n=2))
+    job = BatchRow(0, custom_id, 7, (Message("user", "x"),), Sampling(n=2))
     return RowWriter(shape, "model", 0).answer(job, ANSWERS, 2)
 
 

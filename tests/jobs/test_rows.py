@@ -8,7 +8,7 @@ from helpers.in_memory import InMemory
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs import lines as lines_module
 from llama_cli.jobs.lines import Line, Lines, read_lines
-from llama_cli.jobs.rows import BadRow, Job, hash_of, identify, parse_row, seed_of
+from llama_cli.jobs.rows import BadRow, BatchRow, hash_of, identify, parse_row, seed_of
 from llama_cli.tokenizer.chat import Message
 
 DEFAULTS = Sampling(max_tokens=7, temperature=0.5)
@@ -40,7 +40,7 @@ def test_an_openai_row():
         "user": "me",
     }
     job = parse({"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body})
-    assert isinstance(job, Job)
+    assert isinstance(job, BatchRow)
     assert (job.index, job.custom_id, job.content, job.is_chat) == (4, "a", "Hi", False)
     assert job.sampling == Sampling(
         max_tokens=3, temperature=0.5, stop=("x",), n=2, seed=5, logprobs=True, top_logprobs=4
@@ -85,7 +85,7 @@ def test_text_rows():
 def test_the_first_line_tells_the_format():
     jsonl = b'{"prompt": "a"}\nnot json\n'
     first, second = rows_of(jsonl, DEFAULTS)
-    assert isinstance(first, Job)
+    assert isinstance(first, BatchRow)
     assert isinstance(second, BadRow)
 
 

@@ -11,7 +11,7 @@ from llama_cli.engine.request import Sampling
 from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.ledger import Ledger
 from llama_cli.jobs.results import Answer, RowWriter
-from llama_cli.jobs.rows import Job, hash_of
+from llama_cli.jobs.rows import BatchRow, hash_of
 from llama_cli.jobs.source import Source
 from llama_cli.jobs.starts import Starts
 
@@ -24,7 +24,7 @@ def rows():
     writer, chance = RowWriter("openai", "model", 7), random.Random(5)
     return [
         writer.answer(
-            Job(index, f"id {index}", 7, "prompt", Sampling()),
+            BatchRow(index, f"id {index}", 7, "prompt", Sampling()),
             [Answer("ab" * chance.randint(0, 99), "stop", 3, None)],
             2,
         )
