@@ -117,7 +117,7 @@ BINARY = {
     "zstd": [b"\x28\xb5\x2f\xfd\x04"],
     "xz": [b"\xfd7zXZ\x00\x00"],
     "bzip2": [b"BZh91AY&SY"],
-    "gzip within gzip": [gzip.compress(b"")],
+    "gzip within gzip": [gzip.compress(b"", mtime=0)],
     "an Arrow file": [b"ARROW1\0\0"],
     "an SQLite database": [b"SQLite format 3\0"],
     "a PDF": [b"%PDF-1.7"],
