@@ -155,9 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = Place.of(os.environ)
         if place.follows:  # rank 0 alone reads, thinks and prints
             if _runs_on_ranks(arguments):
-                from ..worker import follow
+                from ..loader import load_part
+                from ..parallel.follow import follow
 
-                follow(place)
+                follow(place, load_part, show_error)
             return 0
         _install_handlers()
         if sys.stdout is None:

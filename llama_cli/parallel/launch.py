@@ -17,8 +17,8 @@ from ..errors import DoesNotFit, ModelRejected
 from ..files.scratch import Scratch
 from .ranks import Place, RankEnded
 
-# sys.path as it is here: `python -m` would look into the current folder first, whatever lies there.
-START = "import sys; sys.path[:] = sys.argv[1:]; from llama_cli.worker import main; main()"
+# Run by its path, with sys.path as it is here: `python -m` would look into the current folder first, whatever is there.
+WORKER = Path(__file__).parents[1] / "worker.py"
 READY = b"ready\n"
 
 LOST_THE_OTHERS = 75  # exit code of a rank that ends because another one has
@@ -76,7 +76,7 @@ class Followers:
     def _start(self, place: Place) -> subprocess.Popen[bytes]:
         with self._errors_of(place.rank).open("wb") as errors:
             return subprocess.Popen(  # noqa: S603  # this program itself
-                [sys.executable, "-c", START, *sys.path],
+                [sys.executable, str(WORKER), *sys.path],
                 env=os.environ | place.variables,
                 stdin=subprocess.PIPE,  # its end tells them that this process is gone
                 stdout=subprocess.PIPE,

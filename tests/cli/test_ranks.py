@@ -275,16 +275,27 @@ def test_signals_end_all_ranks(number, code, rows):
     assert (rows / "ranks.jsonl").read_bytes() == (rows / "alone.jsonl").read_bytes()
 
 
+def test_ranks_import_nothing_from_the_current_folder(tmp_path):
+    """It may be a model's, with modules of whoever made it."""
+    for name in ("torch", "numpy", "pydantic", "files", "json"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'a').close()\n")
+    assert run(["complete", "-m", TINY, "Hello", "-n", "4", "-t", "0", "--tp", "2"], cwd=tmp_path) == (0, "")
+    assert not (tmp_path / "imported").exists()
+
+
 @pytest.mark.slow
 def test_a_follower_says_why_it_cannot_go_on(tmp_path):
     """Its error and exit code are those of the command."""
     folder = tmp_path / "model"
     shutil.copytree(TINY, folder)
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        f"import pathlib, sys; sys.path[:] = sys.argv[1:]; p = pathlib.Path({str(folder / 'params.json')!r});"
+        " p.write_text(p.read_text().replace('1024', '1023')); from llama_cli.worker import main; main()"
+    )
     trick = (
-        "import sys; import llama_cli.parallel.launch as launch;"
-        'launch.START = "import pathlib, sys; sys.path[:] = sys.argv[1:];'
-        " p = pathlib.Path(r'" + str(folder) + "/params.json'); p.write_text(p.read_text().replace('1024', '1023'));"
-        ' from llama_cli.worker import main; main()";'
+        "import pathlib, sys; import llama_cli.parallel.launch as launch;"
+        f"launch.WORKER = pathlib.Path({str(worker)!r});"
         "from llama_cli.cli.app import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
