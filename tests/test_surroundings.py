@@ -72,11 +72,13 @@ def test_a_checkpoint_is_not_called_damaged_for_it(monkeypatch):
     """Where no more files may be opened, a sound file was to be downloaded again."""
     from helpers.models import DATA
 
-    from llama_cli.checkpoint.pth import archive
+    from llama_cli.checkpoint import mapped_file
+    from llama_cli.checkpoint.pth.archive import open_archive
 
-    def load(*arguments, **named):
+    def map_it(*arguments, **named):
         raise of(errno.EMFILE, "somewhere")
 
-    monkeypatch.setattr(archive.torch, "load", load)
+    archive = open_archive(DATA / "tiny/bpe1024/consolidated.00.pth")
+    monkeypatch.setattr(mapped_file, "mmap", map_it)
     with pytest.raises(DoesNotFit, match="too many open files"):
-        archive._load(DATA / "tiny/bpe1024/consolidated.00.pth")
+        archive.tensor("norm.weight")

@@ -13,14 +13,13 @@ from typing import NamedTuple
 
 import numpy
 
-from ..files.foreign import foreign
-from ..files.regular_file import Identity, identify, read_head, unreadable
-from .pth.headers import TensorHeader, describe_pickle, item_size, place
-from .pth.zip_directory import Entry, read_directory
+from ..files.regular_file import Identity, identify, unreadable
+from .header import TensorHeader, item_size
+from .pth.archive import open_archive
+from .pth.zip_directory import Entry
 from .safetensors_file import SafetensorsFile
 
 BLOCK_BYTES = 8 << 20
-ZIP_MAGIC = b"PK\x03\x04"
 
 # The bits of an exponent: all of them set make infinity or NaN. Of float8_e4m3fn only NaN, with every bit set.
 EXPONENTS = {
@@ -42,17 +41,13 @@ class Survey(NamedTuple):
 
 def survey(path: Path) -> Survey:
     """Read the headers of one file; ModelRejected says what is wrong with them, or what the file is instead."""
-    identity = identify(path)
     if path.suffix in (".pth", ".pt"):
-        if read_head(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
-            raise foreign(path, identity.size)
-        contents = read_directory(path, identity.size)
-        records = {name: entry.record for name, entry in contents.entries.items()}
-        return Survey(identity, contents.entries, place(path, describe_pickle(path, contents.pickle), records))
+        archive = open_archive(path)
+        return Survey(archive.identity, archive.entries, archive.headers)
     if path.suffix == ".safetensors":
         file = SafetensorsFile(path, mapped=False)
-        return Survey(identity, {}, {name: file.describe(name) for name in file.names()})
-    return Survey(identity, {}, {})
+        return Survey(file.identity, {}, {name: file.describe(name) for name in file.names()})
+    return Survey(identify(path), {}, {})
 
 
 @dataclass

@@ -16,10 +16,10 @@ from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_temp
 from ..tokenizer.known import known_tokenizer
 from ..tokenizer.loader import kind_of
 from .family import family_of
+from .header import item_size
 from .headers import Headers
 from .installed import model_name
 from .params import Configuration, read_configuration
-from .pth.headers import item_size
 from .tokenizer_file import check_vocabulary, open_tokenizer
 from .unsupported import unnested
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelRejected
-from ..files.foreign import foreign
 from ..files.json_file import read_object
 from ..files.quoting import plain
-from ..files.regular_file import Identity, identify, read_head
+from ..files.regular_file import Identity
 from .catalog import expand, find_tokenizer
+from .header import TensorHeader, is_extra
 from .installed import find_model
-from .pth.headers import Described, TensorHeader, describe_pickle, is_extra, is_unused, place
+from .pth.archive import open_archives
 from .pth.shards import shard_paths
-from .pth.zip_directory import read_directory
 from .safetensors_folder import open_safetensors_folder
 from .spare_rows import stored_rows
 from .stored.doubled_heads import is_doubled, once
@@ -26,13 +25,9 @@ from .stored.rounded import RoundedWeights
 from .unsupported import refuse_unsupported
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from ..options import Quantization
 
 EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
-ZIP_MAGIC = b"PK\x03\x04"
 
 Format = Literal["pth", "safetensors", "huggingface"]
 
@@ -125,9 +120,11 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
     if paths:
         params = read_object(folder / "params.json")
         refuse_unsupported(params, "params.json", of_shards=True)
-        identities = {shard: identify(shard) for shard in paths}
+        archives = open_archives(paths)
+        shards = [{name: archive.headers[name] for name in archive.names()} for archive in archives]
         return Headers(
-            folder, "pth", once(params) or params, "params.json", words, _read_shards(identities), identities,
+            folder, "pth", once(params) or params, "params.json", words, shards,
+            {archive.path: archive.identity for archive in archives},
             has_doubled_heads=once(params) is not None, embedding_files=paths,
         )  # fmt: skip
     found = open_safetensors_folder(folder, mapped=False)
@@ -148,52 +145,3 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         quantization=found.quantization,
         embedding_files=[weights.path(EMBEDDING)] if EMBEDDING in tensors else [],
     )
-
-
-def _read_shards(identities: Mapping[Path, Identity]) -> list[dict[str, TensorHeader]]:
-    """The tensors of each archive. Shards of one model have the same pickle, read once."""
-    described: dict[bytes, Described] = {}
-    shards = []
-    for path, identity in identities.items():
-        if read_head(path, len(ZIP_MAGIC)) != ZIP_MAGIC:
-            raise foreign(path, identity.size)
-        contents = read_directory(path, identity.size)
-        if contents.pickle not in described:
-            described[contents.pickle] = describe_pickle(path, contents.pickle)
-        records = {name: entry.record for name, entry in contents.entries.items()}
-        tensors = place(path, described[contents.pickle], records)
-        shards.append({name: tensor for name, tensor in tensors.items() if not is_unused(name)})
-    return shards
-
-
-class UnmappedShard:
-    """A shard whose file is larger than memory, for Checkpoint.check: of that, only norms are looked into."""
-
-    def __init__(self, path: Path, tensors: Mapping[str, TensorHeader]) -> None:
-        self._path = path
-        self._tensors = tensors
-        self._matrices: dict[int, Tensor] = {}  # stand-ins by their place: a shared one has one
-
-    def names(self) -> list[str]:
-        return list(self._tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name].shape
-
-    def dtype(self, name: str) -> torch.dtype:
-        import torch
-
-        dtype: torch.dtype = getattr(torch, self._tensors[name].dtype)
-        return dtype
-
-    def tensor(self, name: str) -> Tensor:
-        """A norm as it is in the file; of a matrix the shape alone."""
-        import torch
-
-        header = self._tensors[name]
-        if len(header.shape) != 1:
-            stand_in = torch.zeros(1, dtype=self.dtype(name)).expand(header.shape)
-            return self._matrices.setdefault(header.offset, stand_in)
-        with self._path.open("rb") as file:
-            file.seek(header.offset)
-            return torch.frombuffer(bytearray(file.read(header.n_bytes)), dtype=self.dtype(name))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected, NotComputed
 from ..files.quoting import plain, quote
+from .header import TensorHeader
 from .keys import refused
-from .pth.headers import TensorHeader
 from .rope_settings import read_rope_scaling
 from .safetensors_file import SafetensorsFiles
 

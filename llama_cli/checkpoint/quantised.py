@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,11 @@ from typing import Any
 from ..errors import ModelRejected
 from ..files.quoting import plain
 from ..files.regular_file import Identity
-from .checkpoint import PlainShard, Shard
-from .pth.archive import Archive, open_archive, plain_dtypes
+from .checkpoint import Shard
+from .pth.archive import open_archives, plain_dtypes
 from .stored.fp8 import Fp8Weights, fp8_dtypes, scale_paths
 from .stored.int4 import Int4Weights, int4_dtypes, int4_format
 from .unsupported import unnested
-
-DtypesOf = Callable[[str], tuple[str, ...]]  # which dtypes a tensor of a name may have
 
 
 @dataclass(frozen=True)
@@ -29,36 +27,22 @@ class Shards:
 
 
 def open_shards(folder: Path, params: Mapping[str, Any], paths: Sequence[Path]) -> Shards:
-    """Open the shards of a folder behind the gate, which lets further dtypes pass where the format has them."""
-    opened: list[Archive] = []
-
-    def gate(path: Path, dtypes_of: DtypesOf = plain_dtypes) -> PlainShard:
-        opened.append(open_archive(path, dtypes_of))
-        return opened[-1]
-
-    weights, is_quantised = read_shards(folder, params, paths, gate, gate)
-    return Shards(weights, {archive.path: archive.identity for archive in opened}, is_quantised)
-
-
-def read_shards(
-    folder: Path,
-    params: Mapping[str, Any],
-    paths: Sequence[Path],
-    open_shard: Callable[[Path, DtypesOf], PlainShard],
-    open_scales: Callable[[Path], PlainShard],
-) -> tuple[list[Shard], bool]:
-    """The shards as plain weights, and whether they are computed from others."""
-    form = int4_format(unnested(params))
-    scales = scale_paths(folder, len(paths))
+    """Open the shards of a folder as plain weights; those of Meta's formats are computed from what is stored."""
+    archives = open_archives(paths)
+    form, scale_files = int4_format(unnested(params)), scale_paths(folder, len(paths))
+    if form is not None and (len(paths) > 1 or scale_files):
+        raise ModelRejected(f"{plain(folder)}: int4 checkpoints are one file", "download the model again")
+    for archive in archives:
+        archive.require_dtypes(int4_dtypes if form else fp8_dtypes if scale_files else plain_dtypes)
+    scales = open_archives(scale_files)
+    for archive in scales:
+        archive.require_dtypes(plain_dtypes)
+    weights: list[Shard] = list(archives)
     if form is not None:
-        if len(paths) > 1 or scales:
-            raise ModelRejected(f"{plain(folder)}: int4 checkpoints are one file", "download the model again")
-        return [Int4Weights(open_shard(paths[0], int4_dtypes), form)], True
-    if scales:
-        pairs = zip(paths, scales, strict=True)
-        weights = [
-            Fp8Weights(open_shard(path, fp8_dtypes), open_scales(scale), rank)
-            for rank, (path, scale) in enumerate(pairs)
-        ]
-        return list(weights), True
-    return [open_shard(path, plain_dtypes) for path in paths], False
+        weights = [Int4Weights(archives[0], form)]
+    elif scales:
+        pairs = list(zip(archives, scales, strict=True))
+        weights = [Fp8Weights(archive, scale, rank) for rank, (archive, scale) in enumerate(pairs)]
+        archives = [archive for pair in pairs for archive in pair]
+    identities = {archive.path: archive.identity for archive in archives}
+    return Shards(weights, identities, is_quantised=form is not None or bool(scales))

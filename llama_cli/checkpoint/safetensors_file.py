@@ -14,7 +14,7 @@ from ..files.foreign import DOWNLOAD_AGAIN, foreign
 from ..files.json_file import read_object, without_duplicates
 from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, identify, read_head, unreadable
-from .pth.headers import TensorHeader, item_size
+from .header import TensorHeader, item_size
 from .pth.state_dict import plain_names
 
 if TYPE_CHECKING:

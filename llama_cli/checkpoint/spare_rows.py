@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ModelRejected
 from ..files.json_file import read_object
 from ..files.regular_file import unreadable
-from .pth.headers import TensorHeader, item_size
+from .header import TensorHeader, item_size
 
 MOST = 1024  # programs pad to a multiple of that at most
 ID = re.compile(r"\d{1,9}", re.ASCII)

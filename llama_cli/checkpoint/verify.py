@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import DoesNotFit, LlamaError, ModelRejected
+from ..errors import LlamaError, ModelRejected
 from ..files.quoting import plain
 from ..files.regular_file import ensure_unchanged
 from ..model.args import ModelArgs
@@ -20,7 +20,6 @@ from .catalog import expand, find_tokenizer
 from .checklist import CHECKLIST, TOKENIZER_CHECKLIST, Checksum, blob_checksum, read_checklist
 from .contents import Contents, Survey, read_contents, survey
 from .family import doubt_about
-from .headers import UnmappedShard, read_headers
 from .installed import find_model, model_name
 from .params import read_params
 from .pth.shards import shard_paths
@@ -100,8 +99,10 @@ class Verification:
 
     def _check_model(self) -> None:
         """As a loading command does: settings, shards, names, shapes, dtypes, equal norms."""
+        from . import open_checkpoint
+
         try:
-            checkpoint = self._open()
+            checkpoint = open_checkpoint(self.folder, tokenizer=self._tokenizer)
             args = self._args = read_params(
                 checkpoint.params,
                 source=checkpoint.params_name,
@@ -120,28 +121,6 @@ class Verification:
             self._add("weights", self.folder, "ok", f"{expected} as expected in {len(checkpoint.shards)} shards")
         if self._args is not None and (doubt := doubt_about(self._args, model_name(self.folder))):
             self._add("settings", "params.json", "warning", doubt)
-
-    def _open(self) -> Checkpoint:
-        from . import Checkpoint, open_checkpoint
-        from .pth.archive import open_archive
-        from .quantised import read_shards
-
-        try:
-            return open_checkpoint(self.folder, tokenizer=self._tokenizer)
-        except DoesNotFit:
-            found = read_headers(self.folder, tokenizer=self._tokenizer)
-            tensors = dict(zip(found.identities, found.shards, strict=True))
-            shards, is_quantised = read_shards(
-                found.folder,
-                found.params,
-                list(tensors),
-                lambda path, _: UnmappedShard(path, tensors[path]),
-                open_archive,
-            )
-            return Checkpoint(
-                found.folder, found.params, found.params_name, found.tokenizer, shards, found.identities,
-                is_quantised=is_quantised, has_doubled_heads=found.has_doubled_heads,
-            )  # fmt: skip
 
     def _is_sentencepiece(self) -> bool:
         from ..tokenizer import TokenizerError

@@ -34,7 +34,8 @@ def converted(source, target, form="pth", n_shards=1, dtype=None):
 
 
 def shards(folder):
-    return [dict(open_archive(path).tensors) for path in sorted(folder.glob("consolidated.*.pth"))]
+    archives = [open_archive(path) for path in sorted(folder.glob("consolidated.*.pth"))]
+    return [{name: archive.tensor(name) for name in archive.names()} for archive in archives]
 
 
 def assert_same_shards(found, expected):

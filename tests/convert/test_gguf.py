@@ -150,7 +150,8 @@ def converted(path, target, **options):
 
 
 def tensors(folder):
-    return dict(open_archive(folder / "consolidated.00.pth").tensors)
+    archive = open_archive(folder / "consolidated.00.pth")
+    return {name: archive.tensor(name) for name in archive.names()}
 
 
 def greedy_ids(folder, ids, capfd):

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
-from ..pth.headers import is_extra
+from ..header import is_extra
 from ..schemes import INT4_SCHEME
 from .row_blocks import ComputedMatrix
 

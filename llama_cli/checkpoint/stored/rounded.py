@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
-from ..pth.headers import TensorHeader, is_extra
+from ..header import TensorHeader, is_extra
 from ..safetensors_file import FLOATS, SafetensorsFiles
 
 if TYPE_CHECKING:
