@@ -12,7 +12,7 @@ from ..engine.request import Sampling
 from ..jobs.lines import Format
 from ..jobs.results import OutputFormat
 from .options import AS_MANY_AS_FIT, BatchModelOptions, MessageOptions, with_options
-from .rows import RowOptions, RowsSeen, file_of_rows, model_to_load, open_rows
+from .rows import RowOptions, RowsSeen, file_of_rows, open_rows
 
 
 @with_options
@@ -37,17 +37,17 @@ def batch(
     messages.apply()
     path = file_of_rows(output)
     settings = rows.settings(path, input_format)
-    if model.model is None:
-        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+    messages.tell_of_toy(model.model)
     rows.check_output(path)
     if path is None:
         messages.note("rows go to standard output: this run cannot be resumed")
     with ExitStack() as stack:
         source = open_rows(stack, input_file, path)
+
         from ..jobs.batch import BatchTask
         from ..jobs.run import JobRun
 
-        run = JobRun(BatchTask(sampling, output_format), settings, source, model_to_load(model), RowsSeen(messages))
-        code = run.run()
+        task = BatchTask(sampling, output_format)
+        code = JobRun(task, settings, source, model, RowsSeen(messages)).run()
     if code:
         raise typer.Exit(code)

@@ -141,8 +141,7 @@ def chat(
     elif not on_terminal and not in_lines:
         raise UsageError("no message", 'llama-cli chat "Hello", or pipe it in, or run it on a terminal')
     messages.doubt(f"{system or ''}\n{prefill}")
-    if model.model is None:
-        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+    messages.tell_of_toy(model.model)
 
     with ExitStack() as stack:
         with Loading(model.model, quiet=messages.quiet, patience=0 if on_terminal else PATIENCE_SECONDS) as loading:

@@ -65,8 +65,7 @@ def complete(
         messages.doubt(content)
     if suffix is not None and prompt_ids is not None:
         raise UsageError("--suffix needs a prompt that is text, not ids", "leave --prompt-ids out")
-    if model.model is None:
-        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
+    messages.tell_of_toy(model.model)
 
     with Loading(model.model, quiet=messages.quiet) as loading:
         from ..chat.shapes import describe_completion

@@ -8,6 +8,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
@@ -145,6 +146,11 @@ class MessageOptions:
     def note(self, text: str) -> None:
         if not self.quiet:
             write_stderr(f"llama-cli: {text}")
+
+    def tell_of_toy(self, model: str | Path | None) -> None:
+        """Say what runs where no model was given."""
+        if model is None:
+            self.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
     def doubt(self, text: str) -> None:
         """Tell a person what a text will not do that it seems to be meant for."""

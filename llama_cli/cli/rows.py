@@ -6,7 +6,7 @@ import dataclasses
 import traceback
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,13 +15,9 @@ from ..jobs.lines import Format
 from ..jobs.output_names import refuse_other_names
 from ..jobs.settings import RunSettings
 from ..jobs.source import Source, open_source
-from ..options import LoadOptions
 from .options import MessageOptions
 from .progress import RowProgress
 from .terminal import Terminal, write_stderr_text
-
-if TYPE_CHECKING:
-    from ..jobs.run import ModelToLoad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +92,6 @@ def open_rows(stack: ExitStack, name: str, output: Path | None) -> Source:
     if output is not None and source.is_at(output):
         raise UsageError(f"{output} is the input itself", "give another output with -o")
     return source
-
-
-def model_to_load(options: LoadOptions) -> ModelToLoad:
-    """The model that the flags ask for. Imports torch."""
-    from ..jobs.run import ModelToLoad
-    from ..loader import load_model
-    from ..parallel.team import ranks_of_a_group
-
-    is_shared = ranks_of_a_group(options) * options.dp > 1
-    return ModelToLoad(lambda: load_model(options), options.rope_scale_factor, is_shared=is_shared)
 
 
 class RowsSeen:

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..options import LoadOptions
 from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
 from .prompts import read_prompt
-from .rows import RowOptions, RowsSeen, file_of_rows, model_to_load, open_rows
+from .rows import RowOptions, RowsSeen, file_of_rows, open_rows
 from .terminal import Terminal
 
 
@@ -80,7 +80,7 @@ def score(
     content = read_prompt(text, file, prompt_ids, stdin=stdin, note=messages.note)
     if isinstance(content, str):
         messages.doubt(content)
-    _tell_of_toy(model, messages)
+    messages.tell_of_toy(model.model)
 
     from ..jobs.scorer import Scorer
     from ..jobs.scoring import Windows
@@ -109,7 +109,7 @@ def _score_rows(
     path = file_of_rows(output)
     settings = row_options.settings(path, "prompts")
     row_options.check_output(path)
-    _tell_of_toy(model, messages)
+    messages.tell_of_toy(model.model)
     with ExitStack() as stack:
         source = open_rows(stack, name, path)
 
@@ -119,14 +119,9 @@ def _score_rows(
         task = ScoreTask(
             options.window, options.stride, options.max_tokens, logprobs=options.logprobs, is_kept=path is not None
         )
-        code = JobRun(task, settings, source, model_to_load(model), RowsSeen(messages)).run()
+        code = JobRun(task, settings, source, model, RowsSeen(messages)).run()
     if code:
         raise typer.Exit(code)
-
-
-def _tell_of_toy(model: LoadOptions, messages: MessageOptions) -> None:
-    if model.model is None:
-        messages.note("no --model given: running the bundled toy, a small model that writes like Shakespeare")
 
 
 def _format(described: dict[str, Any]) -> str:

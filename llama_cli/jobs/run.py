@@ -8,14 +8,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import compress
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 from .. import __version__
 from ..errors import SOME_ROWS_FAILED, OutputRefused
 from ..llm import Session
+from ..loader import load_model
+from ..options import LoadOptions
+from ..parallel.team import ranks_of_a_group
 from .finished import Finished, Standing
 from .identity import settle_identity
 from .ledger import Ledger
@@ -41,24 +44,16 @@ WAYS_ON = (
 Output = PrintedRows | Ledger
 
 
-class ModelToLoad(NamedTuple):
-    """A model that is loaded once the input and the output are known to be good."""
-
-    load: Callable[[], Session]
-    rope_scale_factor: float | None  # as asked for
-    is_shared: bool  # by several ranks
-
-
 class JobRun(Generic[RowT]):
     """One run of a task over the rows of a source."""
 
     def __init__(
-        self, task: Task[RowT], settings: RunSettings, source: Source, model: ModelToLoad, watcher: Watcher
+        self, task: Task[RowT], settings: RunSettings, source: Source, options: LoadOptions, watcher: Watcher
     ) -> None:
         self.task = task
         self.settings = settings
         self.source = source
-        self.model = model
+        self.options = options  # of the model, which is loaded once input and output are known to be good
         self.watcher = watcher
         self.lines = Lines(source, settings.input_format, settings.shard)
         self.stopping = Stopping()
@@ -81,11 +76,12 @@ class JobRun(Generic[RowT]):
                 self.source.keep(stack)
                 asked = self._survey()
             known = None if asked is None else Known(asked, self._compare(asked, finished, output))
-            session = self.model.load()
+            session = load_model(self.options)
             task = self.task.load(session, self._settle(session, finished))
             # An error of the program and the death of the process leave its file behind.
             with Starts(path) as starts:
-                manner = Manner(self.settings.row_timeout, goes_on=not self.model.is_shared)
+                is_alone = ranks_of_a_group(self.options) * self.options.dp == 1
+                manner = Manner(self.settings.row_timeout, goes_on=is_alone)
                 processing = Processing(session, task, starts, manner, self.stopping, self.watcher)
                 return self._process(processing, RowsLeft(self.task, self.source, self.lines, known), output)
 
@@ -123,7 +119,7 @@ class JobRun(Generic[RowT]):
             "version": __version__,
             "model": session.info.name,
             "fingerprint": session.info.fingerprint,
-            "rope_scale_factor": self.model.rope_scale_factor,
+            "rope_scale_factor": self.options.rope_scale_factor,
             **self.task.identity(session),
             "shard": f"{part + 1}/{whole}",
             "created": int(time.time()),

@@ -12,7 +12,6 @@ from llama_cli.engine.engine import Engine
 from llama_cli.engine.scheduler import Scheduler
 from llama_cli.errors import DoesNotFit
 from llama_cli.jobs.processing import MOST_INTERNAL_ERRORS
-from llama_cli.jobs.run import ModelToLoad
 
 pytestmark = pytest.mark.promise("P24")
 
@@ -210,7 +209,7 @@ def test_an_error_in_reading_is_no_rows_fault(files, monkeypatch):
 
 def test_where_ranks_share_a_model_the_next_start_gets_past_it(files, clean, monkeypatch):
     """They might not be in step any more: the row is found as one that kills is."""
-    monkeypatch.setattr(ModelToLoad, "is_shared", True)
+    monkeypatch.setattr("llama_cli.jobs.run.ranks_of_a_group", lambda options: 2)
     break_in_choice(monkeypatch, IndexError("no such token"))
     files.write(rows(12, broken=(7,)))
     assert [files.run("-b", "4") for _ in range(4)] == [1, 1, 1, 6]
