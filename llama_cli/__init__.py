@@ -2,12 +2,14 @@
 
     import llama_cli
 
-    session = llama_cli.load("~/.llama/checkpoints/Llama3.2-1B")
-    for chunk in session.stream(["Once upon a time"], llama_cli.Sampling(max_tokens=64)):
+    llm = llama_cli.load("~/.llama/checkpoints/Llama3.2-1B")
+    for chunk in llm.stream(["Once upon a time"], llama_cli.Sampling(max_tokens=64)):
         print(chunk.text, end="", flush=True)
-    answers = session.complete(["Hello", "Bonjour"])  # the same, whole
+    answers = llm.complete(["Hello", "Bonjour"])  # the same, whole
+    answer = llm.chat([{"role": "user", "content": "Hello"}])  # chunks as they come; llm.submit takes a prompt
 
-The names below are imported when they are first used, since torch takes seconds to load.
+`Session` is the old name of `LLM`. The names below are imported when they are first used, since torch takes seconds to
+load.
 """
 
 from importlib import import_module
@@ -16,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.request import Sampling
     from .errors import LlamaError
-    from .llm import Chunk, Completion, Prompt, Session
+    from .llm import LLM, Chunk, Completion, Prompt, Session, Stream
     from .loader import load
 
 __version__ = "0.1.0"
 
-__all__ = ["Chunk", "Completion", "LlamaError", "Prompt", "Sampling", "Session", "load"]
+__all__ = ["LLM", "Chunk", "Completion", "LlamaError", "Prompt", "Sampling", "Session", "Stream", "load"]
 
 _HOMES = {"load": "loader", "Sampling": "engine.request", "LlamaError": "errors"}
 

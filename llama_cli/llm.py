@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import weakref
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from threading import Lock
+from typing import Any, Literal, NamedTuple
 
 from .engine.engine import Stats
 from .engine.generator import Generator
-from .engine.request import Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
+from .engine.request import Event, Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
+from .engine.sharing import Caller, Sharing
 from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
 from .tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
 from .tokenizer.chat import ChatFormat, Message, Template, ToolCall
@@ -143,8 +146,46 @@ class _Answer:
         return self.stop.feed(self._decoder.finish()) + self.stop.finish()
 
 
-class Session:
-    """A loaded model. Make one with `llama_cli.load`."""
+class Stream:
+    """The answer to a prompt that was submitted: chunks as they are made, for one thread to read."""
+
+    def __init__(self, llm: LLM, request: Request, caller: Caller, chunks: Iterator[Chunk]) -> None:
+        self._llm = llm  # which ends when nobody has it
+        self._caller = caller
+        self._chunks = chunks
+        self._completions = Completion.of(request)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return self
+
+    def __next__(self) -> Chunk:
+        """The next chunk, when it is there. LlamaError if the request failed, or the model was closed."""
+        chunk = next(self._chunks)
+        if chunk.error is not None:
+            raise chunk.error
+        self._completions[chunk.sample].add(chunk)
+        return chunk
+
+    def completions(self) -> list[Completion]:
+        """Wait for the end: all samples, with what was read as chunks before."""
+        for _ in self:
+            pass
+        return self._completions
+
+    def cancel(self) -> None:
+        """Stop all samples before the next step; what was made until then can still be read."""
+        for completion in self._completions:
+            self._caller.cancel(completion.prompt, completion.sample)
+
+    def __del__(self) -> None:
+        self._caller.abandon()  # nobody reads it any more
+
+
+class LLM:
+    """A loaded model. Make one with `llama_cli.load`.
+
+    `submit` may be called by several threads at once. All else is for one thread.
+    """
 
     def __init__(
         self,
@@ -164,12 +205,20 @@ class Session:
         self.ensure_unchanged = ensure_unchanged  # ModelRejected if the model's files are no longer the same
         self.special_names = names_of(tokenizer)
         self._end = end
+        self._source: Generator | Caller = engine  # what the last requests run on
+        self._sharing: Sharing | None = None
+        self._beginning = Lock()
 
     def __repr__(self) -> str:
-        return f"<Session of {self.info}, {self.max_seq_len:,} tokens of context>"
+        return f"<LLM of {self.info}, {self.max_seq_len:,} tokens of context>"
 
     def close(self) -> None:
-        """Let the ranks go that share the model; without it they go when this process ends."""
+        """End the thread that answers what was submitted, and the ranks that share the model.
+
+        Without it they go when this process ends, or nobody has the model any more.
+        """
+        if self._sharing is not None:
+            self._sharing.end()
         if self._end is not None:
             self._end()
 
@@ -294,28 +343,57 @@ class Session:
                         f"run takes Requests, not {type(request).__name__}", "session.stream takes prompts"
                     )
                 _check_kinds(request.prompt, request.sampling)
-                for sample in range(request.sampling.n):
-                    answers[request.key, sample] = _Answer(self.tokenizer, request.sampling.stop)
+                answers.update(self._answers_of(request))
                 yield request
 
-        for event in self.engine.generate(noted()):
-            if isinstance(event, PromptScored):
-                yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
-                continue
-            answer = answers[event.key, event.sample]
-            if isinstance(event, Token):
-                text = answer.feed(event)
-                if answer.stop.found:
-                    self.cancel(event.key, event.sample)
-                scores = () if event.logprob is None else (event.logprob,)
-                yield Chunk(event.key, event.sample, text, (event.id,), scores)
-            else:
-                del answers[event.key, event.sample]
-                yield _last_chunk(event, answer)
+        source: Generator | Caller = self.engine if self._sharing is None else Caller(self._sharing)
+        self._source = source
+        yield from _chunks(source.generate(noted()), answers, source.cancel)
+
+    def _answers_of(self, request: Request) -> dict[tuple[int, int], _Answer]:
+        samples = range(request.sampling.n)
+        return {(request.key, sample): _Answer(self.tokenizer, request.sampling.stop) for sample in samples}
+
+    def submit(self, prompt: AnyPrompt, sampling: Sampling | None = None) -> Stream:
+        """Begin with a prompt now, beside all others that were submitted, and return at once.
+
+        The chunks are what `run` alone would give: a request knows nothing of its neighbours. Any thread may call it,
+        many at the same time. From the first call on `run`, `stream` and `complete` go the same way; InputRejected
+        as from `encode`.
+        """
+        (request,) = self.requests([prompt], sampling)
+        caller = Caller(self._share())
+        caller.hand(request)
+        chunks = _chunks(caller.generate(()), self._answers_of(request), caller.cancel)
+        return Stream(self, request, caller, chunks)
+
+    def _share(self) -> Sharing:
+        """The thread that owns the engine, begun when it is first needed."""
+        with self._beginning:
+            if self._sharing is None:
+                if self.engine.is_busy:
+                    raise UsageError(
+                        "the model is in the middle of `run` or `stream`", "read these to their ends, or close them"
+                    )
+                self._sharing = Sharing(self.engine)
+                weakref.finalize(self, self._sharing.end)
+            return self._sharing
+
+    def chat(self, messages: Sequence[Message | Mapping[str, Any]], sampling: Sampling | None = None) -> Stream:
+        """Answer a conversation, {"role": ..., "content": ...} each, as `submit` answers a prompt.
+
+        InputRejected if it cannot be written in the model's chat template, or is too long.
+        """
+        wanted = sampling or Sampling()
+        try:
+            dialog = [each if isinstance(each, Message) else Message.of(dict(each)) for each in messages]
+        except EncodeError as error:
+            raise InputRejected(error.message, error.hint) from None
+        return self.submit(self.encode_dialog(dialog, wanted.max_tokens), wanted)
 
     def cancel(self, key: int, sample: int) -> None:
-        """Stop one sample of a running request before the next step."""
-        self.engine.cancel(key, sample)
+        """Stop one sample of a running request of `run` before the next step."""
+        self._source.cancel(key, sample)
 
     def stream(self, prompts: str | Prompt | Iterable[AnyPrompt], sampling: Sampling | None = None) -> Iterator[Chunk]:
         """`run` for prompts that are text or ids."""
@@ -335,6 +413,31 @@ class Session:
                 raise chunk.error
             completions[chunk.prompt, chunk.sample].add(chunk)
         return list(completions.values())
+
+
+Session = LLM  # its name in version 0.1
+
+
+def _chunks(
+    events: Iterable[Event], answers: dict[tuple[int, int], _Answer], cancel: Callable[[int, int], None]
+) -> abc.Generator[Chunk, None, None]:
+    """Events as text; what has met a stop string is cancelled. `answers` holds those of all that may come."""
+    for event in events:
+        if isinstance(event, PromptScored):
+            yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
+            continue
+        answer = answers[event.key, event.sample]
+        if isinstance(event, Token):
+            if answer.stop.found:  # an engine in another thread has gone on meanwhile
+                continue
+            text = answer.feed(event)
+            if answer.stop.found:
+                cancel(event.key, event.sample)
+            scores = () if event.logprob is None else (event.logprob,)
+            yield Chunk(event.key, event.sample, text, (event.id,), scores)
+        else:
+            del answers[event.key, event.sample]
+            yield _last_chunk(event, answer)
 
 
 def _as_several(prompts: object) -> Iterable[AnyPrompt]:

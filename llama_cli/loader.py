@@ -34,7 +34,7 @@ from .engine.engine import Engine
 from .engine.runner import ModelRunner
 from .errors import ModelRejected, UsageError
 from .files.pages import keep_heap
-from .llm import ModelInfo, Session
+from .llm import LLM, ModelInfo
 from .memory import MemoryPlan, can_split, choose_context, choose_slots, possible_ranks
 from .model.args import ModelArgs
 from .model.split import WHOLE, Share, parallelize
@@ -72,7 +72,7 @@ class Way(NamedTuple):
     recipe: Recipe
 
 
-def load_model(options: LoadOptions) -> Session:
+def load_model(options: LoadOptions) -> LLM:
     """Load a model and get it ready to run. LlamaError says what is wrong with its folder, or what does not fit."""
     began = time.perf_counter()
     opened = open_model(options)
@@ -101,7 +101,7 @@ def load_model(options: LoadOptions) -> Session:
     )
     info = describe(opened, way, load_seconds=time.perf_counter() - began)
     logger.info("%s, threads %d, context %s, from %s", info, torch.get_num_threads(), f"{context:,}", info.folder)
-    return Session(
+    return LLM(
         team.gather(engine) if team else engine,
         opened.tokenizer,
         info,
@@ -111,10 +111,10 @@ def load_model(options: LoadOptions) -> Session:
     )
 
 
-def _by_keywords(make: Callable[Keywords, LoadOptions]) -> Callable[Keywords, Session]:
+def _by_keywords(make: Callable[Keywords, LoadOptions]) -> Callable[Keywords, LLM]:
     """`load_model` as a function whose keywords are the fields of its options."""
 
-    def load(*arguments: Keywords.args, **named: Keywords.kwargs) -> Session:
+    def load(*arguments: Keywords.args, **named: Keywords.kwargs) -> LLM:
         return load_model(make(*arguments, **named))
 
     load.__doc__ = f"{load_model.__doc__}\n\n{make.__doc__}"

@@ -87,6 +87,6 @@ def test_one_prompt_is_no_list_of_its_letters(session):
 
 def test_a_session_says_what_it_is(session):
     assert repr(session) in (
-        "<Session of bpe1024: float32, own kernels on cpu, 64 tokens of context>",
-        "<Session of bpe1024: float32, torch kernels on cpu, 64 tokens of context>",
+        "<LLM of bpe1024: float32, own kernels on cpu, 64 tokens of context>",
+        "<LLM of bpe1024: float32, torch kernels on cpu, 64 tokens of context>",
     )

@@ -23,6 +23,10 @@ class Generator(Protocol):
     @property
     def stats(self) -> Stats: ...
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits or runs."""
+
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Event]:
         """Run requests to their ends; `requests` is read as needed, None among them where there is none just now.
 

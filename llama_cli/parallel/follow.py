@@ -12,12 +12,13 @@ from queue import SimpleQueue
 from typing import NoReturn
 
 from ..engine.engine import Engine
+from ..engine.inbox import Orders, serve
 from ..engine.runner import ModelRunner
 from ..errors import LlamaError, explained
 from .launch import LOST_THE_OTHERS
 from .leader import Leader, repeat
 from .ranks import Link, Place, RankEnded, Ranks, is_about_a_connection
-from .replicas import GOODBYE, Orders, read_order, serve, write_report
+from .replicas import GOODBYE, read_order, write_report
 from .team import Job
 
 INTERNAL_ERROR = 1

@@ -9,35 +9,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from threading import Thread
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from ..engine.engine import END, Engine, Stats
+from ..engine.inbox import Cancel, Forget, Order, Orders, serve
 from ..engine.limits import Limits
 from ..engine.request import Event, Finish, PromptScored, Request, Sampling, Token, TokenLogprob
 from ..engine.runner import Snapshot
 from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError
 
-
-class Cancel(NamedTuple):
-    """Stop one sample of a request."""
-
-    key: int
-    sample: int
-
-
-class Forget(NamedTuple):
-    """Drop what free slots of the cache remember."""
-
-
-Order = Request | Cancel | Forget | None  # None: no more will come
 Report = Event | Exception
-Orders = SimpleQueue[Order]
 
 GOODBYE = "goodbye"  # the last that a replica reports
 
@@ -48,59 +34,6 @@ class TextLink(Protocol):
     def send(self, text: str) -> None: ...
 
     def receive(self) -> str: ...
-
-
-class Inbox:
-    """Orders as an engine takes them: requests as they come, cancellations before its next step."""
-
-    def __init__(self, engine: Engine, orders: Orders) -> None:
-        self._engine = engine
-        self._orders = orders
-        self._waiting: deque[Request] = deque()
-        self._too_early: set[Cancel] = set()  # of requests that wait
-        self._has_ended = False
-
-    def requests(self) -> Iterator[Request | None]:
-        """Those that have come, None where there is none yet; waits while the engine has nothing to do."""
-        while True:
-            self.take(block=not self._waiting and not self._engine.is_busy)
-            if self._waiting:
-                yield self._next()
-            elif self._has_ended:
-                return
-            else:
-                yield None
-
-    def take(self, *, block: bool = False) -> None:
-        """Look at all orders that are there; `block` waits for one."""
-        while not self._has_ended and (block or not self._orders.empty()):
-            order = self._orders.get()
-            block = False
-            if order is None:
-                self._has_ended = True
-            elif isinstance(order, Request):
-                self._waiting.append(order)
-            elif isinstance(order, Forget):
-                self._engine.forget()
-            elif any(request.key == order.key for request in self._waiting):
-                self._too_early.add(order)
-            else:
-                self._engine.cancel(*order)
-
-    def _next(self) -> Request:
-        request = self._waiting.popleft()
-        for order in [order for order in self._too_early if order.key == request.key]:
-            self._too_early.remove(order)
-            self._engine.cancel(*order)
-        return request
-
-
-def serve(engine: Engine, orders: Orders, report: Callable[[Event], None]) -> None:
-    """Run requests as they are ordered, until there are no more."""
-    inbox = Inbox(engine, orders)
-    for event in engine.generate(inbox.requests()):
-        report(event)
-        inbox.take()
 
 
 @dataclass
@@ -144,6 +77,10 @@ class Replicas:
         self._threads = [self._begin(lambda: serve(engine, orders, self._reports.put))]
         for link in links:
             self._threads.append(self._begin(lambda link=link: self._listen(link)))  # type: ignore[misc]
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._handed)
 
     @property
     def limits(self) -> Limits:

@@ -9,20 +9,19 @@ import torch
 from engine.test_engine import SETTINGS, make_engine, requests_of, run
 
 from llama_cli.engine.engine import Engine
+from llama_cli.engine.inbox import Cancel, Forget, serve
 from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token, TokenLogprob
 from llama_cli.engine.scheduler import Copy, Plan
+from llama_cli.engine.sharing import Caller, Sharing
 from llama_cli.errors import DoesNotFit, InputRejected, LlamaError, NumericalError
 from llama_cli.model.span import Span
 from llama_cli.parallel.leader import Leader, Verb, decode_plan, encode_plan, repeat
 from llama_cli.parallel.ranks import RankEnded
 from llama_cli.parallel.replicas import (
     GOODBYE,
-    Cancel,
-    Forget,
     Replicas,
     read_order,
     read_report,
-    serve,
     write_order,
     write_report,
 )
@@ -186,6 +185,23 @@ def test_what_several_processes_hold_is_in_no_snapshot(groups):
     for put in (groups.restore, lambda it: leader.restore(0, it)):
         with pytest.raises(InputRejected, match="several processes have"):
             put(snapshot)
+
+
+def test_replicas_can_be_shared_by_threads(groups):
+    """What one thread owns may be several processes."""
+    expected = ids_of(run(make_engine(), requests_of({"temperature": 0})))
+    sharing = Sharing(groups)
+    callers = [Caller(sharing) for _ in range(3)]
+    for caller in callers:
+        for request in requests_of({"temperature": 0})[:4]:
+            caller.hand(request)
+    for caller in callers:
+        rest = requests_of({"temperature": 0})[4:]
+        events = list(caller.generate(rest))
+        tokens = [event for event in events if isinstance(event, Token)]
+        found = {key: [token.id for token in tokens if token.key == key] for key in range(8)}
+        assert found == {key: ids for (key, _), (ids, _) in expected.items()}
+    sharing.end()
 
 
 def test_a_broken_link_is_an_error_at_once(groups, far):
