@@ -16,19 +16,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .answers.completion import Chunk, Completion, Prompt
+    from .answers.stream import Stream
     from .engine.request import Sampling
     from .errors import LlamaError
-    from .llm import LLM, Chunk, Completion, Prompt, Session, Stream
+    from .llm import LLM, Session
     from .loader import load
 
 __version__ = "0.1.0"
 
 __all__ = ["LLM", "Chunk", "Completion", "LlamaError", "Prompt", "Sampling", "Session", "Stream", "load"]
 
-_HOMES = {"load": "loader", "Sampling": "engine.request", "LlamaError": "errors"}
+_HOMES = {
+    "load": "loader",
+    "LLM": "llm",
+    "Session": "llm",
+    "Sampling": "engine.request",
+    "LlamaError": "errors",
+    "Stream": "answers.stream",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES.get(name, 'llm')}", __name__), name)
+    return getattr(import_module(f".{_HOMES.get(name, 'answers.completion')}", __name__), name)

@@ -1,4 +1,4 @@
-"""Text in, text out: tokenises prompts, decodes tokens as they come, watches for stop strings."""
+"""A loaded model: text in, text out."""
 
 from __future__ import annotations
 
@@ -6,81 +6,22 @@ import secrets
 import weakref
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from .answers.completion import AnyPrompt, Chunk, Completion, Prompt
+from .answers.decoding import Decoding, chunks_of
+from .answers.stream import Stream
 from .engine.engine import Stats
 from .engine.generator import Generator
-from .engine.request import Event, Finish, FinishReason, PromptScored, Request, Sampling, Token, TokenLogprob
+from .engine.request import Request, Sampling
 from .engine.sharing import Caller, Sharing
-from .errors import ContextTooLong, InputRejected, LlamaError, UsageError
-from .tokenizer import EncodeError, StreamDecoder, Tokenizer, decode_text, names_of
-from .tokenizer.chat import ChatFormat, Message, Template, ToolCall
+from .errors import ContextTooLong, InputRejected, UsageError
+from .tokenizer import EncodeError, Tokenizer, decode_text, names_of
+from .tokenizer.chat import ChatFormat, Message, Template
 from .tokenizer.chat_formats import spell_prompt
 from .tokenizer.infill import infill_format
-
-# How an answer ends: as the engine ends it, or with calls of tools, which a conversation finds.
-EndReason = Literal[FinishReason, "tool_calls"]
-
-
-class Prompt(NamedTuple):
-    """A prompt with settings of its own. Ids are taken as they are; text gets the begin token."""
-
-    content: str | Sequence[int]
-    sampling: Sampling
-
-
-AnyPrompt = str | Sequence[int] | Prompt
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one step added to one sample of one prompt. `finish_reason` is set in the last chunk only."""
-
-    prompt: int  # which prompt, counted from 0
-    sample: int
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprob, ...] = ()
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
-    finish_reason: EndReason | None = None
-    error: LlamaError | None = None
-    tool_calls: tuple[ToolCall, ...] = ()  # in the last chunk of an answer in a chat
-
-
-@dataclass
-class Completion:
-    """One finished sample.
-
-    `token_ids` keeps a stop token as its last id, as Meta's generate() does; `text` leaves it out, and ends
-    before a stop string.
-    """
-
-    prompt: int
-    sample: int
-    prompt_token_ids: tuple[int, ...]
-    seed: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: EndReason = "length"
-
-    @classmethod
-    def of(cls, request: Request) -> list[Completion]:
-        """The empty completions of a request, one for each sample."""
-        seeds = [(request.seed + sample) % 2**64 for sample in range(request.sampling.n)]
-        return [cls(request.key, sample, request.prompt, seed) for sample, seed in enumerate(seeds)]
-
-    def add(self, chunk: Chunk) -> None:
-        """Take over what a chunk of the same sample brought."""
-        self.text += chunk.text
-        self.token_ids += chunk.token_ids
-        self.logprobs += chunk.logprobs
-        self.prompt_logprobs += chunk.prompt_logprobs
-        if chunk.finish_reason is not None:
-            self.finish_reason = chunk.finish_reason
 
 
 @dataclass(frozen=True)
@@ -98,87 +39,6 @@ class ModelInfo:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}, {self.kernels} kernels on {self.device}"
-
-
-class StopFinder:
-    """Holds back text that may be the beginning of a stop string."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = stops
-        self._held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """The text that is certainly before any stop string."""
-        if not self._stops or self.found:
-            return "" if self.found else text
-        self._held += text
-        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
-            self.found = True
-            return self._held[: min(places)]
-        keep = max(map(self._possible_beginning, self._stops))
-        ready, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return ready
-
-    def finish(self) -> str:
-        """What was held back, now that no more text comes."""
-        rest, self._held = ("" if self.found else self._held), ""
-        return rest
-
-    def _possible_beginning(self, stop: str) -> int:
-        """Length of the longest end of the held text with which `stop` begins."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)
-
-
-class _Answer:
-    """Decoding state of one running sample."""
-
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self._decoder = StreamDecoder(tokenizer)
-        self.stop = StopFinder(stops)
-
-    def feed(self, token: Token) -> str:
-        return "" if token.is_stop else self.stop.feed(self._decoder.feed(token.id))
-
-    def finish(self) -> str:
-        return self.stop.feed(self._decoder.finish()) + self.stop.finish()
-
-
-class Stream:
-    """The answer to a prompt that was submitted: chunks as they are made, for one thread to read."""
-
-    def __init__(self, llm: LLM, request: Request, caller: Caller, chunks: Iterator[Chunk]) -> None:
-        self._llm = llm  # which ends when nobody has it
-        self._caller = caller
-        self._chunks = chunks
-        self._completions = Completion.of(request)
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return self
-
-    def __next__(self) -> Chunk:
-        """The next chunk, when it is there. LlamaError if the request failed, or the model was closed."""
-        chunk = next(self._chunks)
-        if chunk.error is not None:
-            raise chunk.error
-        self._completions[chunk.sample].add(chunk)
-        return chunk
-
-    def completions(self) -> list[Completion]:
-        """Wait for the end: all samples, with what was read as chunks before."""
-        for _ in self:
-            pass
-        return self._completions
-
-    def cancel(self) -> None:
-        """Stop all samples before the next step; what was made until then can still be read."""
-        for completion in self._completions:
-            self._caller.cancel(completion.prompt, completion.sample)
-
-    def __del__(self) -> None:
-        self._caller.abandon()  # nobody reads it any more
 
 
 class LLM:
@@ -334,7 +194,7 @@ class LLM:
         `requests` is read as needed, so it may be endless. Chunks of different requests interleave. A request
         that fails ends with a chunk that carries the error; the others go on. Closing it abandons what still runs.
         """
-        answers: dict[tuple[int, int], _Answer] = {}
+        answers: dict[tuple[int, int], Decoding] = {}
 
         def noted() -> Iterator[Request]:
             for request in requests:
@@ -348,11 +208,11 @@ class LLM:
 
         source: Generator | Caller = self.engine if self._sharing is None else Caller(self._sharing)
         self._source = source
-        yield from _chunks(source.generate(noted()), answers, source.cancel)
+        yield from chunks_of(source.generate(noted()), answers, source.cancel)
 
-    def _answers_of(self, request: Request) -> dict[tuple[int, int], _Answer]:
+    def _answers_of(self, request: Request) -> dict[tuple[int, int], Decoding]:
         samples = range(request.sampling.n)
-        return {(request.key, sample): _Answer(self.tokenizer, request.sampling.stop) for sample in samples}
+        return {(request.key, sample): Decoding(self.tokenizer, request.sampling.stop) for sample in samples}
 
     def submit(self, prompt: AnyPrompt, sampling: Sampling | None = None) -> Stream:
         """Begin with a prompt now, beside all others that were submitted, and return at once.
@@ -364,7 +224,7 @@ class LLM:
         (request,) = self.requests([prompt], sampling)
         caller = Caller(self._share())
         caller.hand(request)
-        chunks = _chunks(caller.generate(()), self._answers_of(request), caller.cancel)
+        chunks = chunks_of(caller.generate(()), self._answers_of(request), caller.cancel)
         return Stream(self, request, caller, chunks)
 
     def _share(self) -> Sharing:
@@ -418,28 +278,6 @@ class LLM:
 Session = LLM  # its name in version 0.1
 
 
-def _chunks(
-    events: Iterable[Event], answers: dict[tuple[int, int], _Answer], cancel: Callable[[int, int], None]
-) -> abc.Generator[Chunk, None, None]:
-    """Events as text; what has met a stop string is cancelled. `answers` holds those of all that may come."""
-    for event in events:
-        if isinstance(event, PromptScored):
-            yield Chunk(event.key, 0, "", prompt_logprobs=event.logprobs)
-            continue
-        answer = answers[event.key, event.sample]
-        if isinstance(event, Token):
-            if answer.stop.found:  # an engine in another thread has gone on meanwhile
-                continue
-            text = answer.feed(event)
-            if answer.stop.found:
-                cancel(event.key, event.sample)
-            scores = () if event.logprob is None else (event.logprob,)
-            yield Chunk(event.key, event.sample, text, (event.id,), scores)
-        else:
-            del answers[event.key, event.sample]
-            yield _last_chunk(event, answer)
-
-
 def _as_several(prompts: object) -> Iterable[AnyPrompt]:
     """One prompt alone is a list of one, not one of its letters."""
     if isinstance(prompts, str | Prompt):
@@ -470,8 +308,3 @@ def _check_kind(content: object) -> None:
 
 def _n_bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _last_chunk(event: Finish, answer: _Answer) -> Chunk:
-    reason: FinishReason = "stop" if answer.stop.found else event.reason
-    return Chunk(event.key, event.sample, answer.finish(), finish_reason=reason, error=event.error)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import llama_cli
 from llama_cli import Prompt, Sampling
+from llama_cli.answers.decoding import StopFinder
 from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.errors import InputRejected, NumericalError
-from llama_cli.llm import StopFinder
 from llama_cli.tokenizer import StreamDecoder, load_tokenizer
 
 GREEDY = Sampling(temperature=0, max_tokens=16)

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from ..answers.completion import Chunk
 from ..engine.engine import Stats
 from ..engine.request import Request, Sampling, TokenLogprob
 from ..errors import ContextTooLong, InputRejected
-from ..llm import Chunk, Session
+from ..llm import LLM
 from ..tokenizer import EncodeError
 from ..tokenizer.chat import Message, PlainFormat, ToolCall
 from ..tokenizer.tool_calls import find_calls
@@ -62,7 +63,7 @@ class Answerer:
 
     def __init__(
         self,
-        session: Session,
+        session: LLM,
         conversation: Conversation,
         sampling: Sampling,
         *,

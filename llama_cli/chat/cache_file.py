@@ -19,13 +19,13 @@ from ..engine.runner import Snapshot
 from ..errors import InputRejected, LlamaError
 from ..files.own import open_own
 from ..files.write import replace_file
-from ..llm import Session
+from ..llm import LLM
 
 NAMES = ("keys", "values", "ids")
 GOES_ON = "the conversation goes on without it"
 
 
-def save_cache(path: Path, session: Session) -> None:
+def save_cache(path: Path, session: LLM) -> None:
     """Write what the fullest slot holds; OutputFailed says why it could not be."""
     try:
         ids, keys, values = session.engine.snapshot()
@@ -36,7 +36,7 @@ def save_cache(path: Path, session: Session) -> None:
     replace_file(path, iter([save(tensors, about | {"sha256": _checksum(tensors, about)})]), private=True)
 
 
-def load_cache(path: Path, session: Session) -> int:
+def load_cache(path: Path, session: LLM) -> int:
     """Put a saved cache into a slot: how many tokens it holds. InputRejected if it is not this model's."""
     about, tensors = _read(path)
     if about.get("fingerprint") != session.info.fingerprint:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..answers.completion import Chunk
 from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
-from ..llm import Chunk, Session
+from ..llm import LLM
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import ToolFormat, tools_prompt
 from .answerer import Answerer, Overflow, Turn
@@ -42,7 +43,7 @@ class ChatRun:
     """A conversation that is going on. `keeping` is None where nothing is kept."""
 
     def __init__(
-        self, session: Session, settings: ChatSettings, sampling: Sampling, keeping: Keeping | None, note: Note
+        self, session: LLM, settings: ChatSettings, sampling: Sampling, keeping: Keeping | None, note: Note
     ) -> None:
         self.session = session
         self.keeping = keeping

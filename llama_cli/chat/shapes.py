@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..answers.completion import Completion
     from ..engine.engine import Stats
     from ..engine.request import TokenLogprob
-    from ..llm import Completion, ModelInfo, Session
+    from ..llm import LLM, ModelInfo
     from .answerer import Turn
 
 
@@ -21,7 +22,7 @@ def describe_usage(n_prompt: int, n_answer: int) -> dict[str, int]:
     return {"prompt_tokens": n_prompt, "completion_tokens": n_answer, "total_tokens": n_prompt + n_answer}
 
 
-def describe_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
+def describe_scores(session: LLM, scores: Iterable[TokenLogprob]) -> list[dict[str, Any]]:
     """Log-probabilities: each with its token, and the likeliest at its place."""
 
     def named(token_id: int, logprob: float) -> dict[str, Any]:
@@ -37,14 +38,12 @@ def describe_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[di
     return described
 
 
-def describe_prompt_scores(session: Session, scores: Iterable[TokenLogprob]) -> list[dict[str, Any] | None]:
+def describe_prompt_scores(session: LLM, scores: Iterable[TokenLogprob]) -> list[dict[str, Any] | None]:
     """The same of a prompt, whose first token has none: nothing is before it."""
     return [None, *describe_scores(session, scores)]
 
 
-def describe_completion(
-    session: Session, completion: Completion, echoed: str, timings: dict[str, Any]
-) -> dict[str, Any]:
+def describe_completion(session: LLM, completion: Completion, echoed: str, timings: dict[str, Any]) -> dict[str, Any]:
     """The object that `complete --json` prints; `echoed` is what of the prompt stands before the text."""
     described: dict[str, Any] = {
         "model": session.info.name,
@@ -64,7 +63,7 @@ def describe_completion(
     return described
 
 
-def describe_turn(session: Session, turn: Turn, number: int) -> dict[str, Any]:
+def describe_turn(session: LLM, turn: Turn, number: int) -> dict[str, Any]:
     """The object that `chat --json` prints for the answer of the turn with this number, counted from 1."""
     described: dict[str, Any] = {
         "model": session.info.name,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..errors import InputRejected, OutputRefused
 from ..files.claim import Claim
 from ..files.write import replace_file
-from ..llm import Session
+from ..llm import LLM
 from ..tokenizer import EncodeError, Tokenizer
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import says_what_its_ids_say
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
     tokenizer: Tokenizer
 
 
-def origin_of(session: Session) -> Origin:
+def origin_of(session: LLM) -> Origin:
     """A loaded model as the files of its conversations name it."""
     return Origin(session.info.name, session.info.fingerprint, session.tokenizer)
 

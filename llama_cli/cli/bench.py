@@ -15,7 +15,7 @@ from .terminal import Terminal
 
 if TYPE_CHECKING:
     from ..engine.request import Request
-    from ..llm import Session
+    from ..llm import LLM
 
 
 @with_options
@@ -80,9 +80,7 @@ def bench(
     terminal.write_json(figures | _machine(session))
 
 
-def _measure_speeds(
-    session: Session, lengths: list[int], rows: list[int], new_tokens: int, rounds: int
-) -> dict[str, Any]:
+def _measure_speeds(session: LLM, lengths: list[int], rows: list[int], new_tokens: int, rounds: int) -> dict[str, Any]:
     """One row at every length, then more rows at the first; the machine's own bandwidth in the same run."""
     from ..engine.measure import read_bandwidth, run_rows
 
@@ -115,7 +113,7 @@ def _measure_speeds(
     }
 
 
-def _measure_batch(session: Session, requests: list[Request], batch_size: int, alone: int) -> dict[str, Any]:
+def _measure_batch(session: LLM, requests: list[Request], batch_size: int, alone: int) -> dict[str, Any]:
     """The three ways, one after the other on the same engine; what is cached from one is of no use to the next."""
     from ..engine.measure import run_in_groups, run_one_by_one, run_together
 
@@ -139,7 +137,7 @@ def _measure_batch(session: Session, requests: list[Request], batch_size: int, a
     }
 
 
-def _machine(session: Session) -> dict[str, Any]:
+def _machine(session: LLM) -> dict[str, Any]:
     import torch
 
     return {
@@ -153,7 +151,7 @@ def _machine(session: Session) -> dict[str, Any]:
     }
 
 
-def _check_length(session: Session, longest: int) -> None:
+def _check_length(session: LLM, longest: int) -> None:
     if longest > session.max_seq_len:
         raise UsageError(
             f"the longest prompt and answer have {longest} tokens; the context holds {session.max_seq_len}",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..answers.completion import Chunk
 from ..chat.answerer import Turn
 from ..chat.run import ChatRun
 from ..chat.shapes import describe_timings, describe_turn
-from ..llm import Chunk
 from ..tokenizer.chat import Message
 from .options import MessageOptions
 from .progress import shown_while_read

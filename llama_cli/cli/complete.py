@@ -18,7 +18,7 @@ from .terminal import Terminal, format_stats
 
 if TYPE_CHECKING:
     from ..engine.request import Request
-    from ..llm import Session
+    from ..llm import LLM
     from .run import Run
 
 BETWEEN_SAMPLES = "\n---\n"
@@ -103,5 +103,5 @@ def _texts(run: Run, request: Request, shown: str, *, stream: bool, quiet: bool)
         yield BETWEEN_SAMPLES.join(shown + completion.text for completion in run.collect([request]))
 
 
-def _text_of(session: Session, content: str | list[int], request: Request) -> str:
+def _text_of(session: LLM, content: str | list[int], request: Request) -> str:
     return content if isinstance(content, str) else session.decode(request.prompt)

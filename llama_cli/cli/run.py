@@ -6,18 +6,18 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..answers.completion import Chunk, Completion
 from ..chat.shapes import describe_timings
-from ..llm import Chunk, Completion
 
 if TYPE_CHECKING:
     from ..engine.request import Request
-    from ..llm import Session
+    from ..llm import LLM
 
 
 class Run:
     """One command's requests on a session."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: LLM) -> None:
         self.session = session
         self._began = time.perf_counter()
         self._first_token: float | None = None

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..answers.completion import Chunk, Completion
 from ..chat.conversation import Branch
 from ..chat.shapes import describe_prompt_scores, describe_scores
 from ..chat.transcript import branch_of, origin_of
 from ..engine.request import Request, Sampling
-from ..llm import Chunk, Completion, Session
+from ..llm import LLM
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import find_calls
 from .identity import describe_sampling
@@ -33,7 +34,7 @@ class BatchTask:
     def parse(self, line: Line, format_: Format, digest: int | None = None) -> Row:
         return parse_row(line, format_, self.sampling, digest)
 
-    def identity(self, session: Session) -> dict[str, Any]:
+    def identity(self, session: LLM) -> dict[str, Any]:
         """The settings of the run. LlamaError if what the flags ask of every row is nothing that the model can do."""
         session.engine.limits.check(Request(0, (0,), self.sampling, 0))
         return {
@@ -42,7 +43,7 @@ class BatchTask:
             "output_format": self.output_format,
         }
 
-    def load(self, session: Session, identity: Mapping[str, Any]) -> Answering:
+    def load(self, session: LLM, identity: Mapping[str, Any]) -> Answering:
         writer = RowWriter(self.output_format, session.info.name, int(identity["created"]))
         return Answering(session, writer, int(identity["run_seed"]))
 
@@ -52,7 +53,7 @@ class Answering:
 
     group_size = None  # a text is the same whoever runs beside it, in float32
 
-    def __init__(self, session: Session, writer: RowWriter, run_seed: int) -> None:
+    def __init__(self, session: LLM, writer: RowWriter, run_seed: int) -> None:
         self.session = session
         self.writer = writer
         self.run_seed = run_seed

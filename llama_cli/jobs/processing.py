@@ -10,9 +10,10 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import count
 from typing import Generic
 
+from ..answers.completion import Chunk, Completion
 from ..engine.request import Request
 from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError, ReaderGone
-from ..llm import Chunk, Completion, Session
+from ..llm import LLM
 from .fields import ErrorCode
 from .left import Taken
 from .order import InOrder
@@ -64,7 +65,7 @@ class Processing(Generic[RowT]):
 
     def __init__(
         self,
-        session: Session,
+        session: LLM,
         task: LoadedTask[RowT],
         starts: Starts,
         manner: Manner,

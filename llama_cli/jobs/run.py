@@ -15,7 +15,7 @@ from typing import Any, Generic
 
 from .. import __version__
 from ..errors import SOME_ROWS_FAILED, OutputRefused
-from ..llm import Session
+from ..llm import LLM
 from ..loader import load_model
 from ..options import LoadOptions
 from ..parallel.team import ranks_of_a_group
@@ -112,7 +112,7 @@ class JobRun(Generic[RowT]):
             self.watcher.note(f"rows of {settings.output} that are not in the input any more ({n_gone:,}): {names}")
         return found
 
-    def _settle(self, session: Session, finished: Finished) -> dict[str, Any]:
+    def _settle(self, session: LLM, finished: Finished) -> dict[str, Any]:
         """Fix who this run is; a resumed one takes over the seed and the time it was begun with."""
         part, whole = self.settings.shard
         identity: dict[str, Any] = {

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..answers.completion import Chunk, Completion
 from ..engine.request import Request
-from ..llm import Chunk, Completion, Session
+from ..llm import LLM
 from .lines import Format, Line
 from .results import json_line
 from .rows import BadRow, RowKey
@@ -41,10 +42,10 @@ class ScoreTask:
     def parse(self, line: Line, format_: Format, digest: int | None = None) -> TextRow | BadRow:
         return parse_text_row(line, digest)
 
-    def windows(self, session: Session) -> Windows:
+    def windows(self, session: LLM) -> Windows:
         return Windows.of(self.window, self.stride, session.max_seq_len)
 
-    def identity(self, session: Session) -> dict[str, Any]:
+    def identity(self, session: LLM) -> dict[str, Any]:
         """The settings of the run."""
         windows = self.windows(session)
         return {
@@ -55,7 +56,7 @@ class ScoreTask:
             "logprobs": self.logprobs,
         }
 
-    def load(self, session: Session, identity: Mapping[str, Any]) -> ScoringRows:
+    def load(self, session: LLM, identity: Mapping[str, Any]) -> ScoringRows:
         scorer = Scorer(session, self.windows(session), logprobs=self.logprobs)
         return ScoringRows(scorer, self.max_tokens, is_kept=self.is_kept)
 

@@ -10,7 +10,7 @@ from ..chat.shapes import describe_scores
 from ..engine.request import TokenLogprob
 from ..engine.scheduler import common_prefix
 from ..errors import InputRejected, LlamaError
-from ..llm import Session
+from ..llm import LLM
 from .scoring import Score, Text, Windows, score_texts
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class Scorer:
     """A session and how to cut its long texts."""
 
-    def __init__(self, session: Session, windows: Windows, *, logprobs: bool) -> None:
+    def __init__(self, session: LLM, windows: Windows, *, logprobs: bool) -> None:
         self.session = session
         self.windows = windows
         self.logprobs = logprobs  # whether every token's is wanted

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ..answers.completion import Chunk, Completion
 from ..engine.request import Request
-from ..llm import Chunk, Completion, Session
+from ..llm import LLM
 from .fields import ErrorCode
 from .lines import Format, Line
 from .rows import BadRow, RowKey
@@ -84,8 +85,8 @@ class Task(Protocol[RowT]):
     def parse(self, line: Line, format_: Format, digest: int | None = None) -> RowT | BadRow:
         """The row of a line; `digest` is what `identify` has found, where that was asked before."""
 
-    def identity(self, session: Session) -> dict[str, Any]:
+    def identity(self, session: LLM) -> dict[str, Any]:
         """What all runs that write one output have in common. LlamaError if no row could run as the flags ask."""
 
-    def load(self, session: Session, identity: Mapping[str, Any]) -> LoadedTask[RowT]:
+    def load(self, session: LLM, identity: Mapping[str, Any]) -> LoadedTask[RowT]:
         """The task with its model, as the run that began the output had it."""

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from llama_cli.answers.completion import Completion
 from llama_cli.chat.answerer import Begun, Turn
 from llama_cli.chat.shapes import describe_completion, describe_turn, describe_usage
 from llama_cli.engine.engine import Stats
@@ -12,7 +13,6 @@ from llama_cli.engine.request import Sampling, TokenLogprob
 from llama_cli.jobs.lines import Line
 from llama_cli.jobs.results import Answer, RowWriter
 from llama_cli.jobs.rows import parse_row
-from llama_cli.llm import Completion
 from llama_cli.tokenizer.chat import ToolCall
 
 SCORES = [TokenLogprob(104, -0.5, ((104, -0.5), (105, -1.25)))]

@@ -1,0 +1,1 @@
+"""Answers as text: chunks as they are made, and whole."""
