@@ -143,8 +143,7 @@ def open_model(options: LoadOptions) -> Opened:
     if doubt := doubt_about(args, name):
         logger.warning(doubt)
     checkpoint.check(args)
-    read_rows = partial(checkpoint.spare_rows, args)
-    spare = check_vocabulary(args.vocab_size, tokenizer, checkpoint.tokenizer, checkpoint.folder, read_rows)
+    spare = check_vocabulary(args.vocab_size, tokenizer, checkpoint.tokenizer, checkpoint.folder, checkpoint.spare_rows)
     if spare.warning:
         logger.warning(spare.warning)
     return Opened(checkpoint, tokenizer, name, args)

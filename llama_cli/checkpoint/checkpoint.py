@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ from ..model.quantized import Weight
 from ..model.weights import weight_shapes
 from ..options import Quantization
 from . import spare_rows
+from .headers import Headers
 from .huggingface import metas_rows
 from .keys import tied
 from .pth.shards import shard_name
 from .reshard import Part, Shape, Slice, read_slice, split_dimension
+from .shard import Shard
 from .spare_rows import n_trained
 from .stored.doubled_heads import is_doubled, read_once
 from .stored.rounded import RoundedWeights
@@ -37,45 +39,51 @@ FIRST_MATRIX = "layers.0.attention.wq.weight"
 AT_MOST = 5  # names in one message
 
 
-class PlainShard(Protocol):
-    """Tensors of a file by Meta's name. Only reading from what `tensor` returns reads the file."""
-
-    def names(self) -> list[str]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def dtype(self, name: str) -> torch.dtype: ...
-
-    def tensor(self, name: str) -> Tensor: ...
-
-
-class Shard(Protocol):
-    """The same of a file whose matrices may have to be computed from what is stored; its norms are tensors."""
-
-    def names(self) -> list[str]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def dtype(self, name: str) -> torch.dtype: ...
-
-    def tensor(self, name: str) -> Tensor | ComputedMatrix: ...
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model folder. Nothing of the weights has been read yet."""
+    """A model folder whose weights can be read: its headers, and the shards that they describe. Nothing is read yet."""
 
-    folder: Path
-    params: Mapping[str, Any]  # params.json's object, or config.json's in its words
-    params_name: str  # the file it came from
-    tokenizer: Path | None
+    headers: Headers
     shards: Sequence[Shard]
-    identities: Mapping[Path, Identity]
-    huggingface_rows: bool = False  # wq and wk have their rows in Hugging Face's order
+    identities: Mapping[Path, Identity]  # of every file that the weights are read or computed from
     mmap: bool = True
     is_quantised: bool = False  # in one of Meta's formats: weights are computed from what is stored
-    has_doubled_heads: bool = False  # the files hold each key/value head twice, `params` counts it once
-    quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
+
+    @property
+    def folder(self) -> Path:
+        return self.headers.folder
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """params.json's object, or config.json's in its words."""
+        return self.headers.params
+
+    @property
+    def params_name(self) -> str:
+        return self.headers.params_name
+
+    @property
+    def tokenizer(self) -> Path | None:
+        return self.headers.tokenizer
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """To which `convert` has rounded the linear layers."""
+        return self.headers.quantization
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding, whichever way it is split."""
+        return self.headers.vocab_size
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output matrix is the embedding."""
+        return self.headers.is_tied
+
+    def spare_rows(self, begin: int, end: int) -> list[bytes]:
+        """Rows of the embedding behind the tokenizer's, as they are stored."""
+        return self.headers.spare_rows(begin, end)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -85,7 +93,6 @@ class Checkpoint:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that most of the weights are stored in; some programs keep norms in float32."""
-        self._require(EMBEDDING)
         return max(self.dtypes.items(), key=lambda pair: pair[1])[0]
 
     @cached_property
@@ -108,13 +115,6 @@ class Checkpoint:
         ]
         return sum(sizes)
 
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
-        (rows, columns), (dim,) = self._require(EMBEDDING, 2), self._require(LAST_NORM, 1)
-        split_on_rows = len(self.shards) > 1 and columns == dim
-        return sum(prod(shape[:1]) for shape in self._shapes(EMBEDDING)) if split_on_rows else rows
-
     def _shapes(self, name: str) -> list[Shape]:
         """The shape of a tensor in every shard that has it."""
         return [shard.shape(name) for shard in self.shards if name in shard.names()]
@@ -128,37 +128,10 @@ class Checkpoint:
         rows = shapes[0][0] if is_split_on_columns else sum(each[0] for each in shapes)
         return (max(rows, shape[0]), *shape[1:])
 
-    def _require(self, name: str, n_dims: int | None = None) -> Shape:
-        """The shape of a tensor of shard 0 that no Llama checkpoint lacks."""
-        if name not in self.shards[0].names():
-            raise ModelRejected(
-                f"{plain(self.folder)}: {name} is missing", "this is no Llama checkpoint, or a damaged one"
-            )
-        shape = self.shards[0].shape(name)
-        if n_dims is not None and len(shape) != n_dims:
-            raise ModelRejected(
-                f"{plain(self.folder)}: {name} has shape {shape}, must have {n_dims} dimensions",
-                "this is no Llama checkpoint, or a damaged one",
-            )
-        return shape
-
-    @property
-    def is_tied(self) -> bool:
-        """Whether the output matrix is the embedding: left out of the file, or sharing its storage."""
-        if OUTPUT not in self.shards[0].names():
-            return True
-        if any(not {EMBEDDING, OUTPUT} <= set(shard.names()) for shard in self.shards):
-            return False
-        pairs = [(shard.tensor(EMBEDDING), shard.tensor(OUTPUT)) for shard in self.shards]
-        return all(
-            isinstance(a, Tensor) and isinstance(b, Tensor) and a.data_ptr() == b.data_ptr() and a.shape == b.shape
-            for a, b in pairs
-        )
-
     def check(self, args: ModelArgs) -> None:
         """Compare names, shapes and dtypes with what `args` asks for; ModelRejected says what is off."""
         expected = weight_shapes(args)
-        if self.has_doubled_heads:
+        if self.headers.has_doubled_heads:
             expected |= {name: (2 * shape[0], shape[1]) for name, shape in expected.items() if is_doubled(name)}
         self._check_count(expected)
         for number, shard in enumerate(self.shards):
@@ -193,7 +166,7 @@ class Checkpoint:
 
     def _check_count(self, expected: Mapping[str, Shape]) -> None:
         """Shards missing at the end leave no gap in the names; the size of a part tells how many there are."""
-        whole, part = expected[FIRST_MATRIX], self._require(FIRST_MATRIX, 2)
+        whole, part = expected[FIRST_MATRIX], self.headers.require(FIRST_MATRIX, 2)
         n_here = len(self.shards)
         if part[1] == whole[1] and part[0] > 0 and whole[0] % part[0] == 0 and whole[0] // part[0] > n_here:
             n_shards = whole[0] // part[0]
@@ -260,11 +233,6 @@ class Checkpoint:
                     "download all shards again, from one place",
                 )
 
-    def spare_rows(self, args: ModelArgs, begin: int, end: int) -> list[bytes]:
-        """Rows of the embedding behind the tokenizer's, as they are stored."""
-        wanted = Slice(0, begin, end)
-        return bytes_of_rows(self.read(EMBEDDING, (args.vocab_size, args.dim), wanted, head_dim=args.head_dim))
-
     def tensors(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Tensor]]:
         """Tensors in the order of `weight_shapes(args)`, one at a time, after `check`; a tied output is left out.
 
@@ -288,12 +256,12 @@ class Checkpoint:
     def read(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Tensor:
         """One slice of the tensor whose whole shape is `shape`, as `tensors` gives it."""
         stored = [shard.tensor(name) for shard in self.shards]
-        if self.has_doubled_heads and is_doubled(name):
+        if self.headers.has_doubled_heads and is_doubled(name):
             return read_once(name, stored, shape, wanted, head_dim)
         tensor = read_slice(stored, self._stored_shape(name, shape), *wanted)
         if wanted.dim and len(tensor) > shape[0]:
             tensor = tensor[: shape[0]]  # without the padding
-        if self.huggingface_rows:
+        if self.headers.format == "huggingface":
             tensor = metas_rows(name, tensor, head_dim)
         in_file = {source.untyped_storage().data_ptr() for source in stored if isinstance(source, Tensor)}
         is_mapped = tensor.untyped_storage().data_ptr() in in_file

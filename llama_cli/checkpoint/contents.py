@@ -45,7 +45,7 @@ def survey(path: Path) -> Survey:
         archive = open_archive(path)
         return Survey(archive.identity, archive.entries, archive.headers)
     if path.suffix == ".safetensors":
-        file = SafetensorsFile(path, mapped=False)
+        file = SafetensorsFile(path)
         return Survey(file.identity, {}, {name: file.describe(name) for name in file.names()})
     return Survey(identify(path), {}, {})
 

@@ -16,13 +16,13 @@ from ..files.regular_file import Identity
 from .catalog import expand, find_tokenizer
 from .header import TensorHeader, is_extra
 from .installed import find_model
-from .pth.archive import open_archives
+from .pth.archive import DTYPES, Archive, open_archives
 from .pth.shards import shard_paths
-from .safetensors_folder import open_safetensors_folder
+from .safetensors_folder import StoredWeights, open_safetensors_folder
 from .spare_rows import stored_rows
-from .stored.doubled_heads import is_doubled, once
+from .stored.doubled_heads import has_copies, is_doubled, once
 from .stored.rounded import RoundedWeights
-from .unsupported import refuse_unsupported
+from .unsupported import refuse_unsupported, unnested
 
 if TYPE_CHECKING:
     from ..options import Quantization
@@ -41,9 +41,10 @@ class Headers:
     params: Mapping[str, Any]
     params_name: str
     tokenizer: Path | None
+    files: Sequence[Archive] | StoredWeights  # Meta's shards, or all of a folder of safetensors
     shards: Sequence[Mapping[str, TensorHeader]]
     identities: Mapping[Path, Identity]  # of the files with the weights
-    has_doubled_heads: bool = False  # by its shape: what lies in the files is not looked at
+    has_doubled_heads: bool = False  # the files hold each key/value head twice, `params` counts it once
     quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
     embedding_files: Sequence[Path] = ()  # that hold the embedding, in the order of the shards
 
@@ -63,23 +64,24 @@ class Headers:
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding, whichever way it is split; the last norm tells the model's width."""
-        (rows, columns), (dim,) = self._shape(EMBEDDING, 2), self._shape(LAST_NORM, 1)
+        (rows, columns), (dim,) = self.require(EMBEDDING, 2), self.require(LAST_NORM, 1)
         if len(self.shards) == 1 or columns != dim:
             return rows
         return sum(prod(shard[EMBEDDING].shape[:1]) for shard in self.shards if EMBEDDING in shard)
 
-    def _shape(self, name: str, n_dims: int) -> tuple[int, ...]:
-        tensor = self.shards[0].get(name)
-        if tensor is None or len(tensor.shape) != n_dims:
-            raise ModelRejected(
-                f"{plain(self.folder)}: {name} is missing, or not of {n_dims} dimensions",
-                "this is no Llama checkpoint, or a damaged one",
-            )
-        return tensor.shape
+    def require(self, name: str, n_dims: int) -> tuple[int, ...]:
+        """The shape of a tensor of shard 0 that no Llama checkpoint lacks."""
+        wrong = f"{name} is missing"
+        if name in self.shards[0]:
+            shape = self.shards[0][name].shape
+            if len(shape) == n_dims:
+                return shape
+            wrong = f"{name} has shape {shape}, must have {n_dims} dimensions"
+        raise ModelRejected(f"{plain(self.folder)}: {wrong}", "this is no Llama checkpoint, or a damaged one")
 
     def spare_rows(self, begin: int, end: int) -> list[bytes]:
         """Rows of the embedding behind the tokenizer's, as they are stored."""
-        (dim,) = self._shape(LAST_NORM, 1)
+        (dim,) = self.require(LAST_NORM, 1)
         parts = [shard[EMBEDDING] for shard in self.shards]
         return stored_rows(dict(zip(self.embedding_files, parts, strict=True)), begin, end, dim)
 
@@ -88,8 +90,10 @@ class Headers:
         """Whether the output matrix is the embedding: left out of the files, or in the same place."""
         if OUTPUT not in self.shards[0]:
             return True
+        if self.format != "pth":  # there no two tensors share bytes, though each may be the first of its file
+            return False
         pairs = [(shard.get(EMBEDDING), shard.get(OUTPUT)) for shard in self.shards]
-        return all(a is not None and a == b for a, b in pairs)
+        return all(a is not None and a == b and a.dtype in DTYPES for a, b in pairs)
 
     @property
     def n_stored(self) -> int:
@@ -112,7 +116,8 @@ class Headers:
 def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> Headers:
     """The headers of the model in a folder, or of a name; ModelRejected says what is wrong with them.
 
-    Reads a file's directory and list of tensors only: milliseconds, whatever the size of the model.
+    Reads a file's directory and list of tensors only: milliseconds, whatever the size of the model. Where the shape is
+    that of a model whose heads may be there twice, one layer's are compared.
     """
     folder = find_model(path)
     words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
@@ -121,13 +126,21 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         params = read_object(folder / "params.json")
         refuse_unsupported(params, "params.json", of_shards=True)
         archives = open_archives(paths)
-        shards = [{name: archive.headers[name] for name in archive.names()} for archive in archives]
+        with_heads_once = once(params)
+        has_each_twice = with_heads_once is not None and has_copies(archives, unnested(params)["n_kv_heads"])
         return Headers(
-            folder, "pth", once(params) or params, "params.json", words, shards,
+            folder,
+            "pth",
+            with_heads_once if with_heads_once is not None and has_each_twice else params,
+            "params.json",
+            words,
+            archives,
+            [{name: archive.headers[name] for name in archive.names()} for archive in archives],
             {archive.path: archive.identity for archive in archives},
-            has_doubled_heads=once(params) is not None, embedding_files=paths,
-        )  # fmt: skip
-    found = open_safetensors_folder(folder, mapped=False)
+            has_doubled_heads=has_each_twice,
+            embedding_files=paths,
+        )
+    found = open_safetensors_folder(folder)
     weights = found.weights
     if isinstance(weights, RoundedWeights):
         tensors = weights.describe_all()
@@ -140,6 +153,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         found.params,
         found.params_name,
         words,
+        weights,
         [tensors],
         found.identities,
         quantization=found.quantization,

@@ -185,6 +185,10 @@ class HuggingFaceWeights:
     def describe(self, name: str) -> TensorHeader:
         return self._files.describe(self._theirs[name])
 
+    def map(self) -> None:
+        """Have every file checked and mapped."""
+        self._files.map()
+
     def tensor(self, name: str) -> Tensor:
         return self._files.tensor(self._theirs[name])
 

@@ -10,8 +10,8 @@ from typing import Any
 from ..errors import ModelRejected
 from ..files.quoting import plain
 from ..files.regular_file import Identity
-from .checkpoint import Shard
-from .pth.archive import open_archives, plain_dtypes
+from .pth.archive import Archive, open_archives, plain_dtypes
+from .shard import Shard
 from .stored.fp8 import Fp8Weights, fp8_dtypes, scale_paths
 from .stored.int4 import Int4Weights, int4_dtypes, int4_format
 from .unsupported import unnested
@@ -26,11 +26,10 @@ class Shards:
     is_quantised: bool
 
 
-def open_shards(folder: Path, params: Mapping[str, Any], paths: Sequence[Path]) -> Shards:
-    """Open the shards of a folder as plain weights; those of Meta's formats are computed from what is stored."""
-    archives = open_archives(paths)
-    form, scale_files = int4_format(unnested(params)), scale_paths(folder, len(paths))
-    if form is not None and (len(paths) > 1 or scale_files):
+def plain_shards(folder: Path, params: Mapping[str, Any], archives: Sequence[Archive]) -> Shards:
+    """The shards of a folder as plain weights; those of Meta's formats are computed from what is stored."""
+    form, scale_files = int4_format(unnested(params)), scale_paths(folder, len(archives))
+    if form is not None and (len(archives) > 1 or scale_files):
         raise ModelRejected(f"{plain(folder)}: int4 checkpoints are one file", "download the model again")
     for archive in archives:
         archive.require_dtypes(int4_dtypes if form else fp8_dtypes if scale_files else plain_dtypes)

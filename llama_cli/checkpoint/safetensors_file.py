@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,29 +30,35 @@ INDEX_SUFFIX = ".safetensors.index.json"
 
 
 class SafetensorsFile:
-    """One file, mapped. The header is checked here as well: the library lets duplicate names pass.
+    """One file. Its header is checked here as well: the library lets duplicate names pass. Tensors are mapped by it."""
 
-    With `mapped=False` only the header is read, which needs no torch, and there are no tensors.
-    """
-
-    def __init__(self, path: Path, *, mapped: bool = True) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.identity: Identity = identify(path)
         self._header = _read_header(path, self.identity.size)
         self._start = 8 + int.from_bytes(read_head(path, 8), "little")
-        if not mapped:
-            return
+
+    @cached_property
+    def _file(self) -> Any:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            return safe_open(self.path, framework="pt")
         except OSError as error:
-            raise unreadable(path, error) from None
+            raise unreadable(self.path, error) from None
         except (SafetensorError, ValueError):
-            raise ModelRejected(
-                f"{plain(path.name)} is cut short or damaged: its header and its {self.identity.size:,} bytes disagree",
-                DOWNLOAD_AGAIN,
-            ) from None
+            raise self._damaged() from None
+
+    def _damaged(self) -> ModelRejected:
+        return ModelRejected(
+            f"{plain(self.path.name)} is cut short or damaged: its header and its {self.identity.size:,} bytes"
+            " disagree",
+            DOWNLOAD_AGAIN,
+        )
+
+    def map(self) -> None:
+        """Have the library check the file and map it, which takes torch."""
+        _ = self._file
 
     def names(self) -> list[str]:
         return list(self._header)
@@ -83,9 +90,7 @@ class SafetensorsFile:
         except (KeyError, TypeError, ValueError):  # of other types than numbers
             fits = False
         if not fits:
-            raise ModelRejected(
-                f"{plain(self.path.name)} is cut short or damaged: {quote(name)} and its place disagree", DOWNLOAD_AGAIN
-            )
+            raise self._damaged()
         return TensorHeader(dtype, shape, self._start + first, last - first)
 
     def tensor(self, name: str) -> Tensor:
@@ -162,6 +167,11 @@ class SafetensorsFiles:
         file, _ = self._where[name]
         return file.path
 
+    def map(self) -> None:
+        """Have the library check every file and map it."""
+        for file in self.files:
+            file.map()
+
     def require_floats(self) -> None:
         """ModelRejected for a tensor of whole numbers, which only folders of `convert --quantize` have."""
         for file in self.files:
@@ -176,7 +186,7 @@ class SafetensorsFiles:
         return file.tensor(its_name)
 
 
-def open_safetensors(folder: Path, *, metas_first: bool, mapped: bool = True) -> SafetensorsFiles:
+def open_safetensors(folder: Path, *, metas_first: bool) -> SafetensorsFiles:
     """The files that an index names, or the one whole file, of a folder.
 
     Some folders hold the same weights twice: consolidated.* in Meta's names beside model.* in Hugging Face's.
@@ -186,16 +196,16 @@ def open_safetensors(folder: Path, *, metas_first: bool, mapped: bool = True) ->
     theirs = [*(name for name in indexes if not name.startswith("consolidated.")), "model.safetensors"]
     for name in [*metas, *theirs] if metas_first else [*theirs, *metas]:
         if name.endswith(INDEX_SUFFIX):
-            return _open_indexed(folder, name, mapped=mapped)
+            return _open_indexed(folder, name)
         if (folder / name).exists() or (folder / name).is_symlink():
-            return SafetensorsFiles([SafetensorsFile(folder / name, mapped=mapped)])
+            return SafetensorsFiles([SafetensorsFile(folder / name)])
     raise ModelRejected(
         f"{plain(folder)} has no consolidated.safetensors, no model.safetensors and no index of several files",
         "download model.safetensors.index.json too",
     )
 
 
-def _open_indexed(folder: Path, index: str, *, mapped: bool) -> SafetensorsFiles:
+def _open_indexed(folder: Path, index: str) -> SafetensorsFiles:
     weight_map = read_object(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelRejected(f"{plain(index)}: weight_map must be an object that names files", DOWNLOAD_AGAIN)
@@ -209,7 +219,7 @@ def _open_indexed(folder: Path, index: str, *, mapped: bool) -> SafetensorsFiles
         raise ModelRejected(
             f"{plain(folder)}: {plain(absent[0])} is missing ({len(absent)} of {len(names)} files)", "download it"
         )
-    files = {name: SafetensorsFile(folder / name, mapped=mapped) for name in names}
+    files = {name: SafetensorsFile(folder / name) for name in names}
     held = {name: set(file.names()) for name, file in files.items()}
     for tensor, name in weight_map.items():
         if tensor not in held[name]:
@@ -220,7 +230,7 @@ def _open_indexed(folder: Path, index: str, *, mapped: bool) -> SafetensorsFiles
 def missing_part(folder: Path) -> str | None:
     """What keeps a folder's files from being whole, by their names and headers; None if nothing does."""
     try:
-        files = open_safetensors(folder, metas_first=(folder / "params.json").exists(), mapped=False)
+        files = open_safetensors(folder, metas_first=(folder / "params.json").exists())
         for name in files.names():
             files.describe(name)
     except ModelRejected as error:

@@ -14,16 +14,20 @@ from .safetensors_file import SafetensorsFiles, open_safetensors
 from .schemes import own_scheme
 from .stored.rounded import RoundedWeights
 from .tokenizer_marks import read_their_template
+from .unsupported import unnested
 
 if TYPE_CHECKING:
     from ..options import Quantization
+
+
+StoredWeights = SafetensorsFiles | HuggingFaceWeights | RoundedWeights
 
 
 @dataclass(frozen=True)
 class SafetensorsFolder:
     """Weights under Meta's names, and params.json's object, or config.json's in its words."""
 
-    weights: SafetensorsFiles | HuggingFaceWeights | RoundedWeights
+    weights: StoredWeights
     params: Mapping[str, Any]
     params_name: str
     identities: Mapping[Path, Identity]
@@ -37,13 +41,10 @@ class SafetensorsFolder:
         return self.weights.quantization if isinstance(self.weights, RoundedWeights) else None
 
 
-def open_safetensors_folder(folder: Path, *, mapped: bool = True) -> SafetensorsFolder:
-    """Open the files and the settings that belong to them; ModelRejected says what is wrong.
-
-    With `mapped=False` only headers are read, and there are no tensors.
-    """
+def open_safetensors_folder(folder: Path) -> SafetensorsFolder:
+    """Open the files and the settings that belong to them; ModelRejected says what is wrong. Only headers are read."""
     has_params, has_config = ((folder / name).exists() for name in ("params.json", "config.json"))
-    files = open_safetensors(folder, metas_first=has_params, mapped=mapped)
+    files = open_safetensors(folder, metas_first=has_params)
     identities = {file.path: file.identity for file in files.files}
     theirs = speaks_hugging_face(files)
     if has_config and (theirs or not has_params):
@@ -54,7 +55,7 @@ def open_safetensors_folder(folder: Path, *, mapped: bool = True) -> Safetensors
     else:
         params, source = read_object(folder / "params.json"), "params.json"
         tied = "lm_head.weight" not in files.names()
-    quantization = None if theirs else own_scheme(params)
+    quantization = None if theirs else own_scheme(unnested(params))
     if quantization is not None:
         return SafetensorsFolder(RoundedWeights(files, quantization), params, source, identities)
     files.require_floats()

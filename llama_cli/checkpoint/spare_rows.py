@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import ModelRejected
 from ..files.json_file import read_object
-from ..files.regular_file import unreadable
-from .header import TensorHeader, item_size
+from .header import TensorHeader
+from .mapped_file import MappedFile
 
 MOST = 1024  # programs pad to a multiple of that at most
 ID = re.compile(r"\d{1,9}", re.ASCII)
@@ -30,24 +30,13 @@ def stored_rows(parts: Mapping[Path, TensorHeader], begin: int, end: int, dim: i
     first = 0
     for path, part in parts.items():
         n_rows, n_columns = part.shape
-        n_bytes = n_columns * item_size(part.dtype)
         is_split_on_columns = n_columns != dim
         start = begin if is_split_on_columns else max(begin - first, 0)
         stop = min(end if is_split_on_columns else end - first, n_rows)
-        read = _read(path, part.offset + start * n_bytes, max(stop - start, 0) * n_bytes)
-        rows = [read[at : at + n_bytes] for at in range(0, len(read), n_bytes)]
+        rows = MappedFile(path).rows(part, start, stop)
         halves = [*halves, rows] if is_split_on_columns else [[*(halves[0] if halves else []), *rows]]
         first += n_rows
     return [b"".join(row) for row in zip(*halves, strict=False)]
-
-
-def _read(path: Path, offset: int, n_bytes: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(n_bytes)
-    except OSError as error:
-        raise unreadable(path, error) from None
 
 
 def added_names(folder: Path, n_words: int) -> list[str]:

@@ -151,9 +151,7 @@ class Verification:
         self._add("tokenizer", file, "ok", f"{words.kind}, {words.n_words:,} tokens, {whose}; answers end at {ends}")
 
     def _read_spare_rows(self, begin: int, end: int) -> list[bytes]:
-        if self._checkpoint is None or self._args is None:
-            return []
-        return self._checkpoint.spare_rows(self._args, begin, end)
+        return [] if self._checkpoint is None else self._checkpoint.spare_rows(begin, end)
 
     def _collect_checksums(self) -> None:
         lists = [self.folder / CHECKLIST]

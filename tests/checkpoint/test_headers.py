@@ -22,6 +22,7 @@ from helpers.folders import (
 )
 from helpers.models import DATA
 from helpers.sparse import write_sparse_model
+from safetensors.torch import save_file
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.headers import read_headers
@@ -69,6 +70,25 @@ def test_an_output_that_shares_the_embedding_is_tied(tmp_path):
     weights = random_weights()
     weights["output.weight"] = weights["tok_embeddings.weight"]
     assert read_headers(write_meta(tmp_path, weights)).is_tied
+
+
+def test_matrices_at_the_same_place_of_two_files_are_two(tmp_path):
+    """Their headers are equal, and `info` took them for one."""
+    write_params(tmp_path)
+    weights = {name: tensor for name, tensor in random_weights().items() if name != "output.weight"}
+    save_file(weights, tmp_path / "model-1.safetensors")
+    raw = (tmp_path / "model-1.safetensors").read_bytes().replace(b"tok_embeddings.weight", b"output.weight")
+    raw = (
+        raw.replace(b'"output.weight":{', b'"output.weight":        {')
+        .replace(b'"layers', b'"others')
+        .replace(b'"norm', b'"nurm')
+    )
+    (tmp_path / "model-2.safetensors").write_bytes(raw)
+    files = dict.fromkeys(weights, "model-1.safetensors") | {"output.weight": "model-2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    headers = read_headers(tmp_path)
+    assert headers.shards[0]["tok_embeddings.weight"] == headers.shards[0]["output.weight"]
+    assert not headers.is_tied
 
 
 @pytest.mark.parametrize("n_files", [1, 3])

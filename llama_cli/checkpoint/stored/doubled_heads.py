@@ -15,7 +15,7 @@ from ..unsupported import unnested
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..checkpoint import Shard
+    from ..pth.archive import Archive
     from ..reshard import Shape, Slice
     from .row_blocks import ComputedMatrix
 
@@ -38,16 +38,22 @@ def once(params: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return changed if inner is params else dict(params) | {"model": changed}
 
 
-def has_copies(shards: Sequence[Shard], n_heads: int) -> bool:
+def has_copies(shards: Sequence[Archive], n_heads: int) -> bool:
     """Whether the first layer's key heads come in equal pairs; False also where they are not as they should be."""
-    if any(FIRST_KEYS not in shard.names() or len(shard.shape(FIRST_KEYS)) != 2 for shard in shards):
+    found = [shard.headers.get(FIRST_KEYS) for shard in shards]
+    keys = [header for header in found if header is not None and len(header.shape) == 2]
+    if len(keys) < len(shards) or any(header.shape != keys[0].shape for header in keys):
         return False
-    each, n_columns = shards[0].shape(FIRST_KEYS)
-    n_rows = each * len(shards)
-    if n_rows % n_heads or any(shard.shape(FIRST_KEYS) != (each, n_columns) for shard in shards):
+    n_here, n_rows = keys[0].shape[0], keys[0].shape[0] * len(shards)
+    if n_rows % n_heads:
         return False
-    stored = [shard.tensor(FIRST_KEYS) for shard in shards]
-    return all(_pair(stored, (n_rows, n_columns), head, n_rows // n_heads) is not None for head in range(n_heads // 2))
+    size = n_rows // n_heads
+
+    def head(number: int) -> list[bytes]:
+        places = [divmod(row, n_here) for row in range(number * size, (number + 1) * size)]
+        return [row for at, of in places for row in shards[at].file.rows(keys[at], of, of + 1)]
+
+    return all(head(number) == head(number + 1) for number in range(0, n_heads, 2))
 
 
 def read_once(

@@ -19,7 +19,7 @@ from ...files.quoting import plain
 from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:
-    from ..checkpoint import PlainShard
+    from ..shard import PlainShard
 
 MATRIX = re.compile(r"layers\.(\d+)\.(feed_forward\.w[123])\.weight", re.ASCII)
 FLOATS = ("bfloat16", "float16", "float32")

@@ -24,7 +24,7 @@ from ..schemes import INT4_SCHEME
 from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:
-    from ..checkpoint import PlainShard
+    from ..shard import PlainShard
 
 GROUPED = re.compile(r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])", re.ASCII)
 BY_ROW = ("tok_embeddings", "output")

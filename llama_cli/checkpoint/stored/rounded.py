@@ -48,6 +48,10 @@ class RoundedWeights:
     def names(self) -> list[str]:
         return [name for name in self._headers if not is_extra(name)]
 
+    def map(self) -> None:
+        """Have every file checked and mapped."""
+        self._files.map()
+
     def path(self, name: str) -> Path:
         return self._files.path(name)
 
