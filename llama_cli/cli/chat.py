@@ -26,11 +26,11 @@ from .options import (
     OneRow,
     Raw,
     UseStdin,
-    Wrap,
     with_options,
 )
 from .progress import PATIENCE_SECONDS, Loading
 from .prompts import is_piped, read_prompt, read_text_file, stdin_text_lines
+from .view import View
 
 CHAT_PANEL = "Conversation"
 
@@ -99,23 +99,9 @@ def chat(
         bool,
         typer.Option("--json", help="Print one JSON object for each answer.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
-    markdown: Annotated[
-        bool,
-        typer.Option(
-            "--markdown", help="On a terminal, draw finished answers again as Markdown.", rich_help_panel=OUTPUT_PANEL
-        ),
-    ] = False,
-    show_prompt: Annotated[
-        bool,
-        typer.Option("--show-prompt", help="Print the exact prompts and their ids.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
     raw: Raw = False,
-    wrap: Wrap = True,
-    stats: Annotated[
-        bool,
-        typer.Option("--stats", help="Report speed and memory after each answer.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
     batch_size: OneRow = None,
+    view: View,
     model: ChatModelOptions,
     sampling: Sampling = CHAT_SAMPLING,
     messages: MessageOptions,
@@ -147,7 +133,7 @@ def chat(
         with Loading(model.model, quiet=messages.quiet, patience=0 if on_terminal else PATIENCE_SECONDS) as loading:
             from ..chat.run import ChatRun, ChatSettings
             from ..loader import load_model
-            from .chat_screen import ChatScreen, View
+            from .chat_screen import ChatScreen
 
             keep_last = keep_session and (on_terminal or go_on)
             keep = _keep_in(session, model, messages, go_on=go_on, with_cache=keep_cache, keep_last=keep_last)
@@ -158,7 +144,6 @@ def chat(
             loaded = load_model(replace(model, on_layer=loading.on_layer))
             settings = ChatSettings(system, go_on, keep_cache, on_overflow, prefill, functions, tool_format)
             run = ChatRun(loaded, settings, sampling, keeping, messages.note)
-        view = View(markdown=markdown, show_prompt=show_prompt, stats=stats, wrap=wrap)
         screen = ChatScreen(run, messages, view, as_json=as_json, raw=raw)
         code = 0
         if on_terminal:

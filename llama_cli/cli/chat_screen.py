@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..answers.completion import Chunk
 from ..chat.answerer import Turn
@@ -13,16 +12,7 @@ from ..tokenizer.chat import Message
 from .options import MessageOptions
 from .progress import shown_while_read
 from .terminal import Terminal, format_stats, write_stderr_text
-
-
-@dataclass(frozen=True)
-class View:
-    """How answers are shown."""
-
-    markdown: bool = False
-    show_prompt: bool = False
-    stats: bool = False
-    wrap: bool = True
+from .view import View
 
 
 class ChatScreen:

@@ -14,10 +14,11 @@ from helpers.models import DATA
 from llama_cli.chat.kept_conversations import claim_new
 from llama_cli.chat.run import ChatRun, ChatSettings
 from llama_cli.cli.app import main
-from llama_cli.cli.chat_screen import ChatScreen, View
+from llama_cli.cli.chat_screen import ChatScreen
 from llama_cli.cli.options import MessageOptions
 from llama_cli.cli.slash import Commands
 from llama_cli.cli.typed import as_typed, file_of, is_command, is_open, unquoted
+from llama_cli.cli.view import View
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, LlamaError, OutputRefused, UsageError
 from llama_cli.files.claim import Claim
