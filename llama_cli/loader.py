@@ -23,7 +23,6 @@ from .chat.template import choose_template
 from .checkpoint import Checkpoint, Slice, open_checkpoint
 from .checkpoint.build import build_model
 from .checkpoint.catalog import TOY, expand
-from .checkpoint.checkpoint import EMBEDDING
 from .checkpoint.family import doubt_about
 from .checkpoint.fingerprint import fingerprint_of_model, fingerprint_of_weights
 from .checkpoint.installed import model_name
@@ -38,7 +37,7 @@ from .llm import LLM, ModelInfo
 from .memory import MemoryPlan, can_split, choose_context, choose_slots, possible_ranks
 from .model.args import ModelArgs
 from .model.split import WHOLE, Share, parallelize
-from .model.weights import n_params, weight_shapes
+from .model.weights import EMBEDDING, n_params, weight_shapes
 from .options import LoadOptions, OnLayer, Quantization
 from .parallel.ranks import Place, Ranks
 from .parallel.resources import choose_device, choose_threads, free_memory

@@ -14,8 +14,9 @@ from ..model.args import ModelArgs
 from ..model.llama import Llama, TransformerBlock
 from ..model.quantized import Weight, in_full
 from ..model.split import WHOLE, Share, bounds_of, shared_args
+from ..model.weights import EMBEDDING, OUTPUT
 from ..options import OnLayer
-from .checkpoint import EMBEDDING, OUTPUT, Checkpoint
+from .checkpoint import Checkpoint
 from .reshard import Slice
 
 

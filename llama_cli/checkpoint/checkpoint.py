@@ -19,7 +19,7 @@ from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged
 from ..model.args import ModelArgs
 from ..model.quantized import Weight
-from ..model.weights import weight_shapes
+from ..model.weights import EMBEDDING, LLAMA_LAYER, OUTPUT, weight_shapes
 from ..options import Quantization
 from . import spare_rows
 from .headers import Headers
@@ -34,8 +34,7 @@ from .stored.rounded import RoundedWeights
 from .stored.row_blocks import ComputedMatrix
 from .unsupported import unnested
 
-EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
-FIRST_MATRIX = "layers.0.attention.wq.weight"
+FIRST_MATRIX = LLAMA_LAYER[0].in_layer(0)
 AT_MOST = 5  # names in one message
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 from ..errors import LlamaError
 from ..memory import PRECISIONS, Stored, can_split, plan_memory
 from ..model.args import ModelArgs
-from ..model.weights import EMBEDDING, weight_shapes
+from ..model.weights import EMBEDDING, Role, weights_of
 from ..tokenizer import Tokenizer, TokenizerError, names_of
 from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from ..tokenizer.known import known_tokenizer
@@ -32,6 +32,17 @@ FORMATS = {
     "codellama-70b": "CodeLlama70B",
 }
 DTYPES = {2: "bfloat16", 4: "float32"}  # that models run in, by the bytes of a value
+
+
+PART_OF_ROLE: Mapping[Role, str] = {
+    "embedding": "embedding",
+    "query_key_value": "attention",
+    "attention_output": "attention",
+    "gate_up": "feed_forward",
+    "down": "feed_forward",
+    "norm": "norms",
+    "output": "output",
+}
 
 
 def configure(headers: Headers, *, rope_scale_factor: float | None = None) -> Configuration:
@@ -93,19 +104,9 @@ def _describe_configuration(configuration: Configuration) -> dict[str, dict[str,
 def count_parameters(args: ModelArgs, *, tied: bool) -> dict[str, int]:
     """Values in each part of the model, and in all; a shared output matrix is none."""
     parts = {"embedding": 0, "attention": 0, "feed_forward": 0, "norms": 0, "output": 0}
-    for name, shape in weight_shapes(args).items():
-        part = next(part for part, words in _PARTS.items() if any(word in name for word in words))
-        parts[part] += 0 if part == "output" and tied else prod(shape)
+    for spec in weights_of(args).values():
+        parts[PART_OF_ROLE[spec.role]] += 0 if spec.role == "output" and tied else prod(spec.shape(args))
     return parts | {"total": sum(parts.values())}
-
-
-_PARTS = {
-    "norms": ("norm",),
-    "embedding": ("tok_embeddings",),
-    "attention": ("attention",),
-    "feed_forward": ("feed_forward",),
-    "output": ("output",),
-}
 
 
 def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:

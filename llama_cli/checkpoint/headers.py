@@ -13,6 +13,7 @@ from ..errors import ModelRejected
 from ..files.json_file import read_object
 from ..files.quoting import plain
 from ..files.regular_file import Identity
+from ..model.weights import EMBEDDING, LAST_NORM, OUTPUT
 from .catalog import expand, find_tokenizer
 from .header import TensorHeader, is_extra
 from .installed import find_model
@@ -27,7 +28,6 @@ from .unsupported import refuse_unsupported, unnested
 if TYPE_CHECKING:
     from ..options import Quantization
 
-EMBEDDING, OUTPUT, LAST_NORM = "tok_embeddings.weight", "output.weight", "norm.weight"
 
 Format = Literal["pth", "safetensors", "huggingface"]
 

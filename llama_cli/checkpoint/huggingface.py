@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelRejected, NotComputed
 from ..files.quoting import plain, quote
+from ..model.weights import OUTPUT, OUTSIDE_LAYERS, spec_of
 from .header import TensorHeader
 from .keys import refused
+from .naming import Naming
 from .rope_settings import read_rope_scaling
 from .safetensors_file import SafetensorsFiles
 
@@ -18,25 +20,24 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-OUTER_NAMES = {
-    "model.embed_tokens.weight": "tok_embeddings.weight",
-    "model.norm.weight": "norm.weight",
-    "lm_head.weight": "output.weight",
-}
-LAYER_NAMES = {
-    "self_attn.q_proj": "attention.wq",
-    "self_attn.k_proj": "attention.wk",
-    "self_attn.v_proj": "attention.wv",
-    "self_attn.o_proj": "attention.wo",
-    "mlp.gate_proj": "feed_forward.w1",
-    "mlp.down_proj": "feed_forward.w2",
-    "mlp.up_proj": "feed_forward.w3",
-    "input_layernorm": "attention_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+NAMES = Naming(
+    "model.layers.",
+    {
+        "tok_embeddings": "model.embed_tokens",
+        "attention.wq": "self_attn.q_proj",
+        "attention.wk": "self_attn.k_proj",
+        "attention.wv": "self_attn.v_proj",
+        "attention.wo": "self_attn.o_proj",
+        "feed_forward.w1": "mlp.gate_proj",
+        "feed_forward.w2": "mlp.down_proj",
+        "feed_forward.w3": "mlp.up_proj",
+        "attention_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "norm": "model.norm",
+        "output": "lm_head",
+    },
+)
 IGNORED = re.compile(r".*rotary_emb\.inv_freq")  # old files store what follows from the head size
-OUTPUT = "output.weight"
 
 # config.json's key -> params.json's.
 CONFIG_KEYS = {
@@ -135,8 +136,8 @@ def _rope_params(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def speaks_hugging_face(files: SafetensorsFiles) -> bool:
     """Whether tensors are named in Hugging Face's way; ModelRejected if some are and some are in Meta's."""
-    theirs = [name for name in files.names() if name.startswith("model.") or name in OUTER_NAMES]
-    metas = [name for name in files.names() if name.startswith("layers.") or name in OUTER_NAMES.values()]
+    theirs = [name for name in files.names() if name.startswith("model.") or NAMES.metas_of(name)]
+    metas = [name for name in files.names() if name.startswith("layers.") or name in OUTSIDE_LAYERS]
     if theirs and metas:
         raise ModelRejected(
             f"{plain(files.files[0].path.parent)} mixes Meta's names and Hugging Face's:"
@@ -148,12 +149,7 @@ def speaks_hugging_face(files: SafetensorsFiles) -> bool:
 
 def meta_name(name: str) -> str:
     """Meta's name of a tensor; names of no counterpart stay, to be reported as unexpected."""
-    if name in OUTER_NAMES:
-        return OUTER_NAMES[name]
-    match = LAYER.fullmatch(name)
-    if match and match[2] in LAYER_NAMES:
-        return f"layers.{match[1]}.{LAYER_NAMES[match[2]]}.weight"
-    return name
+    return NAMES.metas_of(name) or name
 
 
 class HuggingFaceWeights:
@@ -194,11 +190,12 @@ class HuggingFaceWeights:
 
 
 def metas_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:
-    """Undo Hugging Face's order of rows in whole heads of wq or wk: theirs turns halves, Meta's neighbours.
+    """Undo Hugging Face's order of rows in whole heads of wq or wk: their RoPE turns halves, Meta's neighbours.
 
     theirs  0 2 4 6 1 3 5 7      Meta's  0 1 2 3 4 5 6 7      (head_dim 8)
     """
-    if not name.endswith(("attention.wq.weight", "attention.wk.weight")):
+    spec = spec_of(name)
+    if spec is None or not spec.is_rotated:
         return weight
     rows, columns = weight.shape
     assert rows % head_dim == 0, "whole heads"

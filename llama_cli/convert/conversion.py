@@ -14,11 +14,12 @@ from ..errors import OutputFailed
 from ..files.new_folder import check_space, new_folder
 from ..model.args import ModelArgs, Shape
 from ..model.quantized import Weight
+from ..model.weights import EMBEDDING, OUTPUT
 from .outputs import Output, Target, open_output
 from .params_json import resolved
 from .small_files import write_small_files
 from .source import Source, open_folder
-from .split import EMBEDDING, OUTPUT, check_split
+from .split import check_split
 from .tensor_file import bytes_of
 from .values import Values
 

@@ -6,7 +6,6 @@ architecture, whatever Hugging Face's was.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from ..checkpoint.naming import Naming
 from ..checkpoint.params import read_params
 from ..errors import ModelRejected
 from ..files.foreign import DOWNLOAD_AGAIN
@@ -24,30 +24,33 @@ from ..files.pages import drop_pages
 from ..files.quoting import plain, quote
 from ..files.regular_file import Identity, ensure_unchanged, identify, read_head, read_small
 from ..model.args import ModelArgs
-from ..model.weights import weight_shapes
+from ..model.weights import EMBEDDING, OUTPUT, weight_shapes, weights_of
 from ..tokenizer.distribution import install_line
 from ..tokenizer.marks import Marks
 from .gguf_metadata import GIVE_LLAMA, Words, ends_of, params_from, template_of, words_from
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
-from .split import EMBEDDING, OUTPUT
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
 
 MAGIC = b"GGUF"
-OUTER_NAMES = {"token_embd.weight": EMBEDDING, "output_norm.weight": "norm.weight", "output.weight": OUTPUT}
-LAYER_NAMES = {
-    "attn_q": "attention.wq",
-    "attn_k": "attention.wk",
-    "attn_v": "attention.wv",
-    "attn_output": "attention.wo",
-    "ffn_gate": "feed_forward.w1",
-    "ffn_down": "feed_forward.w2",
-    "ffn_up": "feed_forward.w3",
-    "attn_norm": "attention_norm",
-    "ffn_norm": "ffn_norm",
-}
-LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+NAMES = Naming(
+    "blk.",
+    {
+        "tok_embeddings": "token_embd",
+        "attention.wq": "attn_q",
+        "attention.wk": "attn_k",
+        "attention.wv": "attn_v",
+        "attention.wo": "attn_output",
+        "feed_forward.w1": "ffn_gate",
+        "feed_forward.w2": "ffn_down",
+        "feed_forward.w3": "ffn_up",
+        "attention_norm": "attn_norm",
+        "ffn_norm": "ffn_norm",
+        "norm": "output_norm",
+        "output": "output",
+    },
+)
 ROPE_FACTORS = "rope_freqs.weight"
 DTYPES = {"F32": torch.float32, "F16": torch.float16}  # all others become bfloat16
 
@@ -158,7 +161,8 @@ def open_gguf(path: Path, tokenizer: Path | None = None, *, keep_ids: bool = Fal
     n_ids = len(words.vocabulary.input_rows) if words.vocabulary else n_rows
     args = read_params(params | {"vocab_size": n_ids}, source=plain(path.name))
     _check_shapes(path, tensors, args, n_rows)
-    kinds = {tensors[name].tensor_type.name for name in weight_shapes(args) if name in tensors and "norm" not in name}
+    matrices = [name for name, spec in weights_of(args).items() if spec.role != "norm" and name in tensors]
+    kinds = {tensors[name].tensor_type.name for name in matrices}
     dtype = DTYPES.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16
     return GgufSource(path, identity, args, dtype, tensors, path.stem, words)
 
@@ -196,15 +200,13 @@ def _by_metas_names(path: Path, stored: Sequence[ReaderTensor]) -> tuple[dict[st
     """Tensors by Meta's name, and the RoPE factors if there are any."""
     found, factors, unknown = {}, None, []
     for tensor in stored:
-        match = LAYER.fullmatch(tensor.name)
+        name = NAMES.metas_of(tensor.name)
         if tensor.name == ROPE_FACTORS:
             factors = torch.tensor(tensor.data.reshape(-1), dtype=torch.float32)
-        elif tensor.name in OUTER_NAMES:
-            found[OUTER_NAMES[tensor.name]] = tensor
-        elif match and match[2] in LAYER_NAMES:
-            found[f"layers.{match[1]}.{LAYER_NAMES[match[2]]}.weight"] = tensor
-        else:
+        elif name is None:
             unknown.append(tensor.name)
+        else:
+            found[name] = tensor
     if unknown:
         shown = ", ".join(quote(name) for name in unknown[:3])
         raise ModelRejected(f"{plain(path.name)} has tensors that no Llama text model has: {shown}", GIVE_LLAMA)

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoint.huggingface import ARCHITECTURE, LAYER_NAMES, OUTER_NAMES
+from ..checkpoint.huggingface import ARCHITECTURE
 from ..checkpoint.rope_settings import rope_scaling_settings
 from ..model.args import ModelArgs
-
-THEIR_OUTER_NAMES = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
-THEIR_LAYER_NAMES = {ours: theirs for theirs, ours in LAYER_NAMES.items()}
-LAYER = re.compile(r"layers\.(\d+)\.(.+)\.weight")
-
-
-def their_name(name: str) -> str:
-    """Hugging Face's name of a tensor."""
-    if name in THEIR_OUTER_NAMES:
-        return THEIR_OUTER_NAMES[name]
-    match = LAYER.fullmatch(name)
-    assert match, f"{name} is one of Meta's names"
-    return f"model.layers.{match[1]}.{THEIR_LAYER_NAMES[match[2]]}.weight"
+from ..model.weights import spec_of
 
 
 def their_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:
@@ -31,7 +18,8 @@ def their_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:
 
     Meta's  0 1 2 3 4 5 6 7      theirs  0 2 4 6 1 3 5 7      (head_dim 8)
     """
-    if not name.endswith(("attention.wq.weight", "attention.wk.weight")):
+    spec = spec_of(name)
+    if spec is None or not spec.is_rotated:
         return weight
     rows, columns = weight.shape
     assert rows % head_dim == 0, "whole heads"

@@ -10,13 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..checkpoint.huggingface import NAMES
 from ..checkpoint.pth.shards import shard_name
 from ..checkpoint.stored.rounded import scales_of
 from ..model.quantized import GROUP, Weight, in_full
+from ..model.weights import EMBEDDING, OUTPUT
 from ..options import Quantization
-from .huggingface import their_name, their_rows
+from .huggingface import their_rows
 from .source import Format, Source
-from .split import EMBEDDING, OUTPUT, split_dim
+from .split import split_dim
 from .writer_pth import PthFile
 from .writer_safetensors import Blank, SafetensorsSet
 
@@ -87,12 +89,12 @@ class HuggingFaceOutput:
     """model.safetensors with Hugging Face's names and order of rows."""
 
     def __init__(self, folder: Path, weights: Mapping[str, Shape], dtype: torch.dtype, head_dim: int) -> None:
-        tensors = {their_name(name): Blank(shape, dtype) for name, shape in weights.items()}
+        tensors = {NAMES.theirs_of(name): Blank(shape, dtype) for name, shape in weights.items()}
         self._files = SafetensorsSet(folder, "model", tensors)
         self._head_dim = head_dim
 
     def append(self, name: str, rows: Weight) -> None:
-        self._files.append(their_name(name), their_rows(name, in_full(rows), self._head_dim))
+        self._files.append(NAMES.theirs_of(name), their_rows(name, in_full(rows), self._head_dim))
 
     def close(self) -> None:
         self._files.close()

@@ -17,6 +17,7 @@ from ..checkpoint.tokenizer_marks import params_of_marks
 from ..checkpoint.unsupported import unnested
 from ..errors import ModelRejected
 from ..files.quoting import quote
+from ..model.weights import EMBEDDING
 from ..options import Quantization
 from ..tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from ..tokenizer.base import UNKNOWN
@@ -27,7 +28,6 @@ from ..tokenizer.tokenizer_json import is_metas
 from .huggingface import config_of
 from .params_json import params_of, with_context, with_scheme
 from .source import THEIR_SMALL_FILES, Format, Source, is_sentencepiece
-from .split import EMBEDDING
 from .their_files import TOKENIZER_JSON, special_ids, token_files, tokenizer_json
 from .tiktoken_file import file_of
 

@@ -19,12 +19,11 @@ from ..checkpoint.unsupported import unnested
 from ..files.regular_file import read_small
 from ..model.args import ModelArgs
 from ..model.quantized import Weight
-from ..model.weights import weight_shapes
+from ..model.weights import EMBEDDING, weight_shapes
 from ..options import Quantization
 from ..tokenizer import TokenizerError
 from ..tokenizer.loader import kind_of
 from ..tokenizer.marks import Marks
-from .split import EMBEDDING
 
 Format = Literal["pth", "safetensors", "hf"]
 

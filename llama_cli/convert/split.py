@@ -1,11 +1,11 @@
-"""fairscale's table: how Meta's files divide each tensor among the ranks of a model-parallel group."""
+"""How Meta's files divide each tensor among the ranks of a model-parallel group, as fairscale does."""
 
 from __future__ import annotations
 
 from ..errors import UsageError
 from ..model.args import ModelArgs
+from ..model.weights import spec_of
 
-EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 MOST_SHARDS = 99  # consolidated.00 to .98: two digits
 
 
@@ -14,11 +14,9 @@ def split_dim(name: str, embedding_dim: int) -> int | None:
 
     `embedding_dim` is 0 (rows of the vocabulary) for Llama 3, 1 for Llama 2 and Code Llama.
     """
-    if name == EMBEDDING:
-        return embedding_dim
-    if "norm" in name:
-        return None
-    return 1 if name.endswith(("attention.wo.weight", "feed_forward.w2.weight")) else 0
+    spec = spec_of(name)
+    assert spec is not None, f"{name} is one of Meta's names"
+    return embedding_dim if spec.role == "embedding" else spec.split
 
 
 def check_split(args: ModelArgs, n_shards: int, embedding_dim: int) -> None:

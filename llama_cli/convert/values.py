@@ -12,11 +12,10 @@ from torch import Tensor
 from ..errors import NumericalError, UsageError
 from ..model.args import Shape
 from ..model.quantized import Weight, round_int4, round_int8, rounding_of
-from ..model.weights import weight_shapes
+from ..model.weights import OUTPUT, weight_shapes
 from ..options import Quantization
 from .outputs import Target, stored_as
 from .source import Source
-from .split import OUTPUT
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from helpers import folders
 from helpers.models import DATA, golden
 from helpers.progress import Silent
 
+from llama_cli.checkpoint.huggingface import NAMES as HUGGING_FACE
 from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.pth.archive import open_archive
 from llama_cli.checkpoint.tokenizer_file import tokenizer_of
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
-from llama_cli.convert.gguf import LAYER_NAMES, OUTER_NAMES, open_gguf
+from llama_cli.convert.gguf import NAMES, open_gguf
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.params_json import resolved
 from llama_cli.convert.source import open_folder
@@ -27,9 +28,9 @@ from llama_cli.convert.tiktoken_file import make_vocabulary
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import LlamaError, ModelRejected
 from llama_cli.loader import load
-from llama_cli.model.args import RopeScaling
+from llama_cli.model.args import ModelArgs, RopeScaling
 from llama_cli.model.rope import scale_frequencies
-from llama_cli.model.weights import weight_shapes
+from llama_cli.model.weights import weight_shapes, weights_of
 from llama_cli.tokenizer import load_tokenizer
 from llama_cli.tokenizer.bpe import read_ranks, special_names
 from llama_cli.tokenizer.chat import Message
@@ -37,7 +38,6 @@ from llama_cli.tokenizer.chat import Message
 TINY = DATA / "tiny/bpe1024"
 NORMAL, CONTROL = 1, 3
 KINDS = gguf.GGMLQuantizationType
-THEIR_NAMES = {ours: theirs for theirs, ours in (*OUTER_NAMES.items(), *LAYER_NAMES.items())}
 
 
 def letters():
@@ -89,11 +89,13 @@ def chatml_words():
     return special + kept, [CONTROL] * 4 + [NORMAL] * len(kept), merges
 
 
-def theirs(name):
-    if name in THEIR_NAMES:
-        return THEIR_NAMES[name]
-    _, layer, rest = name.split(".", 2)
-    return f"blk.{layer}.{THEIR_NAMES[rest.removesuffix('.weight')]}.weight"
+def test_names_are_those_of_the_package_which_knows_metas_and_hugging_faces_too():
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 12)
+    for name in weights_of(ModelArgs(n_layers=12)):
+        theirs = NAMES.theirs_of(name)
+        for other in (name, HUGGING_FACE.theirs_of(name)):
+            assert known.get_name(other, try_suffixes=(".weight",)) == theirs
+        assert NAMES.metas_of(theirs) == HUGGING_FACE.metas_of(HUGGING_FACE.theirs_of(name)) == name
 
 
 def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="llama-bpe", scaling=None, **metadata):
@@ -130,7 +132,7 @@ def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="ll
     for name, tensor in weights.items():
         stored = KINDS.F32 if tensor.dim() == 1 else kind
         data = gguf.quantize(tensor.float().numpy(), stored)
-        writer.add_tensor(theirs(name), data, raw_dtype=stored)
+        writer.add_tensor(NAMES.theirs_of(name), data, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

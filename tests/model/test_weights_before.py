@@ -7,6 +7,12 @@ import re
 import pytest
 from model.test_weights import FAMILY, TINY
 
+from llama_cli.checkpoint import huggingface
+from llama_cli.checkpoint.describe import count_parameters
+from llama_cli.checkpoint.stored.fp8 import FLOATS, fp8_dtypes
+from llama_cli.checkpoint.stored.int4 import int4_dtypes
+from llama_cli.convert import gguf
+from llama_cli.convert.split import split_dim
 from llama_cli.memory import PRECISIONS, plan_memory, possible_ranks
 from llama_cli.model.quantized import fits_int4, rounding_of
 from llama_cli.model.split import Bounds, Share, bounds_of, vocabulary_of
@@ -137,3 +143,69 @@ def test_memory(args):
         )
         assert plan.weights == weights_before(args, *precision, tied, n_ranks)
         assert plan.loading == 2 * args.ffn_dim * args.dim * precision.itemsize // n_ranks
+
+
+OUTER_NAMES = {
+    "model.embed_tokens.weight": "tok_embeddings.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head.weight": "output.weight",
+}
+LAYER_NAMES = {
+    "self_attn.q_proj": "attention.wq",
+    "self_attn.k_proj": "attention.wk",
+    "self_attn.v_proj": "attention.wv",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.down_proj": "feed_forward.w2",
+    "mlp.up_proj": "feed_forward.w3",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+GGUF_OUTER = {
+    "token_embd.weight": "tok_embeddings.weight",
+    "output_norm.weight": "norm.weight",
+    "output.weight": "output.weight",
+}
+GGUF_LAYER = {
+    "attn_q": "attention.wq",
+    "attn_k": "attention.wk",
+    "attn_v": "attention.wv",
+    "attn_output": "attention.wo",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_down": "feed_forward.w2",
+    "ffn_up": "feed_forward.w3",
+    "attn_norm": "attention_norm",
+    "ffn_norm": "ffn_norm",
+}
+
+
+def test_foreign_names():
+    names = list(weight_shapes(FAMILY[-1]))
+    for naming, outer, inner, layers in (
+        (huggingface.NAMES, OUTER_NAMES, LAYER_NAMES, r"model\.layers\.(\d+)\.(.+)\.weight"),
+        (gguf.NAMES, GGUF_OUTER, GGUF_LAYER, r"blk\.(\d+)\.(\w+)\.weight"),
+    ):
+        for name in names:
+            theirs = naming.theirs_of(name)
+            match = re.fullmatch(layers, theirs)
+            assert name == (f"layers.{match[1]}.{inner[match[2]]}.weight" if match else outer[theirs])
+            assert naming.metas_of(theirs) == name
+        for other in ("model.layers.0.mlp.weight", "blk.0.x.weight", "model.layers.0.self_attn.q_proj.bias", "x", ""):
+            assert naming.metas_of(other) is None
+
+
+@pytest.mark.parametrize("args", SHAPES)
+def test_splits_counts_and_dtypes(args):
+    parts = {"norms": 0, "embedding": 0, "attention": 0, "feed_forward": 0, "output": 0}
+    words = {**{part: part for part in parts}, "norms": "norm", "embedding": "tok_embeddings"}
+    for name, shape in weight_shapes(args).items():
+        for embedding_dim in (0, 1):
+            columns = name.endswith(("attention.wo.weight", "feed_forward.w2.weight"))
+            dim = embedding_dim if name == "tok_embeddings.weight" else None if "norm" in name else int(columns)
+            assert split_dim(name, embedding_dim) == dim
+        parts[next(part for part, word in words.items() if word in name)] += math.prod(shape)
+        is_quantized = GROUPED.fullmatch(name) or name in ("tok_embeddings.weight", "output.weight")
+        assert int4_dtypes(name) == (("int8",) if is_quantized else FLOATS)
+        assert int4_dtypes(name.replace("weight", "zeros")) == ((*FLOATS, "int8") if is_quantized else FLOATS)
+        assert fp8_dtypes(name) == ((*FLOATS, "float8_e4m3fn") if FP8.fullmatch(name) else FLOATS)
+    assert count_parameters(args, tied=False) == {**parts, "total": sum(parts.values())}

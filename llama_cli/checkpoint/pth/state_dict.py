@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
+from ...model.weights import EMBEDDING
 
 T = TypeVar("T")
 
@@ -18,7 +19,6 @@ NESTS = ("model", "state_dict", "model_state_dict", "model_state", "module", "we
 
 # What torch.compile, DataParallel, FSDP and checkpointing put into the path of a weight.
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-EMBEDDING = "tok_embeddings.weight"
 
 PLAIN = (type(None), bool, int, float, str)
 CONTAINERS = (dict, OrderedDict, list, tuple)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
+from ...model.weights import LLAMA_LAYER, spec_of
 from ..unsupported import unnested
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 SHAPE_KEYS = ("dim", "n_layers", "n_heads", "n_kv_heads")
 DOUBLED_SHAPES = ((16384, 126, 128, 16),)
-FIRST_KEYS = "layers.0.attention.wk.weight"
+FIRST_KEYS = next(spec.in_layer(0) for spec in LLAMA_LAYER if spec.has_kv_heads)
 
 
 def is_doubled(name: str) -> bool:
     """Whether a weight of such a model is there twice."""
-    return name.endswith(("attention.wk.weight", "attention.wv.weight"))
+    spec = spec_of(name)
+    return spec is not None and spec.has_kv_heads
 
 
 def once(params: Mapping[str, Any]) -> Mapping[str, Any] | None:

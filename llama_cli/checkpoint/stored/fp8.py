@@ -6,7 +6,6 @@ shard N has a scale for each of their rows.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,13 @@ from torch import Tensor
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain
+from ...model.weights import layer_of, spec_of
 from .row_blocks import ComputedMatrix
 
 if TYPE_CHECKING:
     from ..shard import PlainShard
 
-MATRIX = re.compile(r"layers\.(\d+)\.(feed_forward\.w[123])\.weight", re.ASCII)
+ROLES = ("gate_up", "down")  # of the matrices that may be float8
 FLOATS = ("bfloat16", "float16", "float32")
 
 
@@ -38,7 +38,8 @@ def scale_paths(folder: Path, n_shards: int) -> list[Path]:
 
 def fp8_dtypes(name: str) -> tuple[str, ...]:
     """The dtypes that a tensor of such a file may have."""
-    return (*FLOATS, "float8_e4m3fn") if MATRIX.fullmatch(name) else FLOATS
+    spec = spec_of(name)
+    return (*FLOATS, "float8_e4m3fn") if spec is not None and spec.role in ROLES else FLOATS
 
 
 class Fp8Weights:
@@ -80,7 +81,7 @@ class Fp8Weights:
 
     def _scale_of(self, name: str) -> str | None:
         """What Meta calls the scales of a matrix; None for one that needs none."""
-        match = MATRIX.fullmatch(name)
-        if match is None or self._files.dtype(name) != torch.float8_e4m3fn:
+        spec = spec_of(name)
+        if spec is None or spec.role not in ROLES or self._files.dtype(name) != torch.float8_e4m3fn:
             return None
-        return f"{match[1]}_{match[2]}_{self._rank}"
+        return f"{layer_of(name)}_{spec.name}_{self._rank}"

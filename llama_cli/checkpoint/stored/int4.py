@@ -7,11 +7,10 @@ row; the embedding and the output matrix have int8 and one scale a row. Activati
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch import Tensor
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
+from ...model.weights import spec_of
 from ..header import is_extra
 from ..schemes import INT4_SCHEME
 from .row_blocks import ComputedMatrix
@@ -26,9 +26,6 @@ from .row_blocks import ComputedMatrix
 if TYPE_CHECKING:
     from ..shard import PlainShard
 
-GROUPED = re.compile(r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])", re.ASCII)
-BY_ROW = ("tok_embeddings", "output")
-ROTATED = "feed_forward.w2"
 FLOATS = ("bfloat16", "float16", "float32")
 
 
@@ -63,10 +60,18 @@ def int4_format(params: Mapping[str, Any]) -> Int4Format | None:
 def int4_dtypes(name: str) -> tuple[str, ...]:
     """The dtypes that a tensor of such a file may have."""
     base, _, kind = name.rpartition(".")
-    is_rounded = base in BY_ROW or GROUPED.fullmatch(base)
-    if is_rounded and kind == "weight":
+    is_quantized = _scaled_by(f"{base}.weight") is not None
+    if is_quantized and kind == "weight":
         return ("int8",)
-    return (*FLOATS, "int8") if is_rounded and kind == "zeros" else FLOATS
+    return (*FLOATS, "int8") if is_quantized and kind == "zeros" else FLOATS
+
+
+def _scaled_by(name: str) -> Literal["row", "group"] | None:
+    """What of a weight shares a scale; None for one that is not quantized."""
+    spec = spec_of(name)
+    if spec is None or spec.role == "norm":
+        return None
+    return "row" if spec.role in ("embedding", "output") else "group"
 
 
 class Int4Weights:
@@ -93,10 +98,11 @@ class Int4Weights:
     def tensor(self, name: str) -> Tensor | ComputedMatrix:
         base = name.removesuffix(".weight")
         weight = self._files.tensor(name)
-        if base in BY_ROW:
+        scaled_by = _scaled_by(name)
+        if scaled_by == "row":
             scales = self._files.tensor(f"{base}.scales").float().view(-1, 1)
             return self._computed(name, lambda rows: weight[rows].float() * scales[rows])
-        if not GROUPED.fullmatch(base):
+        if scaled_by is None:
             return weight.to(torch.bfloat16)
         return self._computed(name, lambda rows: self._linear_rows(base, weight, rows))
 
@@ -114,16 +120,21 @@ class Int4Weights:
         if self._form.lora_scale is not None:
             first, second = (self._files.tensor(f"{base}.adaptor.{part}.weight").float() for part in "AB")
             wide = wide + second[rows] @ first * self._form.lora_scale
-        return turn(wide) if self._form.is_rotated and base.endswith(ROTATED) else wide
+        return turn(wide) if self._is_rotated(base) else wide
+
+    def _is_rotated(self, base: str) -> bool:
+        spec = spec_of(f"{base}.weight")
+        return self._form.is_rotated and spec is not None and spec.role == "down"
 
     def _check(self, base: str) -> None:
         """ModelRejected if a matrix and what belongs to it do not fit together."""
-        if base not in BY_ROW and not GROUPED.fullmatch(base):
+        scaled_by = _scaled_by(f"{base}.weight")
+        if scaled_by is None:
             return
         shape = self.shape(f"{base}.weight")
         n_out, n_in = shape if len(shape) == 2 else (0, 0)
         expected: dict[str, tuple[tuple[int, ...], ...]] = {"scales": ((n_out,), (n_out, 1))}
-        if base not in BY_ROW:
+        if scaled_by == "group":
             expected["scales"] = ((n_out, n_in // self._form.group_size),)
             if f"{base}.zeros" in self._present:
                 expected["zeros"] = expected["scales"]
@@ -137,11 +148,11 @@ class Int4Weights:
             if self._files.shape(name) not in shapes:
                 wanted = " or ".join(map(str, shapes))
                 raise ModelRejected(f"{name} has shape {self._files.shape(name)}, must be {wanted}", DOWNLOAD_AGAIN)
-        if base not in BY_ROW and n_in % self._form.group_size:
+        if scaled_by == "group" and n_in % self._form.group_size:
             raise ModelRejected(
                 f"{base}.weight has {n_in} columns, no multiple of group_size {self._form.group_size}", DOWNLOAD_AGAIN
             )
-        if self._form.is_rotated and base.endswith(ROTATED) and n_in & (n_in - 1):
+        if self._is_rotated(base) and n_in & (n_in - 1):
             raise ModelRejected(f"{base}.weight has {n_in} columns, SpinQuant needs a power of two", DOWNLOAD_AGAIN)
 
     def _rank_of(self, base: str) -> int:

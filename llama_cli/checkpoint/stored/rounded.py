@@ -8,13 +8,13 @@ model/quantized.py says what the numbers mean. The embedding, the norms, and wha
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import ModelRejected
 from ...files.foreign import DOWNLOAD_AGAIN
 from ...files.quoting import plain, quote
+from ...model.weights import EMBEDDING, OUTPUT, spec_of
 from ..header import TensorHeader, is_extra
 from ..safetensors_file import FLOATS, SafetensorsFiles
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from ...options import Quantization
     from .row_blocks import ComputedMatrix
 
-LINEAR = re.compile(r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])\.weight", re.ASCII)
-EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 GROUP = 32
 
 
@@ -92,10 +90,10 @@ class RoundedWeights:
     def _check(self, name: str) -> None:
         """ModelRejected for a tensor of a dtype that its name does not have, or whose scales do not fit it."""
         dtype, shape, *_ = self._headers[name]
-        possible = set(FLOATS.values())
+        possible, spec = set(FLOATS.values()), spec_of(name)
         if name == OUTPUT:
             possible = {"int8"}
-        elif LINEAR.fullmatch(name):
+        elif spec is not None and spec.is_linear:
             possible = {"int8"} if self.quantization == "int8" else {"uint8", *possible}
         if dtype not in possible:
             raise ModelRejected(
