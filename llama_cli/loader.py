@@ -26,7 +26,6 @@ from .checkpoint.catalog import TOY, expand
 from .checkpoint.family import doubt_about
 from .checkpoint.fingerprint import fingerprint_of_model, fingerprint_of_weights
 from .checkpoint.installed import model_name
-from .checkpoint.params import read_params
 from .checkpoint.plan import plan_model
 from .checkpoint.tokenizer_file import check_vocabulary, open_tokenizer
 from .engine.engine import Engine
@@ -131,14 +130,7 @@ def open_model(options: LoadOptions) -> Opened:
     )
     tokenizer = open_tokenizer(checkpoint.tokenizer, checkpoint.folder)
     name = model_name(checkpoint.folder)
-    args = read_params(
-        checkpoint.params,
-        source=checkpoint.params_name,
-        vocab_size=checkpoint.vocab_size,
-        llama2=tokenizer.kind == "sentencepiece",
-        rope_scale_factor=options.rope_scale_factor,
-        name=name,
-    )
+    args = checkpoint.headers.configuration(rope_scale_factor=options.rope_scale_factor).args
     if doubt := doubt_about(args, name):
         logger.warning(doubt)
     checkpoint.check(args)

@@ -12,7 +12,6 @@ from helpers.sentencepieces import MARKS, write_sentencepiece
 
 import llama_cli
 from llama_cli import Sampling
-from llama_cli.checkpoint.describe import configure
 from llama_cli.checkpoint.family import doubt_about, family_of
 from llama_cli.checkpoint.headers import read_headers
 from llama_cli.checkpoint.params import read_configuration, read_params
@@ -90,7 +89,7 @@ def test_every_family_runs_from_one_file_and_from_shards(name, tmp_path):
         answers = llama_cli.load(folder).complete(["the lazy dog", "def"], GREEDY)
         assert [answer.token_ids for answer in answers] == [answer.token_ids for answer in expected]
         headers = read_headers(folder)
-        assert configure(headers).args == whole.args
+        assert headers.configuration().args == whole.args
         assert headers.n_stored == n_params(whole.args)
 
 

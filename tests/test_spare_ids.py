@@ -11,7 +11,7 @@ from helpers.models import DATA
 
 import llama_cli
 from llama_cli import Sampling
-from llama_cli.checkpoint.describe import configure, describe_model
+from llama_cli.checkpoint.describe import describe_model
 from llama_cli.checkpoint.headers import read_headers
 from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.spare_rows import n_trained
@@ -45,7 +45,7 @@ def everywhere(folder, caplog):
     assert max(answer.token_ids) < N_WORDS
     loading = [record.getMessage() for record in caplog.records]
     headers = read_headers(folder)
-    tokenizer = describe_model(headers, configure(headers))["tokenizer"]
+    tokenizer = describe_model(headers, headers.configuration())["tokenizer"]
     verification = Verification(folder)
     verification.check_headers()
     assert verification.is_sound

@@ -14,6 +14,7 @@ from .marks import NO_MARKS, Marks, check_ids
 
 MAX_FILE_BYTES = 64 << 20
 
+SENTENCEPIECE_BEGINNING = b"\n"  # field 1 of the protobuf: the first piece
 TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} 0\r?\n")
 
 # What else lies under this name on people's disks, by its first bytes.
@@ -60,7 +61,7 @@ def kind_of(path: Path) -> Kind:
         return "tiktoken"
     if head.lstrip().startswith(b"["):
         return "char"
-    if head.startswith(b"\n"):  # field 1 of the protobuf: the first piece
+    if head.startswith(SENTENCEPIECE_BEGINNING):
         return "sentencepiece"
     if head.lstrip().startswith(b"{"):
         return "tokenizer.json"

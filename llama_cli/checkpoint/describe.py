@@ -14,12 +14,11 @@ from ..model.weights import EMBEDDING, Role, weights_of
 from ..tokenizer import Tokenizer, TokenizerError, names_of
 from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from ..tokenizer.known import known_tokenizer
-from ..tokenizer.loader import kind_of
 from .family import family_of
 from .header import item_size
 from .headers import Headers
 from .installed import model_name
-from .params import Configuration, read_configuration
+from .params import Configuration
 from .tokenizer_file import check_vocabulary, open_tokenizer
 from .unsupported import unnested
 
@@ -43,25 +42,6 @@ PART_OF_ROLE: Mapping[Role, str] = {
     "norm": "norms",
     "output": "output",
 }
-
-
-def configure(headers: Headers, *, rope_scale_factor: float | None = None) -> Configuration:
-    """The effective configuration, as a loading command would have it."""
-    return read_configuration(
-        headers.params,
-        source=headers.params_name,
-        vocab_size=headers.vocab_size,
-        llama2=_is_sentencepiece(headers),
-        rope_scale_factor=rope_scale_factor,
-        name=model_name(headers.folder),
-    )
-
-
-def _is_sentencepiece(headers: Headers) -> bool:
-    try:
-        return headers.tokenizer is not None and kind_of(headers.tokenizer) == "sentencepiece"
-    except TokenizerError:
-        return False
 
 
 def describe_model(headers: Headers, configuration: Configuration) -> dict[str, Any]:

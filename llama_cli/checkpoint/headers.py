@@ -14,9 +14,12 @@ from ..files.json_file import read_object
 from ..files.quoting import plain
 from ..files.regular_file import Identity
 from ..model.weights import EMBEDDING, LAST_NORM, OUTPUT
+from ..tokenizer import TokenizerError
+from ..tokenizer.loader import kind_of
 from .catalog import expand, find_tokenizer
 from .header import TensorHeader, is_extra
-from .installed import find_model
+from .installed import find_model, model_name
+from .params import Configuration, read_configuration
 from .pth.archive import DTYPES, Archive, open_archives
 from .pth.shards import shard_paths
 from .safetensors_folder import StoredWeights, open_safetensors_folder
@@ -47,6 +50,25 @@ class Headers:
     has_doubled_heads: bool = False  # the files hold each key/value head twice, `params` counts it once
     quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
     embedding_files: Sequence[Path] = ()  # that hold the embedding, in the order of the shards
+
+    @cached_property
+    def is_sentencepiece(self) -> bool:
+        """Whether the tokenizer is Llama 2's: what settings leave out then means another thing."""
+        try:
+            return self.tokenizer is not None and kind_of(self.tokenizer) == "sentencepiece"
+        except TokenizerError:
+            return False
+
+    def configuration(self, *, rope_scale_factor: float | None = None) -> Configuration:
+        """The model's shape, as every command has it, and where each value came from."""
+        return read_configuration(
+            self.params,
+            source=self.params_name,
+            vocab_size=self.vocab_size,
+            llama2=self.is_sentencepiece,
+            rope_scale_factor=rope_scale_factor,
+            name=model_name(self.folder),
+        )
 
     @property
     def file_bytes(self) -> int:

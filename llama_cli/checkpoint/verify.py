@@ -21,7 +21,6 @@ from .checklist import CHECKLIST, TOKENIZER_CHECKLIST, Checksum, blob_checksum, 
 from .contents import Contents, Survey, read_contents, survey
 from .family import doubt_about
 from .installed import find_model, model_name
-from .params import read_params
 from .pth.shards import shard_paths
 from .tokenizer_file import check_vocabulary, open_tokenizer
 
@@ -103,13 +102,7 @@ class Verification:
 
         try:
             checkpoint = open_checkpoint(self.folder, tokenizer=self._tokenizer)
-            args = self._args = read_params(
-                checkpoint.params,
-                source=checkpoint.params_name,
-                vocab_size=checkpoint.vocab_size,
-                llama2=self._is_sentencepiece(),
-                name=model_name(self.folder),
-            )
+            args = self._args = checkpoint.headers.configuration().args
             count = n_params(args, tied=checkpoint.is_tied)
             self._add("settings", checkpoint.params_name, "ok", f"{count:,} parameters")
             checkpoint.check(args)
@@ -121,15 +114,6 @@ class Verification:
             self._add("weights", self.folder, "ok", f"{expected} as expected in {len(checkpoint.shards)} shards")
         if self._args is not None and (doubt := doubt_about(self._args, model_name(self.folder))):
             self._add("settings", "params.json", "warning", doubt)
-
-    def _is_sentencepiece(self) -> bool:
-        from ..tokenizer import TokenizerError
-        from ..tokenizer.loader import kind_of
-
-        try:
-            return self._tokenizer is not None and kind_of(self._tokenizer) == "sentencepiece"
-        except TokenizerError:
-            return False
 
     def _check_tokenizer(self) -> None:
         file = "tokenizer.model" if self._tokenizer is None else self._tokenizer

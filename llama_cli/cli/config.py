@@ -55,12 +55,11 @@ def config(
 
 def _take_from_model(settings: dict[str, dict[str, Any]], model: LoadOptions, messages: MessageOptions) -> None:
     """What is left open, as the model itself says it."""
-    from ..checkpoint.describe import configure
     from ..checkpoint.headers import read_headers
 
     try:
         headers = read_headers(chosen_model(None, model.model), tokenizer=model.tokenizer)
-        configuration = configure(headers, rope_scale_factor=model.rope_scale_factor)
+        configuration = headers.configuration(rope_scale_factor=model.rope_scale_factor)
     except LlamaError as error:
         messages.note(f"of the model nothing is known: {error.message}")
         return

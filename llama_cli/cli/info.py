@@ -41,11 +41,11 @@ def info(
     messages.apply()
     asked = chosen_model(name, model.model)
 
-    from ..checkpoint.describe import configure, describe_model, plan_table
+    from ..checkpoint.describe import describe_model, plan_table
     from ..checkpoint.headers import read_headers
 
     headers = read_headers(asked, tokenizer=model.tokenizer)
-    configuration = configure(headers, rope_scale_factor=model.rope_scale_factor)
+    configuration = headers.configuration(rope_scale_factor=model.rope_scale_factor)
     described = describe_model(headers, configuration)
     context = model.max_seq_len or configuration.args.max_seq_len
     memory, gpus = free_memory(), free_gpu_memory()

@@ -56,7 +56,6 @@ class Described(NamedTuple):
 
 
 def _describe(model: Installed) -> Described:
-    from ..checkpoint.describe import configure
     from ..checkpoint.family import family_of
     from ..checkpoint.headers import read_headers
 
@@ -71,7 +70,7 @@ def _describe(model: Installed) -> Described:
             "bytes": headers.file_bytes,
             "folder": str(headers.folder),
         }
-        described["family"] = family_of(configure(headers).args, model.name)
+        described["family"] = family_of(headers.configuration().args, model.name)
     except ModelRejected as error:
         described["problem"] = error.message
         return Described(described, "not computed" if isinstance(error, NotComputed) else "damaged")

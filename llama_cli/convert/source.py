@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, Slice, open_checkpoint
 from ..checkpoint.installed import model_name
-from ..checkpoint.params import read_params
 from ..checkpoint.tokenizer_marks import read_marks
 from ..checkpoint.unsupported import unnested
 from ..files.regular_file import read_small
@@ -22,13 +21,12 @@ from ..model.quantized import Weight
 from ..model.weights import EMBEDDING, weight_shapes
 from ..options import Quantization
 from ..tokenizer import TokenizerError
-from ..tokenizer.loader import kind_of
+from ..tokenizer.loader import SENTENCEPIECE_BEGINNING, kind_of
 from ..tokenizer.marks import Marks
 
 Format = Literal["pth", "safetensors", "hf"]
 
 MAX_TOKENIZER_BYTES = 64 << 20
-SENTENCEPIECE_BEGINNING = b"\n"  # field 1 of the protobuf: the first piece
 
 # What lies beside the weights in Hugging Face's folders, for programs that need it.
 THEIR_SMALL_FILES = (
@@ -124,7 +122,7 @@ class FolderSource:
         shards = self.checkpoint.shards
         if len(shards) > 1:
             return int(shards[0].shape(EMBEDDING)[1] != self.args.dim)
-        return int(is_sentencepiece(self.small_files))
+        return int(self.checkpoint.headers.is_sentencepiece)
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
         shape = weight_shapes(self.args)[name]
@@ -146,13 +144,7 @@ def open_folder(path: str | Path, tokenizer: Path | None = None) -> FolderSource
     """Open a model folder of any kind and check it; ModelRejected says what is wrong with it."""
     checkpoint = open_checkpoint(path, tokenizer=tokenizer, mmap=False)  # so that blocks are copies
     found = _small_files(checkpoint)
-    args = read_params(
-        checkpoint.params,
-        source=checkpoint.params_name,
-        vocab_size=checkpoint.vocab_size,
-        llama2=is_sentencepiece(found),
-        name=model_name(checkpoint.folder),
-    )
+    args = checkpoint.headers.configuration().args
     checkpoint.check(args)
     return FolderSource(checkpoint, args, found)
 

@@ -11,7 +11,6 @@ from helpers.progress import Silent
 
 import llama_cli
 from llama_cli import Sampling
-from llama_cli.checkpoint.describe import configure
 from llama_cli.checkpoint.headers import read_headers
 from llama_cli.checkpoint.stored import doubled_heads
 from llama_cli.checkpoint.verify import Verification
@@ -115,7 +114,7 @@ def test_convert_writes_each_head_once(form, tmp_path):
 def test_info_and_verify(tmp_path, capfd):
     folder = doubled(tmp_path / "model")
     headers = read_headers(folder)
-    assert configure(headers).args.n_kv_heads == PARAMS["n_kv_heads"]
+    assert headers.configuration().args.n_kv_heads == PARAMS["n_kv_heads"]
     assert main(["info", "--json", str(folder)]) == 0
     described = json.loads(capfd.readouterr().out)
     assert described["stored_parameters"] == described["parameters"]["total"]
