@@ -66,3 +66,44 @@ def test_no_pickle_is_loaded():
 def test_nothing_of_the_building_machine_is_named():
     for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *SOURCES]:
         assert not re.search(r"/work/|/tmp/w/|pypi\.org|files\.pythonhosted", path.read_text()), path
+
+
+def spelled(tree, names):
+    """Which of `names` stand in the code as attributes or in texts, docstrings aside."""
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None
+    }
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+    ]
+    return {name for name in names if name in attributes or any(re.search(rf"\b{name}\b", text) for text in texts)}
+
+
+def test_a_layers_weights_are_spelled_by_the_table_the_model_and_a_column_for_each_format():
+    """More places would each have to learn a new kind of layer; the kernels' structure is compared with the table."""
+    from llama_cli.model.weights import LLAMA_LAYER
+
+    names = {spec.module for spec in LLAMA_LAYER}
+    found = {str(path.relative_to(ROOT / "llama_cli")): spelled(ast.parse(path.read_text()), names) for path in SOURCES}
+    assert {path for path, several in found.items() if len(several) > 3} == {
+        "model/weights.py",
+        "model/llama.py",
+        "checkpoint/huggingface.py",
+        "convert/gguf.py",
+    }
+    few = {path: several for path, several in found.items() if 0 < len(several) <= 3}
+    assert few.keys() <= {"toy/train.py"}, few
+
+
+def test_the_kernels_structure_has_the_weights_of_the_table_in_its_order():
+    from llama_cli.model.weights import LLAMA_LAYER
+
+    source = (ROOT / "llama_cli/backends/native/attention.h").read_text()
+    fields = source.partition("struct Layer {")[2].partition("};")[0]
+    names = re.findall(r"\w+", re.search(r"Matrix ([^;]*);", fields)[1]) + re.findall(r"const float\* (\w+);", fields)
+    assert names == [spec.module for spec in sorted(LLAMA_LAYER, key=lambda spec: not spec.is_linear)]

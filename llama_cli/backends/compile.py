@@ -60,7 +60,7 @@ def compile_blocks(model: Llama, n_slots: int, folder: Path) -> None:
     if os.environ.get(FOLDER_VARIABLE) in (None, default_cache_dir()):  # where torch puts its default too
         os.environ[FOLDER_VARIABLE] = str(folder)
     for block in model.layers:
-        for layer in (*block.attention.children(), *block.feed_forward.children()):  # type: ignore[union-attr]
+        for layer in (layer for part in block.children() for layer in part.children()):
             if not isinstance(layer, SEEN_THROUGH):
                 layer.forward = MethodType(_unseen, layer)
     options = GPU_OPTIONS if model.tok_embeddings.weight.is_cuda else None

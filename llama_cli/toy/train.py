@@ -26,8 +26,8 @@ from ..checkpoint.params import read_params
 from ..errors import InputRejected, LlamaError, OutputRefused
 from ..model.args import ModelArgs
 from ..model.llama import Llama, TransformerBlock
-from ..model.rope import rotate, split_last
-from ..model.weights import n_params
+from ..model.rope import rotate
+from ..model.weights import OUTPUT, n_params, spec_of
 from ..tokenizer.char import CharTokenizer
 
 # 1.4 M parameters: the largest that stays under 3 MB in bfloat16.
@@ -63,12 +63,12 @@ class Budget:
 
 def training_logits(model: Llama, tokens: Tensor, dropout: float = 0.0) -> Tensor:
     """Logits (B, T, vocab_size) of whole texts (B, T): the model's own modules, without its cache."""
-    head_dim, length = model.args.head_dim, tokens.shape[1]
+    args, length = model.args, tokens.shape[1]
     turns = model.rope[:length][:, None]  # (T, 1, D / 2, 2)
     x = F.dropout(model.tok_embeddings(tokens), dropout)
     for layer in cast("list[TransformerBlock]", model.layers):
         attention, normed = layer.attention, layer.attention_norm(x)
-        q, k, v = (split_last(w(normed), head_dim) for w in (attention.wq, attention.wk, attention.wv))
+        q, k, v = torch.split(attention.project(normed), [args.n_heads, args.n_kv_heads, args.n_kv_heads], -2)
         q, k, v = (t.transpose(1, 2) for t in (rotate(q, turns), rotate(k, turns), v))  # (B, heads, T, D)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         x = x + F.dropout(attention.wo(mixed.transpose(1, 2).flatten(2)), dropout)
@@ -98,7 +98,8 @@ def new_model(args: ModelArgs) -> Llama:
     model = Llama(args)
     for name, weight in model.named_parameters():
         if weight.dim() == 2:
-            residual = name.endswith(("wo.weight", "w2.weight"))  # start small: each layer adds its own
+            spec = spec_of(name)
+            residual = spec is not None and spec.split == 1  # start small: each layer adds its own
             torch.nn.init.normal_(weight, std=0.02 / ((2 * args.n_layers) ** 0.5 if residual else 1))
     model.output.weight = model.tok_embeddings.weight
     model.prepare_rope(args.max_seq_len)
@@ -172,7 +173,7 @@ def write_folder(folder: Path, model: Llama, tokenizer: CharTokenizer) -> None:
     params = {**PARAMS, "vocab_size": model.args.vocab_size, "max_seq_len": model.args.max_seq_len}
     (work / "params.json").write_text(json.dumps(params, indent=1) + "\n")
     weights = {name: weight.detach().bfloat16() for name, weight in model.state_dict().items()}
-    del weights["output.weight"]  # the embedding's
+    del weights[OUTPUT]  # the embedding's
     torch.save(weights, work / "consolidated.00.pth")
     tokenizer.save(work / "chars.json")
     shutil.rmtree(folder, ignore_errors=True)
