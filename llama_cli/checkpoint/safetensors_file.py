@@ -35,8 +35,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.identity: Identity = identify(path)
-        self._header = _read_header(path, self.identity.size)
-        self._start = 8 + int.from_bytes(read_head(path, 8), "little")
+        self._header, self._start = _read_header(path, self.identity.size)
 
     @cached_property
     def _file(self) -> Any:
@@ -98,7 +97,8 @@ class SafetensorsFile:
         return tensor
 
 
-def _read_header(path: Path, size: int) -> dict[str, dict[str, Any]]:
+def _read_header(path: Path, size: int) -> tuple[dict[str, dict[str, Any]], int]:
+    """What the header says of each tensor, and where the data begin."""
     head = read_head(path, 9)
     if len(head) < 9 or head[8:9] != b"{":
         raise foreign(path, size)
@@ -125,7 +125,7 @@ def _read_header(path: Path, size: int) -> dict[str, dict[str, Any]]:
         kind = entry.get("dtype") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in DTYPES:
             raise _of_no_float(path, name, kind)
-    return header  # type: ignore[no-any-return]
+    return header, 8 + length
 
 
 def _of_no_float(path: Path, name: str, kind: object) -> ModelRejected:

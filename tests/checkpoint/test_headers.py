@@ -128,6 +128,15 @@ def test_a_huge_memo_is_refused(tmp_path):
     assert "damaged" in refusal(folder, read_headers).message
 
 
+def test_tuples_in_tuples_are_refused(tmp_path):
+    """A million of them as a key overflowed the stack of the process when their hash was taken."""
+    folder = write_meta(tmp_path / "model")
+    program = b"\x80\x02})" + b"\x85" * 10**6 + b"K\x01s."
+    edit_entries(folder, lambda entries: entries.update({"data.pkl": program}))
+    for action in (read_headers, open_checkpoint):
+        assert "list of tensors is damaged" in refusal(folder, action).message
+
+
 @pytest.mark.parametrize(
     "entry",
     [

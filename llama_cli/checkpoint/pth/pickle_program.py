@@ -29,6 +29,9 @@ OPERATIONS = re.compile(
 )
 PROTOCOL = 2
 
+# A tensor has four. More than twice as many, each in the one before, are deeper than the stack when they are hashed.
+MOST_TUPLES = 80_000
+
 # Functions of torch that make tensors of other kinds.
 OTHER_KINDS = {
     "torch._utils._rebuild_qtensor": "quantised tensors",
@@ -73,6 +76,7 @@ def _refused(path: Path, name: str) -> ModelRejected:
 def _globals(program: bytes) -> Iterator[str]:
     """Every function or class the pickle names. ValueError at an operation that torch.save does not write."""
     texts = ["?", "?"]  # what a STACK_GLOBAL would take
+    n_tuples = 0
     for operation, argument, place in pickletools.genops(program):
         if operation.name in ("GLOBAL", "INST"):
             yield str(argument).replace(" ", ".", 1)
@@ -82,5 +86,8 @@ def _globals(program: bytes) -> Iterator[str]:
             raise ValueError(operation.name)
         elif operation.name == "LONG_BINPUT" and isinstance(argument, int) and argument > len(program):
             raise ValueError(argument)  # Python's own reader makes a list of that length
+        n_tuples += "TUPLE" in operation.name
+        if n_tuples > MOST_TUPLES:
+            raise ValueError(n_tuples)
         if isinstance(argument, str):
             texts = [texts[1], argument]
