@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
-from ..chat.keeping import Keeping, keep_as_last, keep_in_file
 from ..chat.message_lines import read_messages
 from ..engine.request import Sampling
-from ..errors import InputRejected, UsageError
-from ..options import LoadOptions
-from ..tokenizer import EncodeError
-from ..tokenizer.tool_calls import ToolFormat, read_tools
+from ..errors import UsageError
+from .dialog import CHAT_PANEL, Dialog, Kept
 from .options import (
     OUTPUT_PANEL,
     ChatModelOptions,
-    KeepSession,
     MessageOptions,
     OneRow,
     Raw,
@@ -29,10 +24,8 @@ from .options import (
     with_options,
 )
 from .progress import PATIENCE_SECONDS, Loading
-from .prompts import is_piped, read_prompt, read_text_file, stdin_text_lines
+from .prompts import is_piped, read_prompt, stdin_text_lines
 from .view import View
-
-CHAT_PANEL = "Conversation"
 
 # An answer ends when the model ends it; this bounds one that never does.
 CHAT_SAMPLING = Sampling(max_tokens=2048)
@@ -44,43 +37,6 @@ def chat(
     *,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the message from a file.")] = None,
     stdin: UseStdin = True,
-    system: Annotated[
-        str | None, typer.Option("--system", "-s", help="The system prompt.", rich_help_panel=CHAT_PANEL)
-    ] = None,
-    session: Annotated[
-        Path | None,
-        typer.Option("--session", help="Keep the conversation in this file.", rich_help_panel=CHAT_PANEL),
-    ] = None,
-    keep_session: KeepSession = True,
-    go_on: Annotated[
-        bool,
-        typer.Option(
-            "--continue", help="Go on with the session's, or with the last conversation.", rich_help_panel=CHAT_PANEL
-        ),
-    ] = False,
-    keep_cache: Annotated[
-        bool,
-        typer.Option("--save-cache", help="Keep the cache too, in FILE.cache.", rich_help_panel=CHAT_PANEL),
-    ] = False,
-    on_overflow: Annotated[
-        Literal["error", "truncate", "shift"],
-        typer.Option(
-            "--on-overflow",
-            help="Where the context is full: refuse, drop the oldest turns before an answer, or within one too.",
-            rich_help_panel=CHAT_PANEL,
-        ),
-    ] = "error",
-    prefill: Annotated[
-        str, typer.Option("--prefill", help="What every answer begins with.", rich_help_panel=CHAT_PANEL)
-    ] = "",
-    tools: Annotated[
-        Path | None,
-        typer.Option("--tools", help="JSON with functions the model may call.", rich_help_panel=CHAT_PANEL),
-    ] = None,
-    tool_format: Annotated[
-        ToolFormat,
-        typer.Option("--tool-format", help="How it is told to call them.", rich_help_panel=CHAT_PANEL),
-    ] = "json",
     stdin_lines: Annotated[
         bool,
         typer.Option("--stdin", help="Each line of standard input is a message.", rich_help_panel=CHAT_PANEL),
@@ -101,6 +57,8 @@ def chat(
     ] = False,
     raw: Raw = False,
     batch_size: OneRow = None,
+    dialog: Dialog,
+    kept: Kept,
     view: View,
     model: ChatModelOptions,
     sampling: Sampling = CHAT_SAMPLING,
@@ -115,10 +73,7 @@ def chat(
     in_lines = stdin_lines or stdin_json
     on_terminal = _on_terminal() and not as_json and not in_lines
     _check(sampling, as_json=as_json)
-    if session is None and keep_cache:
-        raise UsageError("--save-cache needs the file of the conversation", "--session FILE --save-cache")
-    if session is None and go_on and not keep_session:
-        raise UsageError("--continue needs a conversation, and --no-session keeps none", "--session FILE --continue")
+    kept.check()
     if in_lines and (message is not None or file is not None):
         raise UsageError("--stdin reads the messages from standard input", "give no other message")
     first = None
@@ -126,7 +81,7 @@ def chat(
         first = str(read_prompt(message, file, None, stdin=stdin, note=messages.note))
     elif not on_terminal and not in_lines:
         raise UsageError("no message", 'llama-cli chat "Hello", or pipe it in, or run it on a terminal')
-    messages.doubt(f"{system or ''}\n{prefill}")
+    messages.doubt(f"{dialog.system or ''}\n{dialog.prefill}")
     messages.tell_of_toy(model.model)
 
     with ExitStack() as stack:
@@ -135,14 +90,17 @@ def chat(
             from ..loader import load_model
             from .chat_screen import ChatScreen
 
-            keep_last = keep_session and (on_terminal or go_on)
-            keep = _keep_in(session, model, messages, go_on=go_on, with_cache=keep_cache, keep_last=keep_last)
-            keeping = stack.enter_context(keep)
-            if keep_cache:
-                _refuse_ranks(model)
-            functions = None if tools is None else _read_tools(tools)
+            keeping = stack.enter_context(kept.claim(model, messages, on_terminal=on_terminal))
+            settings = ChatSettings(
+                system=dialog.system,
+                go_on=kept.go_on,
+                keep_cache=kept.keep_cache,
+                on_overflow=dialog.on_overflow,
+                prefill=dialog.prefill,
+                tools=dialog.read_tools(),
+                tool_format=dialog.tool_format,
+            )
             loaded = load_model(replace(model, on_layer=loading.on_layer))
-            settings = ChatSettings(system, go_on, keep_cache, on_overflow, prefill, functions, tool_format)
             run = ChatRun(loaded, settings, sampling, keeping, messages.note)
         screen = ChatScreen(run, messages, view, as_json=as_json, raw=raw)
         code = 0
@@ -157,37 +115,6 @@ def chat(
         run.close()
     if code:
         raise typer.Exit(code)
-
-
-def _keep_in(
-    file: Path | None, model: LoadOptions, messages: MessageOptions, *, go_on: bool, with_cache: bool, keep_last: bool
-) -> AbstractContextManager[Keeping | None]:
-    """Where the conversation is kept while it lasts; whether it can be is told before the model is loaded."""
-    if file is not None:
-        return keep_in_file(file, go_on=go_on, with_cache=with_cache)
-    return keep_as_last(model.model, go_on=go_on, note=messages.note) if keep_last else nullcontext()
-
-
-def _refuse_ranks(model: LoadOptions) -> None:
-    from ..parallel.team import ranks_of_a_group
-
-    if ranks_of_a_group(model) > 1:
-        raise UsageError(
-            "--save-cache: several ranks have the cache, each a part of it", "leave out --save-cache, or --tp"
-        )
-
-
-def _read_tools(path: Path) -> list[dict[str, Any]]:
-    try:
-        value = json.loads(read_text_file(path))
-    except (ValueError, RecursionError):
-        raise InputRejected(
-            f"{path} is not JSON", "give a list of functions with name, description, parameters"
-        ) from None
-    try:
-        return read_tools(value)
-    except EncodeError as error:
-        raise InputRejected(f"{path}: {error.message}", error.hint) from None
 
 
 def _on_terminal() -> bool:

@@ -104,16 +104,16 @@ def break_in_choice(monkeypatch, error):
 
 
 def break_in_text(monkeypatch, error):
-    from llama_cli.llm import Session
+    from llama_cli.llm import LLM
 
-    real = Session.encode
+    real = LLM.encode
 
     def encode(self, content, max_tokens=1):
         if max_tokens == BROKEN:
             raise error
         return real(self, content, max_tokens)
 
-    monkeypatch.setattr(Session, "encode", encode)
+    monkeypatch.setattr(LLM, "encode", encode)
 
 
 def break_in_writing(monkeypatch, error):

@@ -47,10 +47,8 @@ def test_a_line_of_metas_scripts_runs(run):
 )
 def test_underscores_in_flags_alone(flags, wanted, monkeypatch):
     """The words behind a flag are its value, whatever they look like."""
-    from llama_cli.cli import run as running
-
     seen = []
-    monkeypatch.setattr(running, "load_model", lambda *model, **settings: _Loaded(seen))
+    monkeypatch.setattr("llama_cli.loader.load_model", lambda options: _Loaded(seen))
     assert main(["complete", "Hello", "-q", *flags.split()]) == 1
     assert {name: _plain(getattr(seen[0], name)) for name in wanted} == wanted
 

@@ -14,7 +14,7 @@ from llama_cli.cli.app import main
 from llama_cli.engine.engine import Engine
 from llama_cli.jobs.score import ROWS_TOGETHER
 from llama_cli.jobs.stopping import Stopping
-from llama_cli.llm import Session
+from llama_cli.llm import LLM
 
 TINY = ["-m", str(DATA / "tiny/bpe1024"), "--dtype", "fp32", "-q", "-b", "4", "--window", "24"]
 N_ROWS = ROWS_TOGETHER + 26  # two groups
@@ -120,14 +120,14 @@ def test_what_has_no_time_to_finish_is_left(files, clean, monkeypatch):
 
 
 def break_in_text(monkeypatch, error):
-    real = Session.tokenize
+    real = LLM.tokenize
 
     def tokenize(self, text):
         if "break" in text:
             raise error
         return real(self, text)
 
-    monkeypatch.setattr(Session, "tokenize", tokenize)
+    monkeypatch.setattr(LLM, "tokenize", tokenize)
 
 
 @pytest.mark.promise("P24")
