@@ -17,7 +17,6 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from ..errors import UsageError
 from ..files.private import private_folder, temporary_folder
 from ..model.batch import Batch
-from ..model.cache import Cache
 from ..model.llama import Llama
 from ..model.span import Span
 from .cuda import WeightOnlyInt4Linear, WeightOnlyInt8Linear
@@ -55,7 +54,7 @@ def folder_of_results() -> Path:
 def compile_blocks(model: Llama, n_slots: int, folder: Path) -> None:
     """Have every block run compiled: for steps of one token, and for those of more.
 
-    All blocks share what is made of the first, and other processes find it in `folder`. UsageError if it fails.
+    Blocks of a kind share what is made of the first, and other processes find it in `folder`. UsageError if it fails.
     """
     if os.environ.get(FOLDER_VARIABLE) in (None, default_cache_dir()):  # where torch puts its default too
         os.environ[FOLDER_VARIABLE] = str(folder)
@@ -65,9 +64,12 @@ def compile_blocks(model: Llama, n_slots: int, folder: Path) -> None:
                 layer.forward = MethodType(_unseen, layer)
     options = GPU_OPTIONS if model.tok_embeddings.weight.is_cuda else None
     for name in PARTS:
-        compiled = torch.compile(getattr(type(model.layers[0]), name), dynamic=True, options=options)
+        compiled = {
+            kind: torch.compile(getattr(kind, name), dynamic=True, options=options)
+            for kind in {type(block) for block in model.layers}
+        }
         for block in model.layers:
-            setattr(block, name, MethodType(compiled, block))
+            setattr(block, name, MethodType(compiled[type(block)], block))
     try:
         for n_tokens in TOKENS:
             _run(model, n_slots, n_tokens)
@@ -85,8 +87,7 @@ def _unseen(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _run(model: Llama, n_slots: int, n_tokens: int) -> None:
     """Compute something, which is when it is compiled."""
-    weight = model.tok_embeddings.weight
-    cache = Cache(model.args, n_slots, CACHED, dtype=weight.dtype, device=weight.device)
+    cache = model.make_cache(n_slots, CACHED)
     model.prepare_rope(CACHED)
     with torch.inference_mode():  # the cache is made outside, as a runner's is
-        model(Batch.of([Span(0, 0, n_tokens, 1)], [0] * n_tokens, cache), cache)
+        model(Batch.of([Span(0, 0, n_tokens, 1)], [0] * n_tokens, model.rope, cache), cache)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..model.batch import Batch, Together
 from ..model.cache import Cache
 from ..model.llama import Llama
+from ..model.rope import cos_sin_at
 from ..model.span import Span
 
 Compute = Callable[[], Tensor]
@@ -33,8 +34,7 @@ class DecodeGraphs:
         self._cache = cache
         self._record = record
         self._recorded: dict[tuple[int, int], _Recorded] = {}
-        n_cached = sum(each.numel() for each in (*cache.keys, *cache.values)) * cache.dtype.itemsize
-        self._bytes_per_position = n_cached / max(cache.n_slots * cache.max_seq_len, 1)
+        self._bytes_per_position = cache.n_bytes / max(cache.n_slots * cache.max_seq_len, 1)
         n_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         self._most_wasted = MOST_WASTE * n_bytes
 
@@ -76,13 +76,12 @@ class _Recorded:
         n_slots = cache.n_slots
         # Each line has an even length, which aligns the next one to 16 bytes, as compiled code wants it.
         self._numbers = torch.zeros(5, n_slots + n_slots % 2, dtype=torch.int64, device=cache.device)
-        tokens, positions, slots = self._numbers[:3, :n_spans]
+        self._tokens, self._positions, slots = self._numbers[:3, :n_spans]
         span_of_slot, self._lengths = self._numbers[3:, :n_slots]
         self._places = torch.arange(n_positions, device=cache.device)
         mask = torch.zeros(n_slots, 1, 1, n_positions, dtype=cache.dtype, device=cache.device)
-        together = Together(0, n_slots, n_positions, span_of_slot, slots, mask)
-        outputs = torch.arange(n_spans, device=cache.device)
-        self._batch = Batch(tokens, positions, slots, together, (), outputs)
+        self._together = Together(0, n_slots, n_positions, span_of_slot, slots, mask)
+        self._outputs = torch.arange(n_spans, device=cache.device)
         self.replay: Compute = self.compute
 
     def set(self, spans: Sequence[Span], tokens: Sequence[int]) -> None:
@@ -99,10 +98,19 @@ class _Recorded:
 
     def compute(self) -> Tensor:
         """The logits of the step that is in place."""
-        assert self._batch.together is not None, "made so"
         unseen = self._places >= self._lengths[:, None]  # (n_slots, n_positions)
-        self._batch.together.mask.zero_().masked_fill_(unseen[:, None, None], float("-inf"))
-        logits: Tensor = self._model(self._batch, self._cache)
+        self._together.mask.zero_().masked_fill_(unseen[:, None, None], float("-inf"))
+        batch = Batch(
+            self._tokens,
+            self._positions,
+            slots=self._together.slot_of_span,
+            cos_sin=cos_sin_at(self._positions, self._model.rope),
+            together=self._together,
+            spans=(),
+            masks=(),
+            outputs=self._outputs,
+        )
+        logits: Tensor = self._model(batch, self._cache)
         return logits
 
 

@@ -92,7 +92,7 @@ class ModelRunner:
         return self.model.norm.weight.dtype
 
     def _make_cache(self, length: int) -> Cache:
-        return Cache(self.model.args, self.n_slots, length, dtype=self.dtype, device=self.device)
+        return self.model.make_cache(self.n_slots, length)
 
     def has_room(self, length: int) -> bool:
         """Whether the cache holds sequences of `length` tokens as it is."""
@@ -122,7 +122,8 @@ class ModelRunner:
             parts.append(self._steps.logits(plan.spans[:n], plan.tokens[:n]))
         if n < len(plan.spans):
             n_scored = sum(span.n_outputs for span in plan.spans[n_others:])
-            parts.append(self.model(Batch.of(plan.spans[n:], plan.tokens[n:], self.cache, n_scored), self.cache))
+            batch = Batch.of(plan.spans[n:], plan.tokens[n:], self.model.rope, self.cache, n_scored)
+            parts.append(self.model(batch, self.cache))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def clear(self, slot: int) -> None:
@@ -136,8 +137,8 @@ class ModelRunner:
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """As Runner.restore."""
         ids, *tensors = snapshot
-        cached = self.cache.keys[0]
-        shape = (len(self.cache.keys), cached.shape[1], len(ids), cached.shape[3])
+        cached = self.cache.layers[0].keys
+        shape = (len(self.cache.layers), cached.shape[1], len(ids), cached.shape[3])
         if any(each.shape != shape or each.dtype != self.cache.dtype for each in tensors):
             raise InputRejected("a saved cache has not the shape of this model's cache")
         if not 0 < len(ids) <= self.max_seq_len:

@@ -1,6 +1,6 @@
 """What one step computes, as tensors: the tokens of all spans one after the other, and how they are attended.
 
-Shapes: N tokens in the batch, R spans of one token that are attended together, M logits that are wanted.
+Shapes: N tokens in the batch, R spans of one token that are attended together, M logits that are wanted, D head_dim.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .cache import Cache
+from .rope import cos_sin_at
 from .span import Span, outputs_of
 
 
@@ -38,21 +39,39 @@ class Batch:
     tokens: Tensor  # (N,)
     positions: Tensor  # (N,)
     slots: Tensor  # (N,)
+    cos_sin: Tensor  # (N, 1, D / 2, 2): the rotations of RoPE at the positions
     together: Together | None
     spans: tuple[Span, ...]  # the others
+    masks: tuple[Tensor | None, ...]  # of those spans
     outputs: Tensor  # (M,): places among the tokens whose logits are wanted
     n_scored: int = 0  # the last of them, whose logits are not to be rounded
 
     @classmethod
-    def of(cls, spans: Sequence[Span], tokens: Sequence[int], cache: Cache, n_scored: int = 0) -> Batch:
-        """Lay out `spans`, each of a slot of its own, whose `tokens` follow each other."""
+    def of(cls, spans: Sequence[Span], tokens: Sequence[int], rope: Tensor, cache: Cache, n_scored: int = 0) -> Batch:
+        """Lay out `spans`, each of a slot of its own, whose `tokens` follow each other; `rope` is the model's table."""
         positions = [position for span in spans for position in range(span.start, span.end)]
         slots = [span.slot for span in spans for _ in range(span.length)]
         as_index = [torch.tensor(ids, dtype=torch.int64) for ids in (tokens, positions, slots, outputs_of(spans))]
         flat, where, which, wanted = (index.to(cache.device) for index in as_index)
         n_single = next((n for n, span in enumerate(spans) if span.length > 1), len(spans))
         together = _together(spans[:n_single], cache)
-        return cls(flat, where, which, together, tuple(spans[n_single:] if together else spans), wanted, n_scored)
+        others = tuple(spans[n_single:] if together else spans)
+        masks = tuple(causal_mask(span, cache.dtype, cache.device) for span in others)
+        return cls(flat, where, which, cos_sin_at(where, rope), together, others, masks, wanted, n_scored)
+
+
+def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """What to add to the scores of a span, (length, start + length); None where a kernel needs no telling.
+
+    start = 2, length = 3:    key 0 1 2 3 4        0 where a query may look,
+                     query 2:     x x x . .        -inf where it may not
+                     query 3:     x x x x .
+                     query 4:     x x x x x
+    """
+    if span.length == 1 or span.start == 0:
+        return None
+    mask = torch.full((span.length, span.end), float("-inf"), dtype=dtype, device=device)
+    return mask.triu_(span.start + 1)
 
 
 # One call for several spans pays from so many on, and where it does not compute for idle slots or for the

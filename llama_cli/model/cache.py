@@ -1,57 +1,93 @@
-"""The preallocated key/value cache: one slot per running sequence."""
+"""The preallocated key/value cache: one slot per running sequence, and in each slot what every layer keeps of it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .args import ModelArgs
 
+class LayerCache:
+    """Keys and values of one layer, each (n_slots, n_kv_heads, max_seq_len, head_dim).
 
-class Cache:
-    """Keys and values of every layer, each (n_slots, n_kv_heads, max_seq_len, head_dim)."""
+    A layer makes its own, so that another kind of layer may have another kind of cache.
+    """
 
-    def __init__(
-        self,
-        args: ModelArgs,
-        n_slots: int,
-        max_seq_len: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str = "cpu",
-        n_kv_heads: int | None = None,
-    ) -> None:
-        self.n_slots = n_slots
-        self.max_seq_len = max_seq_len
-        self.dtype = dtype
-        self.device = torch.device(device)
-        shape = (n_slots, n_kv_heads or args.n_kv_heads, max_seq_len, args.head_dim)
+    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         # zeros, not empty: on a CPU the pages of a zeroed block exist only once they are written.
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(args.n_layers)]
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def store(self, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (N, n_kv_heads, head_dim) of one token each into its slot and position (N,)."""
+        self.keys[slots, :, positions] = keys
+        self.values[slots, :, positions] = values
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Give the slot `target` the first `length` positions of the slot `source`."""
-        for cached in (*self.keys, *self.values):
+        """As Cache.copy_prefix."""
+        for cached in (self.keys, self.values):
             cached[target, :, :length] = cached[source, :, :length]
 
     def clear(self, slot: int) -> None:
-        """Forget a slot's numbers: NaN among them would reach whoever looks past its own row."""
-        for cached in (*self.keys, *self.values):
+        """As Cache.clear."""
+        for cached in (self.keys, self.values):
             cached[slot].zero_()
 
-    def copy_from(self, smaller: Cache) -> None:
-        """Take over all that a cache with fewer positions holds."""
-        for mine, other in zip((*self.keys, *self.values), (*smaller.keys, *smaller.values), strict=True):
-            mine[:, :, : smaller.max_seq_len] = other
+    def copy_from(self, smaller: LayerCache) -> None:
+        """Take over all that one with fewer positions holds."""
+        for mine, other in ((self.keys, smaller.keys), (self.values, smaller.values)):
+            mine[:, :, : other.shape[2]] = other
 
     def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
-        """Copies of a slot's first keys and values, each (n_layers, n_kv_heads, length, head_dim)."""
-        keys, values = (torch.stack([each[slot, :, :length] for each in of]) for of in (self.keys, self.values))
-        return keys, values
+        """A slot's first keys and values, each (n_kv_heads, length, head_dim), as they lie in the cache."""
+        return self.keys[slot, :, :length], self.values[slot, :, :length]
 
     def restore(self, slot: int, keys: Tensor, values: Tensor) -> None:
         """Put what `read` gave into a slot, from its beginning."""
-        for into, stored in ((self.keys, keys), (self.values, values)):
-            for mine, each in zip(into, stored, strict=True):
-                mine[slot, :, : each.shape[1]] = each
+        for mine, stored in ((self.keys, keys), (self.values, values)):
+            mine[slot, :, : stored.shape[1]] = stored
+
+
+class Cache:
+    """The caches of all layers, with as many slots and positions each. `Llama.make_cache` makes one."""
+
+    def __init__(self, layers: Sequence[LayerCache], n_slots: int, max_seq_len: int) -> None:
+        self.layers = layers
+        self.n_slots = n_slots
+        self.max_seq_len = max_seq_len
+        self.dtype = layers[0].keys.dtype
+        self.device = layers[0].keys.device
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(layer.n_bytes for layer in self.layers)
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Give the slot `target` the first `length` positions of the slot `source`."""
+        for layer in self.layers:
+            layer.copy_prefix(source, target, length)
+
+    def clear(self, slot: int) -> None:
+        """Overwrite a slot with zeros: NaN in it would reach a sequence that looks, masked, past its own end."""
+        for layer in self.layers:
+            layer.clear(slot)
+
+    def copy_from(self, smaller: Cache) -> None:
+        """Take over all that a cache with fewer positions holds."""
+        for mine, other in zip(self.layers, smaller.layers, strict=True):
+            mine.copy_from(other)
+
+    def read(self, slot: int, length: int) -> tuple[Tensor, Tensor]:
+        """Copies of a slot's first keys and values, each (n_layers, n_kv_heads, length, head_dim)."""
+        keys, values = zip(*(layer.read(slot, length) for layer in self.layers), strict=True)
+        return torch.stack(keys), torch.stack(values)
+
+    def restore(self, slot: int, keys: Tensor, values: Tensor) -> None:
+        """Put what `read` gave into a slot, from its beginning."""
+        for layer, of_keys, of_values in zip(self.layers, keys, values, strict=True):
+            layer.restore(slot, of_keys, of_values)

@@ -9,16 +9,17 @@ H and K are read off the weights, so the same code runs on a slice of the heads.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .args import ModelArgs
 from .batch import Batch, Together
-from .cache import Cache
+from .cache import Cache, LayerCache
 from .parts import multiply
 from .rope import rope_table, rotate, split_last
-from .span import Span
 
 
 class RMSNorm(nn.Module):
@@ -33,20 +34,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return normed.type_as(x) * self.weight
-
-
-def causal_mask(span: Span, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """What to add to the scores of a span, (length, start + length); None where a kernel needs no telling.
-
-    start = 2, length = 3:    key 0 1 2 3 4        0 where a query may look,
-                     query 2:     x x x . .        -inf where it may not
-                     query 3:     x x x x .
-                     query 4:     x x x x x
-    """
-    if span.length == 1 or span.start == 0:
-        return None
-    mask = torch.full((span.length, span.end), float("-inf"), dtype=dtype, device=device)
-    return mask.triu_(span.start + 1)
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -77,14 +64,14 @@ def attend_together(q: Tensor, keys: Tensor, values: Tensor, together: Together)
     return mixed[together.slot_of_span].view(n_spans, n_heads, head_dim)
 
 
-def attend_batch(q: Tensor, batch: Batch, keys: Tensor, values: Tensor, masks: list[Tensor | None]) -> Tensor:
+def attend_batch(q: Tensor, batch: Batch, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of all spans: q (N, H, D) over the cache (n_slots, K, S, D) -> (N, H, D)."""
     mixed = []
     first = 0
     if batch.together is not None:
         first = len(batch.together.slot_of_span)
         mixed.append(attend_together(q[:first], keys, values, batch.together))
-    for span, mask in zip(batch.spans, masks, strict=True):
+    for span, mask in zip(batch.spans, batch.masks, strict=True):
         of_span = q[first : first + span.length]
         mixed.append(attend(of_span, keys[span.slot, :, : span.end], values[span.slot, :, : span.end], mask))
         first += span.length
@@ -97,6 +84,7 @@ class Attention(nn.Module):
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
         self.head_dim = args.head_dim
+        self.n_kv_heads = args.n_kv_heads
         self.groups = args.n_heads // args.n_kv_heads  # H / K
         q_dim, kv_dim = args.n_heads * args.head_dim, args.n_kv_heads * args.head_dim
         self.wq = nn.Linear(args.dim, q_dim, bias=False)
@@ -110,14 +98,23 @@ class Attention(nn.Module):
         side_by_side = torch.cat([self.wq(x), self.wk(x), self.wv(x)], -1) if self.wqkv is None else self.wqkv(x)
         return split_last(side_by_side, self.head_dim)
 
-    def place(self, x: Tensor, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor, turns: Tensor) -> Tensor:
+    def place(self, x: Tensor, batch: Batch, layer_cache: LayerCache) -> Tensor:
         """Queries (N, H, D) of tokens x (N, dim), whose keys and values go into the cache."""
         qkv = self.project(x)
         n_kv_heads = qkv.shape[1] // (self.groups + 2)
-        turned = rotate(qkv[:, :-n_kv_heads], turns).to(keys.dtype)
-        keys[slots, :, positions] = turned[:, -n_kv_heads:]
-        values[slots, :, positions] = qkv[:, -n_kv_heads:].to(values.dtype)
-        return turned[:, :-n_kv_heads]
+        dtype = layer_cache.keys.dtype
+        rotated = rotate(qkv[:, :-n_kv_heads], batch.cos_sin).to(dtype)
+        keys, values = rotated[:, -n_kv_heads:], qkv[:, -n_kv_heads:].to(dtype)
+        layer_cache.store(batch.slots, batch.positions, keys, values)
+        return rotated[:, :-n_kv_heads]
+
+    def attend(self, q: Tensor, batch: Batch, layer_cache: LayerCache) -> Tensor:
+        """What the queries (N, H, D) see in the cache, (N, H · D)."""
+        return attend_batch(q, batch, layer_cache.keys, layer_cache.values).flatten(1)
+
+    def make_cache(self, n_slots: int, length: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
+        """What this layer keeps of `n_slots` sequences of up to `length` tokens, empty."""
+        return LayerCache((n_slots, self.n_kv_heads, length, self.head_dim), dtype, device)
 
 
 class FeedForward(nn.Module):
@@ -146,18 +143,14 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(args.dim, args.norm_eps)
         self.ffn_norm = RMSNorm(args.dim, args.norm_eps)
 
-    def forward(
-        self, x: Tensor, batch: Batch, keys: Tensor, values: Tensor, turns: Tensor, masks: list[Tensor | None]
-    ) -> Tensor:
-        """Adds to x (N, dim) in place; keys and values (n_slots, K, S, D) are the layer's part of the cache."""
-        q = self.before(x, batch.slots, batch.positions, keys, values, turns)
-        return self.after(x, attend_batch(q, batch, keys, values, masks).flatten(1))
+    def forward(self, x: Tensor, batch: Batch, layer_cache: LayerCache) -> Tensor:
+        """Add to x (N, dim) in place what this layer makes of it."""
+        q = self.before(x, batch, layer_cache)
+        return self.after(x, self.attention.attend(q, batch, layer_cache))
 
-    def before(
-        self, x: Tensor, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor, turns: Tensor
-    ) -> Tensor:
+    def before(self, x: Tensor, batch: Batch, layer_cache: LayerCache) -> Tensor:
         """All that precedes attention: queries (N, H, D)."""
-        return self.attention.place(self.attention_norm(x), slots, positions, keys, values, turns)
+        return self.attention.place(self.attention_norm(x), batch, layer_cache)
 
     def after(self, x: Tensor, mixed: Tensor) -> Tensor:
         """All that follows attention, whose result is mixed (N, H · D): adds to x in place."""
@@ -184,12 +177,17 @@ class Llama(nn.Module):
         """Make the rotation table for positions [0, length), on the device of the weights."""
         self.rope = rope_table(self.args, length, self.tok_embeddings.weight.device)
 
+    def make_cache(self, n_slots: int, length: int) -> Cache:
+        """An empty cache for `n_slots` sequences of up to `length` tokens, in the dtype of the embeddings."""
+        weight = self.tok_embeddings.weight
+        layers = [cast(TransformerBlock, layer).attention for layer in self.layers]
+        caches = [layer.make_cache(n_slots, length, weight.dtype, weight.device) for layer in layers]
+        return Cache(caches, n_slots, length)
+
     def forward(self, batch: Batch, cache: Cache) -> Tensor:
         x: Tensor = self.tok_embeddings(batch.tokens).to(self.norm.weight.dtype)  # (N, dim)
-        turns = self.rope[batch.positions][:, None]  # (N, 1, D / 2, 2)
-        masks = [causal_mask(span, cache.dtype, x.device) for span in batch.spans]
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            x = layer(x, batch, keys, values, turns, masks)
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, batch, layer_cache)
         wanted = self.norm(x[batch.outputs])  # (M, dim)
         n_rounded = len(wanted) - batch.n_scored
         logits: Tensor = self.output(wanted[:n_rounded]).float()  # (M, vocab_size)

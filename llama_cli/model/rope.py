@@ -1,4 +1,4 @@
-"""Rotary position embedding: positions turn pairs of query and key values (arXiv:2104.09864)."""
+"""Rotary position embedding: positions rotate pairs of query and key values (arXiv:2104.09864)."""
 
 from __future__ import annotations
 
@@ -38,17 +38,22 @@ def rope_table(args: ModelArgs, length: int, device: torch.device | str = "cpu")
     return torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).to(device)
 
 
+def cos_sin_at(positions: Tensor, table: Tensor) -> Tensor:
+    """The rows of a `rope_table` at positions (N,), for heads that share them: (N, 1, head_dim / 2, 2)."""
+    return table[positions][:, None]
+
+
 def split_last(x: Tensor, size: int) -> Tensor:
     """(..., n · size) -> (..., n, size)."""
     return x.view(*x.shape[:-1], -1, size)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turn the interleaved pairs of x (N, heads, head_dim) by turns (N, 1, head_dim / 2, 2), in float32."""
+def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
+    """Rotate the interleaved pairs of x (N, heads, head_dim) by cos_sin (N, 1, head_dim / 2, 2), in float32."""
     pairs = split_last(x.float(), 2)  # (N, heads, head_dim / 2, 2)
     if torch.compiler.is_compiling():  # inductor makes one kernel of this, and none of complex numbers
-        (a, b), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
-        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+        (a, b), (cos, sin) = pairs.unbind(-1), cos_sin.unbind(-1)
+        rotated = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
     else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
-    return turned.flatten(-2).type_as(x)
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(cos_sin))
+    return rotated.flatten(-2).type_as(x)

@@ -64,12 +64,12 @@ class Budget:
 def training_logits(model: Llama, tokens: Tensor, dropout: float = 0.0) -> Tensor:
     """Logits (B, T, vocab_size) of whole texts (B, T): the model's own modules, without its cache."""
     args, length = model.args, tokens.shape[1]
-    turns = model.rope[:length][:, None]  # (T, 1, D / 2, 2)
+    cos_sin = model.rope[:length][:, None]  # (T, 1, D / 2, 2)
     x = F.dropout(model.tok_embeddings(tokens), dropout)
     for layer in cast("list[TransformerBlock]", model.layers):
         attention, normed = layer.attention, layer.attention_norm(x)
         q, k, v = torch.split(attention.project(normed), [args.n_heads, args.n_kv_heads, args.n_kv_heads], -2)
-        q, k, v = (t.transpose(1, 2) for t in (rotate(q, turns), rotate(k, turns), v))  # (B, heads, T, D)
+        q, k, v = (t.transpose(1, 2) for t in (rotate(q, cos_sin), rotate(k, cos_sin), v))  # (B, heads, T, D)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         x = x + F.dropout(attention.wo(mixed.transpose(1, 2).flatten(2)), dropout)
         x = x + F.dropout(layer.feed_forward(layer.ffn_norm(x)), dropout)

@@ -249,7 +249,7 @@ def test_the_cache_grows_and_keeps_what_it_holds(model):
     run(engine, [Request(0, (*tokens, *range(1, 90)) * 2, Sampling(max_tokens=4), seed=1)])
     assert engine.runner.cache.max_seq_len == 512
     assert engine.stats.n_reused >= 59
-    torch.testing.assert_close(engine.runner.cache.keys[0].shape[2], 512)
+    torch.testing.assert_close(engine.runner.cache.layers[0].keys.shape[2], 512)
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])

@@ -82,13 +82,13 @@ def fused_model(folder: Path, make: MakeLinear) -> Llama:
 
 
 def new_cache(model: Llama, n_slots: int, length: int) -> Cache:
-    return Cache(model.args, n_slots, length, dtype=model.tok_embeddings.weight.dtype)
+    return model.make_cache(n_slots, length)
 
 
 @torch.inference_mode()
 def forward(model: Llama, cache: Cache, tokens: list[int], start: int = 0, slot: int = 0) -> Tensor:
     """Logits (T, V) of `tokens` at positions start, start + 1, ..."""
-    return model(Batch.of([Span(slot, start, len(tokens), len(tokens))], tokens, cache), cache)
+    return model(Batch.of([Span(slot, start, len(tokens), len(tokens))], tokens, model.rope, cache), cache)
 
 
 def random_model(args: ModelArgs, seed: int = 0, positions: int = 256) -> Llama:

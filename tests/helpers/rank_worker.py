@@ -42,7 +42,7 @@ def build(case, share):
 @torch.inference_mode()
 def logits_of(runner, ids):
     runner.reserve(len(ids))
-    return runner.model(Batch.of([Span(0, 0, len(ids), len(ids))], ids, runner.cache), runner.cache)
+    return runner.model(Batch.of([Span(0, 0, len(ids), len(ids))], ids, runner.model.rope, runner.cache), runner.cache)
 
 
 def greedy(engine, prompts, n):

@@ -10,9 +10,8 @@ from helpers.models import SMALL, forward, new_cache, random_model
 
 from llama_cli.backends.place import fuse, plain_linear
 from llama_cli.model.args import ModelArgs
-from llama_cli.model.batch import Batch
-from llama_cli.model.cache import Cache
-from llama_cli.model.llama import RMSNorm, attend, causal_mask
+from llama_cli.model.batch import Batch, causal_mask
+from llama_cli.model.llama import Llama, RMSNorm, attend
 from llama_cli.model.span import Span
 
 
@@ -78,7 +77,7 @@ def test_rows_of_any_length_share_a_batch():
     spans = [Span(slot, start, length, length) for slot, (start, length) in enumerate(pieces)]
     tokens = [token for text, start in zip(texts, starts, strict=True) for token in text[start:]]
     with torch.inference_mode():
-        together = model(Batch.of(spans, tokens, cache), cache)
+        together = model(Batch.of(spans, tokens, model.rope, cache), cache)
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-5, rtol=1e-5)
 
 
@@ -92,7 +91,7 @@ def test_rows_of_one_token_are_attended_together(slots):
     for slot, text in texts.items():
         forward(model, cache, text, slot=slot)
     spans = [Span(slot, lengths[slot], 1, 1) for slot in slots]
-    batch = Batch.of(spans, [9] * len(spans), cache)
+    batch = Batch.of(spans, [9] * len(spans), model.rope, cache)
     assert batch.together is not None
     assert not batch.spans
     with torch.inference_mode():
@@ -104,9 +103,10 @@ def test_rows_of_one_token_are_attended_together(slots):
 @pytest.mark.parametrize("places", [[(0, 5)], [(0, 5), (1, 5)], [(0, 4000), (1, 5), (2, 5), (3, 5)]])
 def test_rows_are_not_padded_for_nothing(places):
     """Few rows, or a long one among short ones, go one by one."""
-    cache = Cache(SMALL, 4, 4096, dtype=torch.float32)
+    model = random_model(SMALL, positions=4096)
+    cache = new_cache(model, 4, 4096)
     spans = [Span(*place, 1, 1) for place in places]
-    assert Batch.of(spans, [1] * len(spans), cache).together is None
+    assert Batch.of(spans, [1] * len(spans), model.rope, cache).together is None
 
 
 def test_a_fused_model_is_the_model():
@@ -123,15 +123,17 @@ def test_only_the_wanted_rows_get_logits():
     model = random_model(SMALL)
     with torch.inference_mode():
         cache = new_cache(model, 1, 4)
-        logits = model(Batch.of([Span(0, 0, 4, 1)], [1, 2, 3, 4], cache), cache)
+        logits = model(Batch.of([Span(0, 0, 4, 1)], [1, 2, 3, 4], model.rope, cache), cache)
     assert logits.shape == (1, SMALL.vocab_size)
     assert logits.dtype == torch.float32
 
 
 def test_cache_is_as_large_as_asked():
     args = ModelArgs(dim=32, n_layers=3, n_heads=4, n_kv_heads=2, vocab_size=8, max_seq_len=100_000)
-    cache = Cache(args, 2, 64, dtype=torch.bfloat16)
-    assert [tuple(keys.shape) for keys in cache.keys] == [(2, 2, 64, 8)] * 3
+    cache = Llama(args).bfloat16().make_cache(2, 64)
+    assert [tuple(layer.keys.shape) for layer in cache.layers] == [(2, 2, 64, 8)] * 3
+    assert {each.dtype for layer in cache.layers for each in (layer.keys, layer.values)} == {torch.bfloat16}
+    assert cache.n_bytes == 3 * 2 * (2 * 2 * 64 * 8) * 2
 
 
 def test_copied_prefix_continues_like_the_original():

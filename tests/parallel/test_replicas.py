@@ -293,11 +293,11 @@ def test_who_repeats_has_the_same_cache():
     leader.end()
     thread.join(10)
     assert leading.cache.max_seq_len == following.cache.max_seq_len > 0
-    for mine, theirs in zip(leading.cache.keys + leading.cache.values, following.cache.keys + following.cache.values,
-                            strict=True):  # fmt: skip
-        assert torch.equal(mine, theirs)
-    assert leading.cache.keys[0][0].any()
-    assert not leading.cache.keys[0][1].any()
+    for mine, theirs in zip(leading.cache.layers, following.cache.layers, strict=True):
+        assert torch.equal(mine.keys, theirs.keys)
+        assert torch.equal(mine.values, theirs.values)
+    assert leading.cache.layers[0].keys[0].any()
+    assert not leading.cache.layers[0].keys[1].any()
 
 
 class Scripted:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.cache import Cache
-from ...model.llama import Llama
+from ...model.llama import Attention, Llama, TransformerBlock
 from ...model.span import Span
 from ...model.weights import LLAMA_LAYER, joined, layer_weights
 from .library import Layer, Library, Matrix, Model, address
@@ -19,9 +19,14 @@ from .library import Layer, Library, Matrix, Model, address
 def can_step(model: Llama, library: Library) -> bool:
     """Whether the kernels take the model: layers of their kind, short heads, one layout for each row of inputs."""
     return model.args.head_dim <= library.most_head_dim and all(
-        layer_weights(model.args, number) == LLAMA_LAYER and _reads_each_row_once(block)
+        layer_weights(model.args, number) == LLAMA_LAYER and _is_usual(block) and _reads_each_row_once(block)
         for number, block in enumerate(model.layers)
     )
+
+
+def _is_usual(block: nn.Module) -> bool:
+    """Whether it computes as the kernels do; a subclass may do it another way."""
+    return type(block) is TransformerBlock and type(block.attention) is Attention
 
 
 def _reads_each_row_once(block: nn.Module) -> bool:
@@ -47,8 +52,8 @@ class NativeSteps:
                 else:
                     part = self._floats(block.get_parameter(f"{spec.name}.weight"))
                 setattr(layers[number], spec.module, part)
-            layers[number].keys = self._keep(cache.keys[number])
-            layers[number].values = self._keep(cache.values[number])
+            layers[number].keys = self._keep(cache.layers[number].keys)
+            layers[number].values = self._keep(cache.layers[number].values)
         self._model = Model(
             n_layers=args.n_layers,
             dim=args.dim,
