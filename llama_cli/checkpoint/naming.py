@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..errors import UsageError
 from ..model.weights import OUTSIDE_LAYERS, layer_of, spec_of
 
 SUFFIX = ".weight"
@@ -14,15 +15,20 @@ SUFFIX = ".weight"
 
 @dataclass(frozen=True)
 class Naming:
-    """Meta's name of each weight -> theirs, both without `.weight` and, within layers, without what counts these."""
+    """What a format calls the weights that it knows, those of a Llama layer at least.
+
+    Meta's name of each weight -> theirs, both without `.weight` and, within layers, without what counts these.
+    """
 
     layers: str  # in front of the names of a layer's weights: `model.layers.`, then its number
     theirs: Mapping[str, str]
 
     def theirs_of(self, name: str) -> str:
-        """Their name of a weight by its whole name."""
+        """Their name of a weight by its whole name; UsageError for one that the format does not know."""
         spec, layer = spec_of(name), layer_of(name)
         assert spec is not None, f"{name} is one of Meta's names"
+        if spec.name not in self.theirs:
+            raise UsageError(f"this format has no name for {name}", "choose another format")
         front = "" if layer is None else f"{self.layers}{layer}."
         return front + self.theirs[spec.name] + SUFFIX
 

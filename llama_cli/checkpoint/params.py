@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..errors import ModelRejected, UsageError
@@ -155,21 +155,18 @@ def read_configuration(
     is_first = llama2 and theta_source != source and _is_llama_1(params, name)
     context, context_source = _context_length(params, theta, scaling, is_first, source)
     try:
-        args = ModelArgs(
-            dim=params.dim,
-            n_layers=params.n_layers,
-            n_heads=params.n_heads,
-            n_kv_heads=params.n_kv_heads or params.n_heads,
-            vocab_size=vocab,
-            multiple_of=params.multiple_of,
-            ffn_dim_multiplier=params.ffn_dim_multiplier,
-            hidden_dim=agreed(params, "hidden_dim", "intermediate_size", source),
-            head_dim_override=params.head_dim,
-            norm_eps=params.norm_eps,
-            rope_theta=theta,
-            rope_scaling=scaling,
-            max_seq_len=context,
-        )
+        derived: dict[str, Any] = {
+            "n_kv_heads": params.n_kv_heads or params.n_heads,
+            "vocab_size": vocab,
+            "hidden_dim": agreed(params, "hidden_dim", "intermediate_size", source),
+            "head_dim_override": params.head_dim,
+            "rope_theta": theta,
+            "rope_scaling": scaling,
+            "max_seq_len": context,
+        }
+        # What the file says under the name of a size or setting is that, if nothing is derived from it.
+        said = {field.name: getattr(params, field.name) for field in fields(ModelArgs) if hasattr(params, field.name)}
+        args = ModelArgs(**(said | derived))
     except ModelRejected as error:
         raise ModelRejected(f"{source}: {error.message}", error.hint) from None
     sources = {
