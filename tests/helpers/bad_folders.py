@@ -138,7 +138,9 @@ def tensors() -> Iterator[BadFolder]:
             build = spoiled(0, name, change)
             yield BadFolder(f"{name} is {how}", build, re.escape(name) + "|, the rest |tok_embeddings.weight")
             if name.startswith("layers.1.") and name.endswith(("wk.weight", "w2.weight", "ffn_norm.weight")):
-                yield BadFolder(f"{name} of shard 1 is {how}", spoiled(1, name, change), "shard 01", in_shards(2))
+                yield BadFolder(
+                    f"{name} of shard 1 is {how}", spoiled(1, name, change), r"shard 01|consolidated\.01", in_shards(2)
+                )
     more = WEIGHTS | {"vision.x": torch.ones(1, dtype=torch.bfloat16)}
     yield BadFolder("one tensor more", lambda folder: torch.save(more, folder / SHARD), "unexpected: 'vision.x'")
 
