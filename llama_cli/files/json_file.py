@@ -40,7 +40,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise _unreadable(path, str(error)) from None
     if not isinstance(value, dict):
         raise _unreadable(path, f"it must be an object, is of type {type(value).__name__}")
-    if _is_too_deep(value):
+    if nests_deeper(value, MAX_DEPTH):
         raise _unreadable(path, "it is nested too deeply")
     return value
 
@@ -76,9 +76,10 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def _is_too_deep(value: Any) -> bool:
+def nests_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects lie in each other more than so many times."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(depth):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return False

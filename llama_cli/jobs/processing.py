@@ -166,7 +166,7 @@ class Processing(Generic[RowT]):
     def _start(self, taken: Taken[RowT], row: RowT, ticket: int) -> RunningRow[RowT] | BadRow:
         try:
             requests = self.task.requests(row, self._keys)
-        except InputRejected as error:
+        except (InputRejected, DoesNotFit, NumericalError) as error:
             return BadRow.of(row, error_code(error), error.message)
         except LlamaError:
             raise
@@ -239,7 +239,7 @@ class Processing(Generic[RowT]):
         """The line of a row all of whose samples are there; None where it is not wanted, or is no result."""
         try:
             line = self.task.answer(running.row, list(running.completions.values()))
-        except NumericalError as error:
+        except (InputRejected, NumericalError) as error:
             self._give_up(running, error_code(error), error.message, order)
             return None
         self._n_broken = 0

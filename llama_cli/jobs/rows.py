@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..engine.request import Sampling
+from ..files.json_file import nests_deeper
 from ..tokenizer.chat import Message
 from .fields import IGNORED_FIELDS, Content, ErrorCode, RowError, content_of, sampling_of, shorten, suffix_of, whole
 from .lines import MAX_LINE_BYTES, Format, Line
@@ -35,6 +36,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 SORTED_JSON = json.JSONEncoder(sort_keys=True)
+MAX_DEPTH = 100  # of lists and objects in each other: what shows or hashes them calls itself once for each
 STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object_of)
 
 
@@ -154,14 +156,19 @@ def decode_line(line: bytes | None) -> str:
 
 def parse_object(text: str) -> dict[str, Any]:
     """Strict JSON: an object, without NaN, each key once."""
+    too_deep = RowError("invalid_json", "the line is nested too deeply")
     try:
         fields = STRICT_JSON.decode(text)
     except RecursionError:
-        raise RowError("invalid_json", "the line is nested too deeply") from None
+        raise too_deep from None
+    except MemoryError:
+        raise RowError("out_of_memory", "memory ran out while the line was read") from None
     except ValueError as error:
         raise RowError("invalid_json", f"the line is no JSON: {str(error).split(';')[0]}") from None
     if not isinstance(fields, dict):
         raise RowError("invalid_json", f"the line must be an object, is a {type(fields).__name__}")
+    if text.count("[") + text.count("{") > MAX_DEPTH and nests_deeper(fields, MAX_DEPTH):
+        raise too_deep
     return fields
 
 
@@ -190,10 +197,7 @@ def digest_of(fields: Mapping[str, Any]) -> int:
     }
     if notes := notes_of(fields):
         asked["metadata"] = notes
-    try:
-        return _hash(SORTED_JSON.encode(asked).encode())
-    except RecursionError:
-        return _hash(repr(sorted(asked)).encode())
+    return _hash(SORTED_JSON.encode(asked).encode())
 
 
 def _body_of(fields: dict[str, Any], format_: Format) -> dict[str, Any]:

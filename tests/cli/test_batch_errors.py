@@ -10,8 +10,9 @@ from llama_cli.cli.app import main
 from llama_cli.engine import sampler
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.scheduler import Scheduler
-from llama_cli.errors import DoesNotFit
+from llama_cli.errors import DoesNotFit, InputRejected, NumericalError
 from llama_cli.jobs.processing import MOST_INTERNAL_ERRORS
+from llama_cli.jobs.results import error_code
 
 pytestmark = pytest.mark.promise("P24")
 
@@ -159,6 +160,18 @@ def test_memory_that_one_row_has_not(files, monkeypatch, error):
     files.write(rows(6, broken=(2,)))
     assert files.run("-b", "3") == 6
     assert [row.get("error", {}).get("code") for row in files.rows()] == [None, None, "out_of_memory", None, None, None]
+
+
+@pytest.mark.parametrize("way", [break_in_text, break_in_writing])
+@pytest.mark.parametrize("error", [DoesNotFit("no room"), NumericalError("no number"), InputRejected("not so")])
+def test_what_is_wrong_with_one_row_is_said_of_that_row(files, monkeypatch, way, error):
+    """Some of these ended the run, depending on where in the row they arose."""
+    way(monkeypatch, error)
+    files.write(rows(6, broken=(2,)))
+    assert files.run("-b", "3") == 6
+    assert [row.get("error", {}).get("code") for row in files.rows()] == [
+        None, None, error_code(error), None, None, None,
+    ]  # fmt: skip
 
 
 def test_retried_rows(files, clean, monkeypatch):

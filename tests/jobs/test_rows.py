@@ -7,6 +7,7 @@ from helpers.in_memory import InMemory
 
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs import lines as lines_module
+from llama_cli.jobs import rows as rows_module
 from llama_cli.jobs.lines import Line, Lines, read_lines
 from llama_cli.jobs.rows import BadRow, BatchRow, hash_of, identify, parse_row, seed_of
 from llama_cli.tokenizer.chat import Message
@@ -219,3 +220,33 @@ def test_a_shard_is_every_nth_line():
     content = b"".join(b"line %d\n" % n for n in range(10))
     shards = [[line.place for line in Lines(InMemory(content), "text", (part, 3))] for part in range(3)]
     assert shards == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+
+
+@pytest.mark.parametrize("depth", [101, 450, 600, 900, 990, 5000])
+@pytest.mark.parametrize("nested", ['{{"a":{}}}', "[{}]"], ids=["objects", "lists"])
+@pytest.mark.parametrize("field", ["id", "prompt", "messages", "stop", "temperature", "logit_bias", "url", "metadata"])
+def test_a_row_that_is_nested_deeply_is_one_bad_row(field, nested, depth):
+    """What showed its value called itself too often, and that ended the whole run."""
+    value = "1"
+    for _ in range(depth):
+        value = nested.format(value)
+    line = Line(4, 5, f'{{"custom_id": "a", "{field}": {value}}}'.encode())
+    row = parse_row(line, "auto", DEFAULTS)
+    assert (row.code, row.message) == ("invalid_json", "the line is nested too deeply")
+    assert key_of(identify(line, "auto")) == key_of(row)
+
+
+def test_brackets_in_a_text_are_no_depth():
+    assert parse({"prompt": "[{" * 5000}).content == "[{" * 5000
+    assert parse({"prompt": "a", "metadata": [[]] * 500}).content == "a"
+
+
+def test_memory_that_runs_out_at_a_line_is_that_rows(monkeypatch):
+    class Full:
+        def decode(self, text):
+            raise MemoryError
+
+    monkeypatch.setattr(rows_module, "STRICT_JSON", Full())
+    line = Line(4, 5, b'{"prompt": "a"}')
+    assert parse_row(line, "auto", DEFAULTS).code == "out_of_memory"
+    assert key_of(identify(line, "auto")) == key_of(parse_row(line, "auto", DEFAULTS))
