@@ -17,6 +17,7 @@ class Identity(NamedTuple):
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int  # which nobody can put back
 
 
 def identify(path: Path) -> Identity:
@@ -28,7 +29,7 @@ def identify(path: Path) -> Identity:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise ModelRejected(f"{plain(path)} is {kind}", "give a folder with the files as they were downloaded")
-    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def read_head(path: Path, n_bytes: int) -> bytes:

@@ -36,7 +36,7 @@ def settle_identity(
     OutputRefused names the settings that differ: rows of two runs would be mixed. `has_unknown` says that some rows
     do not tell what they asked for: these are answers to this input only if it is the one that they were begun with.
     """
-    path = output.with_name(output.name + ".run.json")
+    path = _path_beside(output)
     before = _read(path, identity)
     if before is None or not has_rows:
         if has_rows and not force:
@@ -60,6 +60,18 @@ def settle_identity(
             "give the same input or another output with -o, or --force-resume to match rows by their ids alone",
         )
     return before
+
+
+def keep_identity(output: Path, identity: Mapping[str, Any]) -> bool:
+    """At the end of a run: whether the file still says who it was; else it does again, so that the output can go on.
+
+    OutputRefused if something else has its name, or it is damaged.
+    """
+    path = _path_beside(output)
+    is_kept = _read(path, identity) == identity
+    if not is_kept:
+        _write(path, identity)
+    return is_kept
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -108,6 +120,10 @@ def _read(path: Path, names: Iterable[str]) -> dict[str, Any] | None:
     if not is_whole:
         raise _damaged(path)
     return found
+
+
+def _path_beside(output: Path) -> Path:
+    return output.with_name(output.name + ".run.json")
 
 
 def _checksum(identity: Mapping[str, Any]) -> str:

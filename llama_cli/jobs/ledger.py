@@ -33,12 +33,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.torn: Path | None = None  # where a torn last row was moved
-        self._fd = _open(path)
-        if not lock(self._fd):
-            os.close(self._fd)
-            raise OutputRefused(
-                f"{path} is being written by another run", "wait for it, or give another output with -o"
-            )
+        self._fd = _open_locked(path)
         self._repair()
         self._begin()
 
@@ -46,7 +41,10 @@ class Ledger:
         """What follows is written by this run, and looked at once more at the end."""
         self._status = os.fstat(self._fd)
         self._size = self._began = self._status.st_size
-        self._digest = hashlib.blake2b()
+        self._ctime_ns = self._status.st_ctime_ns
+        self._is_touched = False  # by somebody else, who may only have changed its mode
+        self._written = hashlib.blake2b()
+        self._found: bytes | None = None  # a digest of what is before that
 
     def __enter__(self) -> Ledger:
         return self
@@ -75,17 +73,27 @@ class Ledger:
                 f" this run left {self._size:,}",
                 hint,
             )
+        self._is_touched |= now.st_ctime_ns != self._ctime_ns
 
     def _ensure_unchanged(self) -> None:
-        """OutputFailed if what this run wrote does not stand there any more."""
-        digest = hashlib.blake2b()
-        for start in range(self._began, self._size, READ_BYTES):
-            digest.update(read_at(self._fd, min(READ_BYTES, self._size - start), start))
-        if digest.digest() != self._digest.digest():
+        """OutputFailed if what this run wrote does not stand there any more.
+
+        What was there before is read once more only where somebody has touched the file.
+        """
+        is_whole = self._hash(self._began, self._size) == self._written.digest()
+        if self._is_touched and self._found is not None:
+            is_whole &= self._hash(0, self._began) == self._found
+        if not is_whole:
             raise OutputFailed(
                 f"{self.path} was changed by another program while this run wrote to it",
                 "its rows cannot be trusted: give another output with -o, and begin anew",
             )
+
+    def _hash(self, begin: int, end: int) -> bytes:
+        digest = hashlib.blake2b()
+        for start in range(begin, end, READ_BYTES):
+            digest.update(read_at(self._fd, min(READ_BYTES, end - start), start))
+        return digest.digest()
 
     def _repair(self) -> None:
         """Move what follows the last newline into a file of its own."""
@@ -139,12 +147,16 @@ class Ledger:
 
     def rows(self) -> Iterator[WrittenRow]:
         """Every row in the file, with its place."""
+        return self._rows(hashlib.blake2b())
+
+    def _rows(self, digest: hashlib.blake2b) -> Iterator[WrittenRow]:
         offset = 0
         try:
             with self._file() as file:
                 for line in lines_of(file):
                     if offset + len(line) > self._size:
                         return
+                    digest.update(line)
                     yield read_written(line, offset)
                     offset += len(line)
         except ValueError:
@@ -152,7 +164,11 @@ class Ledger:
 
     def finished(self) -> Finished:
         """All of them, in numbers."""
-        return Finished(self.rows())
+        digest = hashlib.blake2b()
+        found = Finished(self._rows(digest))
+        if self._size == self._began:
+            self._found = digest.digest()
+        return found
 
     def append(self, row: bytes) -> None:
         """Write one row and wait for the disk. OutputFailed leaves the file ending in a whole row.
@@ -167,7 +183,8 @@ class Ledger:
         except OSError as error:
             raise self._take_back(error) from None
         self._size += len(row)
-        self._digest.update(row)
+        self._ctime_ns = os.fstat(self._fd).st_ctime_ns
+        self._written.update(row)
 
     def _take_back(self, error: OSError) -> OutputFailed:
         """Cut off what was written of a row; what to raise."""
@@ -181,13 +198,22 @@ class Ledger:
     def compact(self, asked: Asked) -> None:
         """Keep one row for each id, one that answers what is asked for now, rather no error, and in their order."""
         self._ensure_ours()
+        self._ensure_unchanged()
         found = self.finished()
         kept = found.best(asked)
         replace_file(self.path, (read_at(self._fd, int(found.sizes[row]), int(found.offsets[row])) for row in kept))
-        os.close(self._fd)
-        self._fd = _open(self.path)
-        lock(self._fd)
+        before, self._fd = self._fd, _open_locked(self.path)
+        os.close(before)
         self._begin()
+
+
+def _open_locked(path: Path) -> int:
+    """A descriptor of an output that no other run has; OutputRefused if one has it."""
+    handle = _open(path)
+    if not lock(handle):
+        os.close(handle)
+        raise OutputRefused(f"{path} is being written by another run", "wait for it, or give another output with -o")
+    return handle
 
 
 def _open(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -64,6 +65,14 @@ class RowsLeft(Generic[RowT]):
             return
         for _, group in groupby(self._taken(size), key=lambda numbered: numbered[0] // size):
             yield (taken for _, taken in group)
+
+    def ensure_unchanged(self) -> None:
+        """InputRejected if the input is not what it was. It is read once more where its size and time do not tell."""
+        self.source.ensure_unchanged()
+        if self.known is None or not self.source.was_touched():
+            return
+        if array("q", (line.mark for line in self.lines)) != self.known.asked.marks:
+            raise changed_input(f"{self.source.name} changed while it was read")
 
     def alone(self) -> Iterator[RowT | BadRow]:
         """The rows that are not done."""

@@ -20,7 +20,7 @@ from ..loader import load_model
 from ..options import LoadOptions
 from ..parallel.team import ranks_of_a_group
 from .finished import Finished, Standing
-from .identity import settle_identity
+from .identity import keep_identity, settle_identity
 from .ledger import Ledger
 from .left import Known, RowsLeft, Taken
 from .lines import Lines
@@ -77,13 +77,19 @@ class JobRun(Generic[RowT]):
                 asked = self._survey()
             known = None if asked is None else Known(asked, self._compare(asked, finished, output))
             session = load_model(self.options)
-            task = self.task.load(session, self._settle(session, finished))
+            identity = self._settle(session, finished)
+            task = self.task.load(session, identity)
             # An error of the program and the death of the process leave its file behind.
             with Starts(path) as starts:
                 is_alone = ranks_of_a_group(self.options) * self.options.dp == 1
                 manner = Manner(self.settings.row_timeout, goes_on=is_alone)
                 processing = Processing(session, task, starts, manner, self.stopping, self.watcher)
-                return self._process(processing, RowsLeft(self.task, self.source, self.lines, known), output)
+                code = self._process(processing, RowsLeft(self.task, self.source, self.lines, known), output)
+                if path is not None and not keep_identity(path, identity):
+                    self.watcher.note(
+                        f"what says who wrote {path} was removed or changed meanwhile: it is written anew"
+                    )
+                return code
 
     def _survey(self) -> Surveyed:
         parse = self.task.parse if self.settings.strict else None
@@ -161,7 +167,7 @@ class JobRun(Generic[RowT]):
                     processing.session.engine.forget()
                 processing.run(self._unsettled(group, order, early, is_whole=size is not None), order)
         processing.session.ensure_unchanged()
-        self.source.ensure_unchanged()
+        left.ensure_unchanged()
         if left.known is not None and left.known.standing.is_untidy and not self.stopping.requested:
             output.compact(left.known.asked)
         return self._close(processing.task, counts, left, time.monotonic() - began)

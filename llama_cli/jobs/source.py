@@ -37,7 +37,8 @@ class Source:
         self.is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.can_rewind = self.is_file
         self._begin = file.tell() if self.is_file else 0  # a shell may have read some of standard input already
-        self._before = _state(os.fstat(file.fileno()))
+        status = os.fstat(file.fileno())
+        self._before, self._ctime_ns = _state(status), status.st_ctime_ns
         self._take(file)
 
     def _take(self, file: Buffered) -> None:
@@ -102,6 +103,10 @@ class Source:
         if not is_there or _state(now) != self._before:
             what = "changed" if is_there else "was removed, renamed or replaced"
             raise changed_input(f"{self.name} {what} while it was read")
+
+    def was_touched(self) -> bool:
+        """Whether something was done to a file, were it only to put the time of its last change back."""
+        return self.is_file and os.fstat(self._stored.fileno()).st_ctime_ns != self._ctime_ns
 
     def is_at(self, path: Path) -> bool:
         """Whether a path leads to this very file."""

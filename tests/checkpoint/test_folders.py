@@ -341,13 +341,20 @@ def append(path: Path) -> None:
         file.write(b"x")
 
 
+def put_back(path: Path) -> None:
+    """Another byte, and the time of the last change as it was."""
+    before = path.stat()
+    overwrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def rename_over(path: Path) -> None:
     (path.parent / "new").write_bytes(path.read_bytes())
     (path.parent / "new").replace(path)
 
 
 @pytest.mark.parametrize(
-    "change", [overwrite, append, rename_over, Path.unlink, lambda path: os.truncate(path, 100), os.utime]
+    "change", [overwrite, put_back, append, rename_over, Path.unlink, lambda path: os.truncate(path, 100), os.utime]
 )
 @pytest.mark.parametrize("write", [write_meta, write_hf])
 def test_change_of_a_file_is_noticed(change, write, tmp_path):

@@ -26,6 +26,13 @@ def append(path, row):
         file.write(row)
 
 
+def put_back(path, row):
+    before = path.stat()
+    with path.open("r+") as file:
+        file.write(row)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def replace(path, rows):
     path.with_name("other").write_text("".join(rows))
     path.with_name("other").replace(path)
@@ -41,6 +48,7 @@ CHANGES = {
     "a row edited": lambda path: lines(path, [*ROWS[:30], ROWS[30].replace("row 30", "ROW 30"), *ROWS[31:]]),
     "replaced": lambda path: replace(path, ROWS[::-1]),
     "removed": lambda path: path.unlink(),
+    "a row that was read, and the time put back": lambda path: put_back(path, ROWS[0].replace("row 0", "row X")),
 }
 
 
@@ -76,3 +84,18 @@ def test_an_input_that_stays_is_no_trouble(tmp_path, monkeypatch):
     with source.open() as file:
         monkeypatch.setattr("sys.stdin", file)
         assert main(["batch", "-", "-o", str(tmp_path / "again.jsonl"), *FLAGS]) == 0
+
+
+def test_another_mode_or_name_of_an_input_is_no_change(tmp_path, monkeypatch):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(ROWS[:5]))
+    real = Ledger.append
+
+    def touch(ledger, row):
+        source.chmod(0o600)
+        if json.loads(row)["index"] == 1:
+            (tmp_path / "second").hardlink_to(source)
+        real(ledger, row)
+
+    monkeypatch.setattr(Ledger, "append", touch)
+    assert main(["batch", str(source), "-o", str(tmp_path / "out.jsonl"), *FLAGS]) == 0
