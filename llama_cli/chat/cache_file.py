@@ -20,19 +20,21 @@ from ..errors import InputRejected, LlamaError
 from ..files.own import open_own
 from ..files.write import replace_file
 from ..llm import LLM
+from .keeping import ensure_only_a_cache
 
 NAMES = ("keys", "values", "ids")
 GOES_ON = "the conversation goes on without it"
 
 
 def save_cache(path: Path, session: LLM) -> None:
-    """Write what the fullest slot holds; OutputFailed says why it could not be."""
+    """Write what the fullest slot holds; OutputFailed or OutputRefused says why it could not be."""
     try:
         ids, keys, values = session.engine.snapshot()
     except InputRejected as error:
         raise InputRejected(error.message, "no cache is kept") from None
     tensors = {"keys": keys, "values": values, "ids": torch.tensor(ids, dtype=torch.int64)}
     about = {"fingerprint": session.info.fingerprint}
+    ensure_only_a_cache(path)
     replace_file(path, iter([save(tensors, about | {"sha256": _checksum(tensors, about)})]), private=True)
 
 

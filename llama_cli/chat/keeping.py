@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,11 @@ from ..checkpoint.catalog import TOY
 from ..checkpoint.installed import find_model
 from ..errors import LlamaError, OutputRefused
 from ..files.claim import Claim, ensure_writable
+from ..files.own import open_own
 from .kept_conversations import claim_last, claim_new
+
+# safetensors, which says first how long its header is; ours begins with what the file says about itself.
+LENGTH_BYTES, CACHE_BEGINNING = 8, b'{"__metadata__":'
 
 
 class Keeping(NamedTuple):
@@ -26,6 +31,16 @@ def cache_beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.cache")
 
 
+def ensure_only_a_cache(path: Path) -> None:
+    """OutputRefused if something else has the name of a cache: it would be replaced."""
+    if not os.path.lexists(path):
+        return
+    with open(open_own(path, os.O_RDONLY), "rb") as file:
+        head = file.read(LENGTH_BYTES + len(CACHE_BEGINNING))
+    if head and head[LENGTH_BYTES:] != CACHE_BEGINNING:
+        raise OutputRefused(f"{path} is no cache of a conversation", "move it away, or leave out --save-cache")
+
+
 @contextmanager
 def keep_in_file(path: Path, *, go_on: bool, with_cache: bool) -> Iterator[Keeping]:
     """The file that was named, while the conversation lasts; whether it can be kept there is told at once."""
@@ -34,6 +49,7 @@ def keep_in_file(path: Path, *, go_on: bool, with_cache: bool) -> Iterator[Keepi
             raise OutputRefused(f"{path} exists", "add --continue to go on with it, or give another file")
         if with_cache:
             ensure_writable(cache_beside(path))
+            ensure_only_a_cache(cache_beside(path))
         yield Keeping(claim, is_last=False)
 
 

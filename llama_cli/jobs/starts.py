@@ -36,7 +36,13 @@ class Starts:
         if self._path is None:
             self._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         else:
-            self._read(read_own(self._path, MOST_BYTES) or b"")
+            notes = read_own(self._path, MOST_BYTES) or b""
+            if notes and not notes.startswith(STARTED):  # as every file of ours does, damaged or not
+                raise OutputRefused(
+                    f"{self._path} is none of this program's, and it keeps a file of that name",
+                    "move it away, or give another output",
+                )
+            self._read(notes)
             self._fd = open_own(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def _read(self, notes: bytes) -> None:

@@ -85,7 +85,7 @@ def test_a_pipe_in_the_hubs_cache(tmp_path):
 # Files that are damaged.
 
 
-@pytest.mark.parametrize("started", [b'+[1]\n+{"a": 1}\n+null\n', b"\xff\xfe\n\0\0\n", b"+" + b"[" * 99999 + b"\n"])
+@pytest.mark.parametrize("started", [b'+[1]\n+{"a": 1}\n+null\n', b"+\xff\xfe\n\0\0\n", b"+" + b"[" * 99999 + b"\n"])
 def test_the_list_of_started_rows_is_damaged(started, source, tmp_path):
     out = tmp_path / "out.jsonl"
     out.with_name("out.jsonl.started").write_bytes(started)
