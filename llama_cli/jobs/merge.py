@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from array import array
 from codecs import BOM_UTF8
@@ -16,7 +17,7 @@ from typing import BinaryIO
 from ..errors import InputRejected
 from ..files.write import replace_file
 from .rows import hash_of
-from .source import GZIP
+from .source import GZIP, changed_input
 from .written import WrittenRow, lines_of, read_written
 
 PARTS = "give the outputs of batch --shard I/N"
@@ -74,6 +75,7 @@ def merge_parts(parts: Sequence[Path], output: Path) -> Merged:
     """
     with ExitStack() as stack:
         files = [stack.enter_context(_open(path)) for path in parts]
+        before = [_state(file) for file in files]
         found = _Found()
         for part, (path, file) in enumerate(zip(parts, files, strict=True)):
             for each in _rows_of(path, file):
@@ -86,7 +88,14 @@ def merge_parts(parts: Sequence[Path], output: Path) -> Merged:
 
         kept = found.first_of_each_index(order)
         _refuse_several_inputs(found, order, kept, lambda row: read_written(line_of(row), 0).custom_id)
-        replace_file(output, map(line_of, kept))
+
+        def lines() -> Iterator[bytes]:
+            yield from map(line_of, kept)
+            for path, file, status in zip(parts, files, before, strict=True):
+                if _state(file) != status:
+                    raise changed_input(f"{path} changed while it was read")
+
+        replace_file(output, lines())
     indexes = [found.indexes[row] for row in kept]
     gaps = [(a + 1, b - 1) for a, b in zip([-1, *indexes], indexes, strict=False) if b > a + 1]
     return Merged(len(kept), sum(found.errors[row] for row in kept), len(order) - len(kept), gaps)
@@ -119,6 +128,12 @@ def _open(path: Path) -> BufferedReader:
         file.close()
         raise InputRejected(f"{path} is gzip", f"gunzip {shlex.quote(str(path))}, then merge it")
     return file
+
+
+def _state(file: BufferedReader) -> tuple[int, int, int]:
+    """What stays the same while nobody touches a file; the last of them nobody can put back."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _rows_of(path: Path, file: BinaryIO) -> Iterator[WrittenRow]:

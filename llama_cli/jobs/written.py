@@ -14,6 +14,7 @@ OWN_ROWS = (
     re.compile(rb'\{"id": "batch_req_[0-9a-f]{16}(?P<digest>[0-9a-f]{16})?", "custom_id": ' + PLAIN_ID),
     re.compile(rb'\{"id": ' + PLAIN_ID + rb'(?: "row_hash": "(?P<digest>[0-9a-f]{16})")?'),
 )
+PRINTED = re.compile(rb"[ -~]*\}\r?\n?")  # a disk that failed leaves zeros
 ERROR_MARK = re.compile(rb'"error": \{"code": "([a-z_]+)", "message": "[^"]*(?:\\"[^"]*)*"\}\}$')
 
 
@@ -52,6 +53,8 @@ def _read(line: bytes, offset: int) -> WrittenRow:
     code = None if error is None else error[1].decode()
     for form in OWN_ROWS:
         if match := form.match(line):
+            if not PRINTED.fullmatch(line):
+                raise ValueError("a row is one line of plain ASCII")
             custom_id, digest = match["text"] if match["number"] is None else match["number"], match["digest"]
             known = None if digest is None else int(digest, 16)
             return WrittenRow(custom_id.decode(), int(match["index"]), known, code, offset, len(line))

@@ -7,7 +7,9 @@ import numpy
 import pytest
 
 from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
-from llama_cli.jobs import written
+from llama_cli.files import write
+from llama_cli.jobs import ledger as ledger_module
+from llama_cli.jobs import merge, written
 from llama_cli.jobs.finished import Asked
 from llama_cli.jobs.ledger import Ledger
 from llama_cli.jobs.merge import merge_parts
@@ -169,3 +171,88 @@ def test_a_torn_row_goes_into_a_file_of_its_own(path, monkeypatch, kind):
         Ledger(path)
     assert victim.read_bytes() == b"mine"
     assert path.read_bytes() == ROWS[0] + ROWS[1][:10]
+
+
+def put_back(path, data):
+    """Other bytes in a file of the same size, and the time of its last change as it was."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("data", [ROWS[1] + ROWS[0], ROWS[0].replace(b"x", b"y"), b"\0" * 20, ROWS[0][:9] + b"9"])
+@pytest.mark.parametrize("end", ["append", "compact"])
+def test_a_change_of_what_an_earlier_run_wrote_is_seen(path, data, end):
+    """Nothing looked at rows that were there before: such a run ended with exit code 0."""
+    path.write_bytes(ROWS[0] + ROWS[1])
+
+    def run():
+        with Ledger(path) as ledger:
+            ledger.finished()
+            put_back(path, data)
+            if end == "append":
+                ledger.append(ROWS[2])
+            else:
+                ledger.compact(NOTHING)
+
+    with pytest.raises(OutputFailed, match="was changed by another program"):
+        run()
+
+
+def test_another_mode_or_name_of_an_output_is_no_change(path):
+    path.write_bytes(ROWS[0])
+    with Ledger(path) as ledger:
+        ledger.finished()
+        path.chmod(0o600)
+        path.with_name("second").hardlink_to(path)
+        ledger.append(ROWS[1])
+    assert path.read_bytes() == ROWS[0] + ROWS[1]
+
+
+def test_an_output_that_another_run_takes_while_it_is_put_into_order(path, monkeypatch):
+    """The lock on the new file was asked for, and its answer was not looked at."""
+    path.write_bytes(ROWS[0] + ROWS[0])
+    others = []
+
+    def replace_first(where, parts):
+        write.replace_file(where, parts)
+        others.append(Ledger(where))
+
+    monkeypatch.setattr(ledger_module, "replace_file", replace_first)
+    ledger = Ledger(path)
+    with pytest.raises(OutputRefused, match="is being written by another run"):
+        ledger.compact(NOTHING)
+    for each in (ledger, *others):
+        os.close(each._fd)
+
+
+@pytest.mark.parametrize("data", [b"\0" * 8, b"\x01", b"\xff\xfe", b"\x1b[2J"])
+def test_a_row_with_what_no_row_has_is_not_taken_for_done(path, data):
+    """A block of zeros in the middle of a row was an answered row."""
+    row = ROWS[1].replace(b'"x"', b'"xxxxxxxxxxxxxxxx"')
+    place = row.index(b"xxx") + 3
+    path.write_bytes(ROWS[0] + row[:place] + data + row[place + len(data) :] + ROWS[2])
+    with Ledger(path) as ledger, pytest.raises(OutputRefused, match=f"line at byte {len(ROWS[0])} that no batch wrote"):
+        ledger.finished()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda path: os.truncate(path, 10), lambda path: append(path, ROWS[3]), lambda path: put_back(path, ROWS[1])],
+    ids=["cut short", "appended to", "another row in place"],
+)
+def test_a_part_that_changes_while_it_is_merged(path, change, monkeypatch):
+    """Its lines were taken from where they had been, whatever stood there now."""
+    path.write_bytes(ROWS[0] + ROWS[1])
+    out = path.with_name("whole")
+    real = merge._refuse_several_inputs
+
+    def changed(*arguments):
+        change(path)
+        real(*arguments)
+
+    monkeypatch.setattr(merge, "_refuse_several_inputs", changed)
+    with pytest.raises(InputRejected, match="changed while it was read"):
+        merge_parts([path], out)
+    assert os.listdir(path.parent) == ["out"]
