@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from .write import sync_folder
 
 CONFIG_NAMES = ("params.json", "config.json")
 MARKER, NEW, OLD = "made-by-llama-cli", "new", "old"
+WRITTEN_BY_OTHERS = 0o022
 ENDINGS = (".pth", ".safetensors", ".json", ".jinja", ".model")  # of the files that a conversion writes
 
 
@@ -40,7 +42,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 check_target(target, replace=replace)
                 (partial / NEW).mkdir()
                 yield partial / NEW
-                _sync(partial / NEW)
+                _finish(partial / NEW)
                 _require_place(handle, partial, target)  # much may have happened since
                 check_target(target, replace=replace)
                 _put_in_place(partial, target)
@@ -161,13 +163,16 @@ def _remove_place(partial: Path) -> None:
     partial.rmdir()
 
 
-def _sync(folder: Path) -> None:
+def _finish(folder: Path) -> None:
+    """Bring all onto the disk, with nothing that others may write into, whatever the umask is."""
     for path in folder.iterdir():
         handle = os.open(path, os.O_RDONLY)
         try:
+            os.fchmod(handle, stat.S_IMODE(os.fstat(handle).st_mode) & ~WRITTEN_BY_OTHERS)
             os.fsync(handle)
         finally:
             os.close(handle)
+    folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~WRITTEN_BY_OTHERS)
     sync_folder(folder)
 
 

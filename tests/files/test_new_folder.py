@@ -301,3 +301,15 @@ def test_files_are_on_the_disk_before_the_folder_gets_its_name(tmp_path, monkeyp
     make(tmp_path / "model")
     inodes = [(tmp_path / name).stat().st_ino for name in ("model/params.json", "model", ".")]
     assert synced == [(inodes[0], False), (inodes[1], False), (inodes[2], True)]
+
+
+@pytest.mark.parametrize("umask", [0, 0o002, 0o022, 0o077])
+def test_others_never_write_into_what_is_made(tmp_path, umask):
+    """With a umask of nothing everybody could write the weights that the next command runs."""
+    target, before = tmp_path / "model", os.umask(umask)
+    try:
+        make(target)
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (target, target / "params.json")]
+    assert modes == [0o755 & ~umask, 0o644 & ~umask]
