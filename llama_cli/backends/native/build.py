@@ -82,7 +82,7 @@ def _in_folder(folder: Path, compiler: str) -> Path | str:
         logger.warning("%s is not as it was written: the kernels are compiled anew", library)
         library.unlink()
     said = read_own(refused, MOST_REFUSAL)
-    if said is not None and refused.stat().st_mtime > time.time() - SECONDS_TO_REMEMBER:
+    if said is not None and 0 <= time.time() - refused.stat().st_mtime < SECONDS_TO_REMEMBER:  # not of a later day
         return said.decode(errors="replace")
     logger.log(NOTE, "compiling kernels for this processor in %s, which takes some seconds, once", folder)
     with Scratch(folder, "compiling-") as scratch:

@@ -22,10 +22,17 @@ RUN = 'exec 3<&0; (read -r nothing <&3; kill -KILL 0) >/dev/null 2>&1 & "$@" </d
 # What the machine lacks for the moment; anything else that the compiler calls an error is about the source or a flag.
 LACKS = (
     errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS,
-    errno.ESTALE, errno.EFBIG,
+    errno.ESTALE, errno.EFBIG, errno.EINTR, errno.EACCES, errno.EPERM, errno.ETXTBSY, errno.EBUSY, errno.ENOLCK,
+    errno.ENOTCONN, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNREFUSED,
 )  # fmt: skip
 PASSING = re.compile(
-    "|".join([*map(os.strerror, LACKS), "memory", "file descriptors", "[Kk]illed", "terminated", "signal"])
+    "|".join(
+        [
+            *map(os.strerror, LACKS),
+            *("memory", "file descriptors", "[Kk]illed", "terminated", "signal", "internal compiler error"),
+            *("Segmentation fault", "Bus error", "Aborted", "truncated", "[Cc]an't write", "final link failed"),
+        ]
+    )
 )
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from ...model.weights import LLAMA_LAYER
 from .build import built_library, tell_slower
 
+MAPS_NONE = "failed to map segment"  # the loader's words for no memory, and for a folder that nothing may run from
+
 
 class Kind(IntEnum):
     """How the weights of a matrix are stored, and the inputs of its product rounded."""
@@ -127,6 +129,8 @@ def native_library() -> Library | None:
         return None
     try:
         return Library(ctypes.CDLL(str(path)))
-    except OSError as error:
+    except (OSError, AttributeError) as error:
+        if MAPS_NONE not in str(error):  # half a file, which has the name of its content all the same
+            path.unlink(missing_ok=True)
         tell_slower(str(error))
         return None
