@@ -80,6 +80,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.is_fifo() and not os.environ.get(FILE_VARIABLE):  # one that is named may be a shell's <(...)
+            raise _wrong(path, "it is a pipe, and nobody may ever write to it")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):

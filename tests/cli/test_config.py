@@ -203,3 +203,14 @@ def test_a_model_that_cannot_be_read(run):
     assert (code, err.count("\n")) == (0, 1)
     assert "/nowhere" in out
     assert "of the model nothing is known" in err
+
+
+@pytest.mark.usefixtures("file")
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(run, tmp_path, monkeypatch):
+    """Every command waited for ever for somebody to write into it."""
+    monkeypatch.delenv("LLAMA_CLI_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "llama-cli").mkdir()
+    os.mkfifo(tmp_path / "llama-cli/config.toml")
+    code, _, err = run("config")
+    assert (code, "it is a pipe" in err) == (2, True), err
