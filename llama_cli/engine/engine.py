@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..errors import DoesNotFit, NumericalError
+from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError
 from ..model.span import Span
 from . import sampler
+from .constraint import Constraint
 from .limits import Limits
+from .proposer import Proposer
 from .request import Event, Finish, PromptScored, Request, Token, TokenLogprob
 from .runner import Runner, Snapshot
 from .scheduler import Plan, Scheduler, Sequence
@@ -35,6 +38,20 @@ class Stats:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_steps: int = 0
+    n_guessed: int = 0  # tokens that a proposer guessed, and that steps computed
+    n_kept: int = 0  # those of them that were drawn
+
+
+class Guides(NamedTuple):
+    """What takes part in the choice of one sample's tokens, besides the model and the sampling."""
+
+    constraint: Constraint | None = None
+    proposer: Proposer | None = None
+
+
+def no_guides(request: Request) -> Guides:
+    """Most requests have none."""
+    return Guides()
 
 
 class Engine:
@@ -48,8 +65,15 @@ class Engine:
         stop_tokens: frozenset[int],
         n_ids: int | None = None,
         chunk: int = 512,
+        guide: Callable[[Request], Guides] = no_guides,
     ) -> None:
-        """`n_words` ids have a token; the model knows `n_ids`, by default no more than those."""
+        """`n_words` ids have a token; the model knows `n_ids`, by default no more than those.
+
+        Requests are data, which crosses processes: `guide` makes of one, where it runs, what is alive in a sample of
+        it. It is called for each sample, and a LlamaError that it raises ends that sample.
+        """
+        self._guide = guide
+        self._constraints: dict[Sequence, Constraint] = {}
         self.runner = runner
         self.limits = Limits(n_ids or n_words, n_words, runner.max_seq_len)
         self.stop_tokens = stop_tokens
@@ -125,10 +149,18 @@ class Engine:
             return
         limit = min(len(request.prompt) + request.sampling.max_tokens, self.runner.max_seq_len)
         for sample in range(request.sampling.n):
-            sequence = Sequence(request, sample, limit)
-            if sequence.is_full and not sequence.scores_prompt:
-                yield Finish(request.key, sample, "length")
+            try:
+                constraint, proposer = self._guide(request)
+            except LlamaError as error:
+                yield Finish(request.key, sample, "error", error)
                 continue
+            sequence = Sequence(request, sample, limit, proposer=proposer)
+            is_done = constraint is not None and constraint.is_done
+            if (sequence.is_full or is_done) and not sequence.scores_prompt:
+                yield Finish(request.key, sample, "stop" if is_done else "length")
+                continue
+            if constraint is not None:
+                self._constraints[sequence] = constraint
             self.runner.reserve(limit)
             self._random[sequence] = Random((request.seed + sample) % 2**64)
             self.scheduler.add(sequence)
@@ -136,6 +168,7 @@ class Engine:
     def _end(self, sequence: Sequence) -> None:
         self.scheduler.remove(sequence)
         del self._random[sequence]
+        self._constraints.pop(sequence, None)
 
     def _end_damaged(self, sequence: Sequence) -> None:
         """End a sequence that met NaN, and leave none of it in its slot."""
@@ -164,8 +197,9 @@ class Engine:
             return
         n_prompt = sum(span.length for span in plan.spans if self.scheduler.sequence_in(span.slot).in_prefill)
         self.scheduler.advance(plan)
+        kept_before = self.stats.n_kept
         events = list(self._choose(plan, logits))
-        self._count(plan, n_prompt, time.perf_counter() - began)
+        self._count(plan, n_prompt, self.stats.n_kept - kept_before, time.perf_counter() - began)
         yield from events
 
     def _make_room(self) -> Iterator[Event]:
@@ -181,7 +215,7 @@ class Engine:
     @torch.inference_mode()
     def _choose(self, plan: Plan, logits: Tensor) -> Iterator[Event]:
         """Score the prompts that asked for it and give every sequence at its end the next token."""
-        sequences, last_rows = [], []
+        rows: dict[Sequence, int] = {}  # of the logits that its next token is drawn from
         first = 0
         for number, span in enumerate(plan.spans):
             sequence = self.scheduler.sequence_in(span.slot)
@@ -190,25 +224,46 @@ class Engine:
             first += span.n_outputs
             if sequence.n_pending:
                 continue
-            if sequence.is_full:  # only its prompt was to be scored
+            is_done = plan.n_scored > 0 and self._is_done(sequence)
+            if is_done or sequence.is_full:  # only its prompt was to be scored
                 self._end(sequence)
-                yield Finish(sequence.request.key, sequence.sample, "length")
+                yield Finish(sequence.request.key, sequence.sample, "stop" if is_done else "length")
+            elif sequence.guessed and not _are_finite(logits[first - span.n_outputs : first]):
+                self._compute_again(sequence, span)
             else:
-                sequences.append(sequence)
-                last_rows.append(first - 1)
-        if not sequences:
-            return
-        wanted = logits[last_rows]
-        if plan.n_scored:
-            wanted = wanted.to(self.runner.rounds_to).float()  # a token is chosen as where nothing is scored
-        chosen = sampler.pick(wanted, [self._draw(sequence) for sequence in sequences])
-        for sequence, token, of_row in zip(sequences, chosen, wanted, strict=True):
-            yield from self._append(sequence, token, of_row)
+                n_guessed = len(sequence.guessed)
+                self.stats.n_guessed += n_guessed
+                rows[sequence] = first - 1 - n_guessed
+        while rows:
+            wanted = logits[list(rows.values())]
+            if plan.n_scored:
+                wanted = wanted.to(self.runner.rounds_to).float()  # a token is chosen as where nothing is scored
+            chosen = sampler.pick(wanted, [self._draw(sequence) for sequence in rows])
+            following: dict[Sequence, int] = {}
+            for (sequence, row), token, of_row in zip(rows.items(), chosen, wanted, strict=True):
+                yield from self._append(sequence, token, of_row)
+                if sequence.guessed and sequence in self._random and token is not None and sequence.keep_guessed(token):
+                    self.stats.n_kept += 1
+                    following[sequence] = row + 1
+            rows = following
+
+    def _compute_again(self, sequence: Sequence, span: Span) -> None:
+        """Compute a span that met NaN without guesses, which may have brought it: one reaches all that is masked."""
+        sequence.guessed, sequence.proposer = [], None
+        sequence.n_cached = span.start
+        self.runner.clear(span.slot, span.start)
+
+    def _is_done(self, sequence: Sequence) -> bool:
+        """Whether its constraint lets nothing follow."""
+        constraint = self._constraints.get(sequence)
+        return constraint is not None and constraint.is_done
 
     def _draw(self, sequence: Sequence) -> sampler.Draw:
         sampling = sequence.request.sampling
         generated = sequence.tokens[sequence.n_prompt :] if sampling.penalises else ()
-        return sampler.Draw(sampling, self._random[sequence], sequence.request.prompt, generated)
+        constraint = self._constraints.get(sequence)
+        allowed = None if constraint is None else constraint.mask()
+        return sampler.Draw(sampling, self._random[sequence], sequence.request.prompt, generated, allowed)
 
     def _score_prompt(self, sequence: Sequence, span: Span, logits: Tensor) -> Iterator[Event]:
         """The logits at position p tell the probability of token p + 1; the last ones tell the answer's."""
@@ -220,21 +275,26 @@ class Engine:
 
     def _append(self, sequence: Sequence, token: int | None, logits: Tensor) -> Iterator[Event]:
         key, sample, sampling = sequence.request.key, sequence.sample, sequence.request.sampling
+        constraint = self._constraints.get(sequence)
         if token is None:
             self._end_damaged(sequence)
-            yield Finish(key, sample, "error", _not_a_number(len(sequence.tokens)))
+            is_stuck = constraint is not None and _allows_nothing(constraint)
+            yield Finish(key, sample, "error", (_stuck if is_stuck else _not_a_number)(len(sequence.tokens)))
             return
         score: TokenLogprob | None = None
         if sampling.wants_logprobs:
             score = sampler.logprobs(logits[None], [token], sampling.top_logprobs)[0]
         is_stop = token in sampling.stop_token_ids or (not sampling.ignore_eos and token in self.stop_tokens)
         sequence.tokens.append(token)
+        if constraint is not None:
+            constraint.accept(token)
+        ends = is_stop or (constraint is not None and constraint.is_done)
         yield Token(key, sample, token, score, is_stop)
-        if is_stop or sequence.is_full:
+        if ends or sequence.is_full:
             self._end(sequence)
-            yield Finish(key, sample, "stop" if is_stop else "length")
+            yield Finish(key, sample, "stop" if ends else "length")
 
-    def _count(self, plan: Plan, n_prompt: int, seconds: float) -> None:
+    def _count(self, plan: Plan, n_prompt: int, n_kept: int, seconds: float) -> None:
         self.stats.n_steps += 1
         self.stats.n_reused = self.scheduler.n_reused
         if n_prompt:
@@ -243,7 +303,20 @@ class Engine:
         else:
             self.stats.decode_seconds += seconds
             self.stats.decode_steps += 1
-            self.stats.n_decoded += len(plan.spans)
+            self.stats.n_decoded += len(plan.spans) + n_kept
+
+
+def _are_finite(logits: Tensor) -> bool:
+    return bool(logits.max(-1).values.isfinite().all())
+
+
+def _allows_nothing(constraint: Constraint) -> bool:
+    mask = constraint.mask()
+    return mask is not None and not bool(mask.any())
+
+
+def _stuck(position: int) -> InputRejected:
+    return InputRejected(f"what the answer is held to allows no token at position {position}")
 
 
 def _not_a_number(position: int) -> NumericalError:

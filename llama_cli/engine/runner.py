@@ -59,8 +59,8 @@ class Runner(Protocol):
     def reserve(self, length: int) -> None:
         """Make room for sequences of `length` tokens, keeping what is cached."""
 
-    def clear(self, slot: int) -> None:
-        """Forget the numbers of a slot."""
+    def clear(self, slot: int, start: int = 0) -> None:
+        """Forget the numbers of a slot from position `start` on."""
 
     def snapshot(self, slot: int, ids: list[int]) -> Snapshot:
         """Copies of the keys and values of `ids`, which a slot holds; InputRejected where no one process has them."""
@@ -126,9 +126,9 @@ class ModelRunner:
             parts.append(self.model(batch, self.cache))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def clear(self, slot: int) -> None:
+    def clear(self, slot: int, start: int = 0) -> None:
         """As Runner.clear."""
-        self.cache.clear(slot)
+        self.cache.clear(slot, start)
 
     def snapshot(self, slot: int, ids: list[int]) -> Snapshot:
         """As Runner.snapshot."""

@@ -1,6 +1,6 @@
 """Logits to tokens. Each request draws from a generator of its own, so its text knows no neighbours.
 
-Order: logit bias and penalties, then temperature, top-k, top-p, min-p, then one draw on the sorted
+Order: a constraint, logit bias and penalties, then temperature, top-k, top-p, min-p, then one draw on the sorted
 candidates. Shapes: M rows, V vocabulary, C candidates.
 """
 
@@ -26,6 +26,7 @@ class Draw(NamedTuple):
     random: Random
     prompt: Sequence[int]
     generated: Sequence[int]
+    allowed: Tensor | None = None  # bool (V,): what a constraint lets through; None lets all
 
 
 class Candidates(NamedTuple):
@@ -59,23 +60,34 @@ def bias_and_penalise(logits: Tensor, draw: Draw) -> Tensor:
     return logits
 
 
-def candidates(logits: Tensor, sampling: Sampling) -> Candidates:
-    """Which tokens of one row (V,) may be drawn.
+def narrow(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Logits (M, V) with -inf for what a row's constraint forbids; the same tensor where no row has one."""
+    if not any(draw.allowed is not None for draw in draws):
+        return logits
+    logits = logits.clone()
+    for row, draw in enumerate(draws):
+        if draw.allowed is not None:
+            logits[row].masked_fill_(~draw.allowed.to(logits.device), float("-inf"))
+    return logits
+
+
+def candidates(logits: Tensor, sampling: Sampling, n_allowed: int | None = None) -> Candidates:
+    """Which tokens of one row (V,) may be drawn, no more than the likeliest `n_allowed`: the others are forbidden.
 
     Top-p is Meta's rule: with probabilities sorted, a token stays while the sum before it is at most
     top_p, so the one that crosses the line stays.
     """
     scaled = (logits - logits.max()) / sampling.temperature  # the largest is 0: no finite logit overflows
     normaliser = scaled.logsumexp(-1)
-    n_vocab = len(scaled)
-    looked_at = min(max(FIRST_LOOK, sampling.top_k), n_vocab)  # top-k's sum needs all of its candidates
+    most = len(scaled) if n_allowed is None else n_allowed
+    looked_at = min(max(FIRST_LOOK, sampling.top_k), most)  # top-k's sum needs all of its candidates
     while True:
         values, ids = scaled.topk(looked_at)
         probabilities = (values - normaliser).exp()
         kept = _filter(probabilities, sampling)
-        if len(kept) < looked_at or looked_at == n_vocab:
+        if len(kept) < looked_at or looked_at == most:
             return Candidates(ids[: len(kept)], kept / kept.sum())
-        looked_at = min(looked_at * 16, n_vocab)
+        looked_at = min(looked_at * 16, most)
 
 
 def _filter(probabilities: Tensor, sampling: Sampling) -> Tensor:
@@ -103,15 +115,24 @@ def choose(logits: Tensor, draw: Draw) -> int | None:
             return None
     if draw.sampling.is_greedy:
         return int(logits.argmax())
-    ids, probabilities = candidates(logits, draw.sampling)
+    n_allowed = None if draw.allowed is None else int(draw.allowed.sum())
+    ids, probabilities = candidates(logits, draw.sampling, n_allowed)
     place = int(torch.searchsorted(probabilities.double().cumsum(-1), draw.random.random(), right=True))
     return int(ids[min(place, len(ids) - 1)])
 
 
 def pick(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
-    """Choose a token for each row of logits (M, V); None where the model or a penalty made NaN or infinity."""
+    """Choose a token for each row of logits (M, V), within what its constraint allows.
+
+    None where the model or a penalty made NaN or infinity, or where a constraint allows nothing.
+    """
     likeliest = logits.max(-1)
-    healthy = likeliest.values.isfinite().tolist()  # the maximum shows NaN and +inf, and lets -inf masks pass
+    finite = likeliest.values.isfinite()  # the maximum shows NaN and +inf, and lets -inf masks pass
+    narrowed = narrow(logits, draws)
+    if narrowed is not logits:  # NaN of a token that is forbidden is NaN of the model
+        logits, likeliest = narrowed, narrowed.max(-1)
+        finite &= likeliest.values.isfinite()
+    healthy = finite.tolist()
     greedy = likeliest.indices.tolist()
     chosen: list[int | None] = []
     for row, draw in enumerate(draws):

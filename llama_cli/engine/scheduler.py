@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..model.span import Span
+from .proposer import Proposer
 from .request import Request
 
 # A prompt waits for a neighbour that is computing the same beginning if that saves at least so many tokens.
@@ -26,6 +27,8 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)  # prompt and generated
     n_cached: int = 0  # tokens[:n_cached] have their keys and values in the slot
     slot: int | None = None
+    proposer: Proposer | None = None
+    guessed: list[int] = field(default_factory=list)  # what the running step computes behind `tokens`
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -61,13 +64,28 @@ class Sequence:
         return len(self.tokens) >= self.limit
 
     def span(self, length: int) -> Span:
-        """Its next `length` tokens, with the logits of the last one, or of all that tell a score."""
+        """Its next `length` tokens and what is guessed, with the logits that a choice or a score needs."""
         assert self.slot is not None, "it runs"
         end = self.n_cached + length
-        n_outputs = 1 if end == len(self.tokens) else 0
+        n_outputs = 1 + len(self.guessed) if end == len(self.tokens) else 0
         if self.is_scoring:
             n_outputs = end - min(max(self.n_cached, self.request.score_from - 1), end)
-        return Span(self.slot, self.n_cached, length, n_outputs)
+        return Span(self.slot, self.n_cached, length + len(self.guessed), n_outputs)
+
+    def guess(self, most: int) -> None:
+        """Have the next tokens guessed, no more than `most` and than may still be drawn, less the one that is sure."""
+        most = min(most, self.limit - len(self.tokens) - 1)
+        self.guessed = (
+            [] if self.proposer is None or most < 1 else list(self.proposer.propose(self.tokens, most))[:most]
+        )
+
+    def keep_guessed(self, token: int) -> bool:
+        """Whether the token that was drawn had been guessed: then it is cached, and what follows it is computed."""
+        if not self.guessed or self.guessed[0] != token:
+            return False
+        del self.guessed[0]
+        self.n_cached += 1
+        return True
 
 
 class Copy(NamedTuple):
@@ -148,14 +166,26 @@ class Scheduler:
         longer: list[Span] = []
         scored: list[Span] = []
         for sequence in self.running:
+            if sequence.proposer is not None:
+                sequence.guess(0 if self._is_reading else budget)
+                budget -= len(sequence.guessed)
             length = 1 if sequence.n_pending == 1 else min(sequence.n_pending, budget, self._most(sequence))
             if length > 0:
-                (scored if sequence.is_scoring else single if length == 1 else longer).append(sequence.span(length))
+                span = sequence.span(length)
+                (scored if sequence.is_scoring else single if span.length == 1 else longer).append(span)
             if sequence.n_pending > 1:
                 budget -= length
         spans = sorted(single) + longer + scored
-        tokens = [token for span in spans for token in self.sequence_in(span.slot).tokens[span.start : span.end]]
+        tokens: list[int] = []
+        for span in spans:
+            sequence = self.sequence_in(span.slot)
+            tokens += sequence.tokens[span.start : span.end] + sequence.guessed
         return Plan(copies, spans, tokens, len(scored))
+
+    @property
+    def _is_reading(self) -> bool:
+        """Whether a prompt takes part in the next step, which has better use for its time than guesses."""
+        return any(sequence.in_prefill or sequence.n_pending > 1 for sequence in self.running)
 
     def sequence_in(self, slot: int) -> Sequence:
         """Whose tokens a slot has, of those that run."""
@@ -171,9 +201,10 @@ class Scheduler:
         return unscored if unscored > 0 else SCORING_CHUNK
 
     def advance(self, plan: Plan) -> None:
-        """`plan` has been carried out: its tokens are cached."""
+        """`plan` has been carried out: its tokens are cached. What was guessed counts once it is drawn."""
         for span in plan.spans:
-            self.sequence_in(span.slot).n_cached = span.end
+            sequence = self.sequence_in(span.slot)
+            sequence.n_cached = span.end - len(sequence.guessed)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is; its slot keeps what it computed."""

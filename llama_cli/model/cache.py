@@ -33,10 +33,10 @@ class LayerCache:
         for cached in (self.keys, self.values):
             cached[target, :, :length] = cached[source, :, :length]
 
-    def clear(self, slot: int) -> None:
+    def clear(self, slot: int, start: int = 0) -> None:
         """As Cache.clear."""
         for cached in (self.keys, self.values):
-            cached[slot].zero_()
+            cached[slot, :, start:].zero_()
 
     def copy_from(self, smaller: LayerCache) -> None:
         """Take over all that one with fewer positions holds."""
@@ -72,10 +72,13 @@ class Cache:
         for layer in self.layers:
             layer.copy_prefix(source, target, length)
 
-    def clear(self, slot: int) -> None:
-        """Overwrite a slot with zeros: NaN in it would reach a sequence that looks, masked, past its own end."""
+    def clear(self, slot: int, start: int = 0) -> None:
+        """Overwrite a slot with zeros, from position `start` on.
+
+        NaN in it would reach a sequence that looks past its own end, masked or not.
+        """
         for layer in self.layers:
-            layer.clear(slot)
+            layer.clear(slot, start)
 
     def copy_from(self, smaller: Cache) -> None:
         """Take over all that a cache with fewer positions holds."""

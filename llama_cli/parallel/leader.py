@@ -67,10 +67,10 @@ class Leader:
             with self._together([Verb.RESERVE, length]):
                 self._runner.reserve(length)
 
-    def clear(self, slot: int) -> None:
+    def clear(self, slot: int, start: int = 0) -> None:
         """As Runner.clear, on all ranks."""
-        with self._together([Verb.CLEAR, slot]):
-            self._runner.clear(slot)
+        with self._together([Verb.CLEAR, slot, start]):
+            self._runner.clear(slot, start)
 
     def snapshot(self, slot: int, ids: list[int]) -> NoReturn:
         """As Runner.snapshot: always refused."""
@@ -113,7 +113,7 @@ def repeat(runner: ModelRunner, receive: Receive) -> None:
         elif verb == Verb.RESERVE:
             runner.reserve(numbers[0])
         else:
-            runner.clear(numbers[0])
+            runner.clear(*numbers)
 
 
 def encode_plan(plan: Plan) -> list[int]:
