@@ -6,11 +6,13 @@ REAL ?= .venv-real
 BIN := $(VENV)/bin
 MINUTES ?= 60
 OUT ?= toy-model
+OLDEST ?= python3.10
+NEWEST ?= python3.13
 
-.PHONY: help install lock demo check format test test-all test-real bench toy wheel clean
+.PHONY: help install lock demo check format test test-all test-real test-floors bench toy wheel clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Make the environment and install everything for development
 
@@ -59,6 +61,17 @@ test-all: install ## Run the slow tests too; ends with the table of promises
 
 test-real: $(REAL)/.installed ## Build SmolLM2 and others, let other programs judge; in an environment of its own
 	LLAMA_CLI_REAL=1 $(REAL)/bin/python -m pytest -q -n 2 -m '' --durations 10 tests/real
+
+# uv takes the lowest version that pyproject.toml allows of what it names; what those bring along is at its newest.
+test-floors: ## Run the tests with the lowest versions allowed on OLDEST=python3.10, and on NEWEST=python3.13
+	$(PYTHON) -m venv .venv-floors/uv
+	.venv-floors/uv/bin/python -m pip install --quiet uv==0.13.9
+	$(call tested_on,lowest,$(OLDEST),--resolution lowest-direct)
+	$(call tested_on,newest,$(NEWEST),--constraint constraints.txt)
+
+tested_on = .venv-floors/uv/bin/uv venv --quiet --clear --python $(2) .venv-floors/$(1) \
+	&& .venv-floors/uv/bin/uv pip install --quiet --python .venv-floors/$(1)/bin/python $(3) --editable '.[dev]' \
+	&& .venv-floors/$(1)/bin/python -m pytest -q -n 2
 
 bench: install ## Measure the toy (or MODEL=folder), then compare with the peers that are installed
 	$(BIN)/llama-cli bench $(if $(MODEL),--model "$(MODEL)")
