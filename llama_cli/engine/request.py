@@ -7,8 +7,8 @@ from dataclasses import field, fields
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic.functional_validators import ModelWrapValidatorHandler  # older ones have it there alone
 from pydantic.dataclasses import dataclass
+from pydantic.functional_validators import ModelWrapValidatorHandler  # older ones have it there alone
 
 from ..errors import LlamaError
 from ..options import SettingRejected
