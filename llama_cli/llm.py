@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal
 
-from .answers.completion import AnyPrompt, Chunk, Completion, Prompt
+from .answers.completion import AnyPrompt, Chunk, Completion, Prompt, collect
 from .answers.decoding import Decoding, chunks_of
 from .answers.stream import Stream
 from .engine.engine import Stats
@@ -267,12 +267,7 @@ class LLM:
         LlamaError if the model produces NaN.
         """
         requests = list(self.requests(prompts, sampling))
-        completions = {(c.prompt, c.sample): c for request in requests for c in Completion.of(request)}
-        for chunk in self.run(requests):
-            if chunk.error is not None:
-                raise chunk.error
-            completions[chunk.prompt, chunk.sample].add(chunk)
-        return list(completions.values())
+        return collect(requests, self.run(requests))
 
 
 Session = LLM  # its name in version 0.1

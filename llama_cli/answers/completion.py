@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -71,3 +71,18 @@ class Completion:
         self.prompt_logprobs += chunk.prompt_logprobs
         if chunk.finish_reason is not None:
             self.finish_reason = chunk.finish_reason
+
+
+def empty_completions(requests: Iterable[Request]) -> dict[tuple[int, int], Completion]:
+    """The completions of requests that are to come, by the keys of the requests and the numbers of the samples."""
+    return {(each.prompt, each.sample): each for request in requests for each in Completion.of(request)}
+
+
+def collect(requests: Iterable[Request], chunks: Iterable[Chunk]) -> list[Completion]:
+    """All samples of all requests, finished, out of their chunks; the error of the first request that failed."""
+    completions = empty_completions(requests)
+    for chunk in chunks:
+        if chunk.error is not None:
+            raise chunk.error
+        completions[chunk.prompt, chunk.sample].add(chunk)
+    return list(completions.values())

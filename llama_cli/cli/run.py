@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..answers.completion import Chunk, Completion
+from ..answers.completion import Chunk, Completion, collect
 from ..chat.shapes import describe_timings
 
 if TYPE_CHECKING:
@@ -36,10 +36,7 @@ class Run:
 
     def collect(self, requests: list[Request]) -> list[Completion]:
         """All samples of all requests, finished."""
-        completions = {(c.prompt, c.sample): c for request in requests for c in Completion.of(request)}
-        for chunk in self._chunks(requests):
-            completions[chunk.prompt, chunk.sample].add(chunk)
-        return list(completions.values())
+        return collect(requests, self._chunks(requests))
 
     def timings(self) -> dict[str, Any]:
         """Seconds, tokens per second, bytes; None where nothing was measured."""

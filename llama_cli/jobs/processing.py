@@ -10,7 +10,7 @@ from inspect import GEN_CLOSED, getgeneratorstate
 from itertools import count
 from typing import Generic
 
-from ..answers.completion import Chunk, Completion
+from ..answers.completion import Chunk, Completion, empty_completions
 from ..engine.request import Request
 from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError, ReaderGone
 from ..llm import LLM
@@ -47,8 +47,7 @@ class RunningRow(Generic[RowT]):
 
     def begin_anew(self) -> None:
         """Forget what has come of it."""
-        each = (completion for request in self.requests for completion in Completion.of(request))
-        self.completions = {(completion.prompt, completion.sample): completion for completion in each}
+        self.completions = empty_completions(self.requests)
         self.n_left = len(self.completions)
 
 
