@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,11 @@ class Identity(NamedTuple):
     mtime_ns: int
     ctime_ns: int  # which nobody can put back
 
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """That of what the system has looked at."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
 
 def identify(path: Path) -> Identity:
     """The identity of a regular file. Pipes, devices and folders are refused unopened: they could block."""
@@ -29,7 +35,7 @@ def identify(path: Path) -> Identity:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise ModelRejected(f"{plain(path)} is {kind}", "give a folder with the files as they were downloaded")
-    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Identity.of(status)
 
 
 def read_head(path: Path, n_bytes: int) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import InputRejected
+from ..files.regular_file import Identity
 from ..files.write import replace_file
 from .rows import hash_of
 from .source import GZIP, changed_input
@@ -75,7 +76,7 @@ def merge_parts(parts: Sequence[Path], output: Path) -> Merged:
     """
     with ExitStack() as stack:
         files = [stack.enter_context(_open(path)) for path in parts]
-        before = [_state(file) for file in files]
+        before = [Identity.of(os.fstat(file.fileno())) for file in files]
         found = _Found()
         for part, (path, file) in enumerate(zip(parts, files, strict=True)):
             for each in _rows_of(path, file):
@@ -91,8 +92,8 @@ def merge_parts(parts: Sequence[Path], output: Path) -> Merged:
 
         def lines() -> Iterator[bytes]:
             yield from map(line_of, kept)
-            for path, file, status in zip(parts, files, before, strict=True):
-                if _state(file) != status:
+            for path, file, identity in zip(parts, files, before, strict=True):
+                if Identity.of(os.fstat(file.fileno())) != identity:
                     raise changed_input(f"{path} changed while it was read")
 
         replace_file(output, lines())
@@ -128,12 +129,6 @@ def _open(path: Path) -> BufferedReader:
         file.close()
         raise InputRejected(f"{path} is gzip", f"gunzip {shlex.quote(str(path))}, then merge it")
     return file
-
-
-def _state(file: BufferedReader) -> tuple[int, int, int]:
-    """What stays the same while nobody touches a file; the last of them nobody can put back."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _rows_of(path: Path, file: BinaryIO) -> Iterator[WrittenRow]:
