@@ -8,29 +8,7 @@ import torch
 
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.params import read_params
-
-NAMES = {
-    "tok_embeddings": "token_embd",
-    "norm": "output_norm",
-    "output": "output",
-    "attention.wq": "attn_q",
-    "attention.wk": "attn_k",
-    "attention.wv": "attn_v",
-    "attention.wo": "attn_output",
-    "feed_forward.w1": "ffn_gate",
-    "feed_forward.w2": "ffn_down",
-    "feed_forward.w3": "ffn_up",
-    "attention_norm": "attn_norm",
-    "ffn_norm": "ffn_norm",
-}
-
-
-def gguf_name(name: str) -> str:
-    """`layers.3.attention.wq.weight` as `blk.3.attn_q.weight`."""
-    parts = name.removesuffix(".weight").split(".")
-    if parts[0] == "layers":
-        return f"blk.{parts[1]}.{NAMES['.'.join(parts[2:])]}.weight"
-    return f"{NAMES[parts[0]]}.weight"
+from llama_cli.convert.gguf import NAMES
 
 
 def main(folder: str, path: str) -> None:
@@ -51,10 +29,10 @@ def main(folder: str, path: str) -> None:
     writer.add_tokenizer_model("none")
     for name, tensor in checkpoint.tensors(args):
         if tensor.dim() == 1:
-            writer.add_tensor(gguf_name(name), tensor.float().numpy())
+            writer.add_tensor(NAMES.theirs_of(name), tensor.float().numpy())
         else:
             raw = tensor.view(torch.uint8).view(*tensor.shape[:-1], -1).numpy()
-            writer.add_tensor(gguf_name(name), raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
+            writer.add_tensor(NAMES.theirs_of(name), raw, raw_dtype=gguf.GGMLQuantizationType.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
