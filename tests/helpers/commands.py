@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["commands", "torch", "llama_cli.jobs.batch", "llama_cli.jobs.score", "llama_cli.cli.chat_screen"]
+_PRELOADED = ["helpers.commands", "torch", "llama_cli.jobs.batch", "llama_cli.jobs.score", "llama_cli.cli.chat_screen"]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
