@@ -84,7 +84,7 @@ class NativeLinear(nn.Module):
 
 
 class NativeInt8Linear(nn.Module):
-    """x @ weight.T with both sides rounded to 8 bits, as quantize.Int8Linear does."""
+    """x @ weight.T with both sides rounded to 8 bits, as onednn_int.Int8Linear does."""
 
     values: Tensor
     scales: Tensor
