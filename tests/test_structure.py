@@ -58,6 +58,14 @@ def test_all_import_the_tokenizer_by_the_name_that_is_installed():
     assert not [path for name in folders for path in (ROOT / name).rglob("*.py") if named.search(path.read_text())]
 
 
+def test_no_test_imports_another():
+    """What several need lies in tests/helpers, which imports none of them."""
+    files = (ROOT / "tests").rglob("*.py")
+    folders = "|".join(path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "helpers")
+    of_a_test = re.compile(rf"^\s*(?:from|import) (?:tests\b|test_|(?:{folders})\.test_)", re.MULTILINE)
+    assert not [path for path in files if of_a_test.search(path.read_text())]
+
+
 def test_no_pickle_is_loaded():
     """A bare torch.load would run the pickle under TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1."""
     assert not [path.name for path in SOURCES if re.search(r"torch\.load\(|pickle\.loads?\(", path.read_text())]

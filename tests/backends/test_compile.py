@@ -6,8 +6,7 @@ import sys
 
 import pytest
 import torch
-from backends.test_cuda_graphs import Recorder, recording_engine
-from engine.test_engine import make_engine, requests_of, run
+from helpers.engines import Recorder, make_engine, recording_engine, requests_of, run
 from helpers.models import (
     DATA,
     SMALL,

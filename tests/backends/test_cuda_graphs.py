@@ -4,45 +4,21 @@ from functools import partial
 
 import pytest
 import torch
-from engine.test_engine import PROMPTS, make_engine, requests_of, run
+from helpers.engines import PROMPTS, Recorder, make_engine, recording_engine, requests_of, run
 from helpers.models import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.backends import cuda_graphs as graphs
 from llama_cli.backends.cuda_graphs import DecodeGraphs, cuda_graphs
-from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
 from llama_cli.engine.runner import ModelRunner
 from llama_cli.engine.scheduler import Plan
 from llama_cli.model.span import Span
 
 
-class Recorder:
-    """Counts recordings and replays."""
-
-    def __init__(self):
-        self.recorded = self.replayed = 0
-
-    def __call__(self, compute):
-        self.recorded += 1
-        kept = compute().clone()
-
-        def replay():
-            self.replayed += 1
-            return kept.copy_(compute())
-
-        return replay
-
-
 @pytest.fixture(autouse=True)
 def _no_limit(monkeypatch):
     """The models here weigh less than their caches."""
     monkeypatch.setattr(graphs, "MOST_WASTE", float("inf"))
-
-
-def recording_engine(model, n_slots, recorder, max_seq_len=256, growth=256):
-    make_steps = partial(DecodeGraphs, record=recorder)
-    runner = ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=make_steps, growth=growth)
-    return Engine(runner, n_words=model.args.vocab_size, stop_tokens=frozenset())
 
 
 @pytest.mark.parametrize("n_slots", [1, 2, 5, 8])

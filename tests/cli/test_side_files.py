@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from files.test_own import KINDS, plant
 from helpers.models import DATA
+from helpers.planted import KINDS, plant
 
 from llama_cli.cli.app import main
 from llama_cli.jobs.ledger import Ledger

@@ -2,60 +2,11 @@
 
 import pytest
 import torch
+from helpers.engines import PROMPTS, SETTINGS, make_engine, requests_of, run
 from helpers.models import DATA, SMALL, golden, load_model, random_model
 
-from llama_cli.engine.engine import Engine
-from llama_cli.engine.request import Finish, PromptScored, Request, Sampling, Token
-from llama_cli.engine.runner import ModelRunner
+from llama_cli.engine.request import Finish, Request, Sampling, Token
 from llama_cli.errors import InputRejected
-
-SHARED = list(range(30, 70))
-PROMPTS = [
-    [1, 2, 3],
-    [*SHARED, 5, 6],
-    [9],
-    [*SHARED, 7],
-    list(range(1, 90)),
-    [*SHARED[:20], 80, 81, 82],
-    [4, 4, 4, 4, 4],
-    [*SHARED, 5, 6],
-]
-SETTINGS = [
-    {"temperature": 0},
-    {"temperature": 1.0, "top_p": 1.0},
-    {"temperature": 0.8, "top_k": 10},
-    {"temperature": 0.7, "repetition_penalty": 1.3, "frequency_penalty": 0.2},
-]
-
-
-def make_engine(n_slots=1, chunk=512, stops=frozenset(), model=None, max_seq_len=256, n_words=None):
-    model = model or random_model(SMALL)
-    runner = ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len)
-    return Engine(runner, n_words=n_words or model.args.vocab_size, stop_tokens=stops, chunk=chunk)
-
-
-def run(engine, requests):
-    """{(key, sample): (ids, logprobs, reason)} and the prompts' scores."""
-    answers, scores = {}, {}
-    for event in engine.generate(requests):
-        if isinstance(event, PromptScored):
-            scores.setdefault(event.key, []).extend(event.logprobs)
-            continue
-        ids, logprobs, _ = answers.setdefault((event.key, event.sample), ([], [], None))
-        if isinstance(event, Token):
-            ids.append(event.id)
-            if event.logprob:
-                logprobs.append(event.logprob.logprob)
-        else:
-            answers[event.key, event.sample] = (ids, logprobs, event.reason)
-    return answers, scores
-
-
-def requests_of(settings, **more):
-    return [
-        Request(key, tuple(prompt), Sampling(max_tokens=12, logprobs=True, **settings, **more), seed=100 + key)
-        for key, prompt in enumerate(PROMPTS)
-    ]
 
 
 @pytest.fixture(scope="module", name="model")

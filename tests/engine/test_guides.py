@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
-from engine.test_engine import PROMPTS, SETTINGS, make_engine, requests_of, run
+from helpers.engines import PROMPTS, SETTINGS, make_engine, requests_of, run
 from helpers.models import SMALL, random_model
 
 from llama_cli.engine import sampler

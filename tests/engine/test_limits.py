@@ -5,7 +5,7 @@ import json
 import numpy
 import pytest
 import torch
-from engine.test_engine import make_engine, run
+from helpers.engines import make_engine, run
 from helpers.models import DATA, SMALL, random_model
 
 import llama_cli

@@ -5,34 +5,12 @@ import fcntl
 import os
 
 import pytest
+from helpers.planted import KINDS, plant
 
 from llama_cli.errors import OutputFailed, OutputRefused
 from llama_cli.files.own import lock, open_own, read_own
 
 pytestmark = pytest.mark.promise("P22")
-
-
-def plant(kind, path, victim):
-    """Put something else at the place of a file of ours."""
-    victim.write_bytes(b"mine")
-    match kind:
-        case "link":
-            path.symlink_to(victim)
-        case "dangling link":
-            path.symlink_to(victim.with_name("absent"))
-        case "second name":
-            os.link(victim, path)
-        case "pipe":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "of another user":
-            path.write_bytes(b"theirs")
-            os.chown(path, 12345, 12345)
-
-
-KINDS = ["link", "dangling link", "second name", "pipe", "folder"]
-KINDS += ["of another user"] if os.geteuid() == 0 else []
 
 
 @pytest.mark.parametrize("kind", KINDS)

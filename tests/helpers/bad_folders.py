@@ -103,7 +103,21 @@ def places() -> Iterator[BadFolder]:
     yield BadFolder("no weights", without(SHARD), "has no weights")
     yield BadFolder("no tokenizer", without("chars.json"), "no tokenizer.model or chars.json")
     yield BadFolder("nothing", without(SHARD, "params.json", "chars.json"), "holds no model")
-    yield BadFolder("another name", lambda folder: (folder / SHARD).rename(folder / "model.pth"), "has no weights")
+    yield BadFolder("another suffix", renamed("model.ckpt"), "has no weights")
+    yield BadFolder("a part of a download", renamed(SHARD + ".part"), "a download that is not finished")
+    yield BadFolder("two files of other names", renamed("one.pth", "two.pth"), "one.pth, two.pth")
+
+
+def renamed(*names: str) -> Callable[[Path], object]:
+    """A single .pth may have any name."""
+
+    def build(folder: Path) -> None:
+        data = (folder / SHARD).read_bytes()
+        (folder / SHARD).unlink()
+        for name in names:
+            (folder / name).write_bytes(data)
+
+    return build
 
 
 def archives() -> Iterator[BadFolder]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine.test_engine import run
+from helpers.engines import run
 from helpers.models import DATA, load_model
 
 from llama_cli.backends.choose import choose_recipe

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine.test_engine import make_engine, requests_of, run
+from helpers.engines import make_engine, requests_of, run
 from helpers.models import SMALL, forward, new_cache, random_model
 
 from llama_cli.backends.native.decode import can_step

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import pytest
 import torch
-from engine.test_engine import SETTINGS, make_engine, requests_of, run
+from helpers.engines import SETTINGS, make_engine, requests_of, run
 
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.inbox import Cancel, Forget, serve

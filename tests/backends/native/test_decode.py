@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from engine.test_engine import make_engine, requests_of, run
+from helpers.engines import make_engine, requests_of, run
 from helpers.models import DATA, SMALL, golden, load_model, random_model
 
 from llama_cli.backends.native.decode import NativeSteps, can_step
