@@ -9,7 +9,7 @@ OUT ?= toy-model
 OLDEST ?= python3.10
 NEWEST ?= python3.13
 
-.PHONY: help install lock demo check format test test-all test-real test-floors bench toy wheel clean
+.PHONY: help install lock demo check reference format test test-all test-real test-floors bench toy wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +43,15 @@ lock: ## Write the hashes of what `install` installs, at the versions of constra
 demo: install ## Complete a prompt on the bundled toy
 	$(BIN)/llama-cli complete "ROMEO:" --max-tokens 200 --seed 1
 
-check: install ## Format, lint, types, layers
+check: install ## Format, lint, types, layers, and that docs/reference is what the commands say
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/reference.py --check
+
+reference: install ## Write docs/reference from the commands
+	$(BIN)/python tools/reference.py
 
 format: install ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff format .
