@@ -27,7 +27,7 @@ OPTIMIZATIONS = (
     "-fno-tree-loop-distribute-patterns",  # else GCC clears a tile's registers as memory, by a call
     "-fno-ipa-cp-clone",  # compiles in half the time
 )
-FLAGS = ("-std=c++17", *OPTIMIZATIONS, "-fopenmp", "-shared", "-fPIC", "-w")
+FLAGS = ("-std=c++17", *OPTIMIZATIONS, "-fopenmp", "-shared", "-fPIC")
 CPUINFO = Path("/proc/cpuinfo")
 MOST_LIBRARY, MOST_REFUSAL = 64 << 20, 1 << 20  # bytes
 SECONDS_TO_REMEMBER = 24 * 3600.0  # another day the compiler may have what it lacks

@@ -5,6 +5,8 @@
 
 #include <omp.h>
 
+#include <cstddef>
+
 #include "attention.h"
 
 namespace {
@@ -89,9 +91,37 @@ inline void add_product(const Model& m, const Matrix& matrix, const Inputs& in, 
             x[i] = maybe_rounded(x[i] + out[i], m.rounds);
 }
 
+// Where a structure or a field of one lies, by name.
+struct Laid {
+    const char* name;
+    int64_t offset, size;
+};
+
+#define STRUCTURE(type) {#type, 0, sizeof(type)}
+#define FIELD(type, field) {#type "." #field, offsetof(type, field), sizeof(type::field)}
+
+const Laid LAYOUT[] = {
+    STRUCTURE(Matrix), FIELD(Matrix, weights), FIELD(Matrix, scales), FIELD(Matrix, sums),
+    FIELD(Matrix, n_out), FIELD(Matrix, n_in), FIELD(Matrix, kind),
+
+    STRUCTURE(Layer), FIELD(Layer, wq), FIELD(Layer, wk), FIELD(Layer, wv), FIELD(Layer, wo),
+    FIELD(Layer, w1), FIELD(Layer, w2), FIELD(Layer, w3), FIELD(Layer, attention_norm), FIELD(Layer, ffn_norm),
+    FIELD(Layer, keys), FIELD(Layer, values),
+
+    STRUCTURE(Model), FIELD(Model, n_layers), FIELD(Model, dim), FIELD(Model, ffn_dim), FIELD(Model, n_heads),
+    FIELD(Model, n_kv_heads), FIELD(Model, head_dim), FIELD(Model, max_seq_len), FIELD(Model, layers),
+    FIELD(Model, norm), FIELD(Model, output), FIELD(Model, rope), FIELD(Model, norm_eps), FIELD(Model, rounds),
+    FIELD(Model, narrows),
+
+    {nullptr, 0, 0},
+};
+
 }  // namespace
 
 extern "C" {
+
+// How the structures lie that callers fill, up to an entry without a name: callers compare it with their own.
+const Laid* layout() { return LAYOUT; }
 
 int multiplies_bytes() { return HAS_BYTE_PRODUCTS; }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
 from enum import IntEnum
 from functools import cache
+from itertools import takewhile
 
 import torch  # before the library: both then share one runtime of OpenMP
 from torch import Tensor
@@ -66,6 +67,15 @@ class Model(Structure):
     )
 
 
+class Laid(Structure):
+    """Where a structure or a field of one lies in C++, by name; bytes."""
+
+    _fields_ = (("name", c_char_p), ("offset", c_int64), ("size", c_int64))
+
+
+SHARED: tuple[type[Structure], ...] = (Matrix, Layer, Model)  # filled here, read by the kernels
+
+
 class Library:
     """The functions of the library, on tensors."""
 
@@ -117,6 +127,30 @@ def address(tensor: Tensor) -> c_void_p:
     return c_void_p(tensor.data_ptr())
 
 
+def layout_here() -> dict[str, tuple[int, int]]:
+    """Offset and size, in bytes, of the structures that the kernels read and of their fields, as ctypes has them."""
+    laid = {}
+    for structure in SHARED:
+        laid[structure.__name__] = (0, ctypes.sizeof(structure))
+        for name, *_ in structure._fields_:
+            field = getattr(structure, name)
+            laid[f"{structure.__name__}.{name}"] = (field.offset, field.size)
+    return laid
+
+
+def layout_of(loaded: ctypes.CDLL) -> dict[str, tuple[int, int]]:
+    """The same as the compiler of the library has laid it out."""
+    loaded.layout.restype = POINTER(Laid)
+    entries = takewhile(lambda entry: entry.name is not None, loaded.layout())
+    return {entry.name.decode(): (entry.offset, entry.size) for entry in entries}
+
+
+def differing_fields(loaded: ctypes.CDLL) -> list[str]:
+    """What lies elsewhere in the library than here, or is on one side only: kernels would read wild memory."""
+    there, here = layout_of(loaded), layout_here()
+    return sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+
+
 def _threads() -> c_int:
     return c_int(torch.get_num_threads())
 
@@ -128,7 +162,11 @@ def native_library() -> Library | None:
     if path is None:
         return None
     try:
-        return Library(ctypes.CDLL(str(path)))
+        loaded = ctypes.CDLL(str(path))
+        if differing := differing_fields(loaded):
+            tell_slower(f"the compiled kernels lay out {', '.join(differing)} in another way than library.py")
+            return None
+        return Library(loaded)
     except (OSError, AttributeError) as error:
         if MAPS_NONE not in str(error):  # half a file, which has the name of its content all the same
             path.unlink(missing_ok=True)
