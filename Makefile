@@ -8,6 +8,7 @@ MINUTES ?= 60
 OUT ?= toy-model
 OLDEST ?= python3.10
 NEWEST ?= python3.13
+COMPILER := $(shell command -v $(CXX) 2>/dev/null)
 
 .PHONY: help install lock demo check reference format test test-all test-real test-floors bench toy wheel clean
 
@@ -43,12 +44,17 @@ lock: ## Write the hashes of what `install` installs, at the versions of constra
 demo: install ## Complete a prompt on the bundled toy
 	$(BIN)/llama-cli complete "ROMEO:" --max-tokens 200 --seed 1
 
-check: install ## Format, lint, types, layers, and that docs/reference is what the commands say
+# GCC only tells by -Wpsabi that its version 4 passed vectors in another way.
+KERNELS := llama_cli/backends/native/kernels.cpp
+STRICT := -std=c++17 -fopenmp -march=native -Wall -Wextra -Werror -Wno-psabi -fsyntax-only
+
+check: install ## Format, lint, types, layers, warnings about the kernels, whether docs/reference is up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/reference.py --check
+	$(if $(COMPILER),$(COMPILER) $(STRICT) $(KERNELS),@echo 'no C++ compiler $(CXX): the kernels are not checked')
 
 reference: install ## Write docs/reference from the commands
 	$(BIN)/python tools/reference.py
