@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, fields
+from dataclasses import field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,7 +44,8 @@ class SettingRejected(UsageError):
             super().__init__(f"{call}(): {self.name}: {self.reason}" if call else f"{self.place}: {self.reason}")
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+# Python 3.10 reads no annotations of a class that has the mark KW_ONLY among its fields.
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class LoadOptions:
     """Which model, and how to run it. What is left open is settled when it is loaded.
 
@@ -57,9 +58,8 @@ class LoadOptions:
     """
 
     model: Annotated[str | Path | None, Field(description="The model's name or folder. Default: the bundled toy.")] = (
-        None
+        field(default=None, kw_only=False)
     )
-    _: KW_ONLY
     tokenizer: Annotated[
         str | Path | None,
         Field(description="tokenizer.model, tokenizer.json or chars.json, if it lies elsewhere."),
