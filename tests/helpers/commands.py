@@ -15,12 +15,28 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["helpers.commands", "torch", "llama_cli.jobs.batch", "llama_cli.jobs.score", "llama_cli.cli.chat_screen"]
+_PRELOADED = [
+    "helpers.commands",
+    "torch",
+    "llama_cli.cli.app",
+    # What commands import when they run.
+    "llama_cli.checkpoint.describe",
+    "llama_cli.checkpoint.quantised",
+    "llama_cli.checkpoint.verify",
+    "llama_cli.cli.chat_screen",
+    "llama_cli.convert.conversion",
+    "llama_cli.jobs.batch",
+    "llama_cli.jobs.run",
+    "llama_cli.jobs.score",
+    "llama_cli.loader",
+    "helpers.frozen",  # the last
+]
 _CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
@@ -86,6 +102,16 @@ def run(*arguments: object, stdin: bytes = b"", prepare: Prepare | None = None) 
     return start(*arguments, stdin=stdin, prepare=prepare).wait()
 
 
+class OnTerminal:
+    """A running command line whose three streams are a terminal, given by its path."""
+
+    def __init__(self, path: str, arguments: Sequence[object], environment: Mapping[str, str]) -> None:
+        words = [str(argument) for argument in arguments]
+        # multiprocessing's own types know no process of the fork server's context
+        self.process = _CONTEXT.Process(target=_run_on, args=(path, words, dict(environment)))  # type: ignore[attr-defined]
+        self.process.start()
+
+
 def from_pipe() -> None:
     """A `prepare`: standard input is a pipe with the same bytes, not a file. They fit into it at once."""
     reader, writer = os.pipe()
@@ -95,11 +121,24 @@ def from_pipe() -> None:
     os.close(reader)
 
 
+def _run_on(terminal: str, arguments: list[str], environment: dict[str, str]) -> None:
+    """In the child: the first terminal that a session opens is the one it is controlled by."""
+    from llama_cli.cli.app import main
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.setsid()
+    _open_streams((terminal, os.O_RDWR), (terminal, os.O_RDWR), (terminal, os.O_RDWR))
+    warnings.simplefilter("error")
+    sys.exit(main(arguments))
+
+
 def _run(folder: str, arguments: list[str], prepare: Prepare | None) -> None:
     """In the child."""
     from llama_cli.cli.app import main
 
-    _open_streams(folder)
+    names = (("in", os.O_RDONLY), ("out", os.O_WRONLY), ("err", os.O_WRONLY))
+    _open_streams(*((os.path.join(folder, name), mode) for name, mode in names))
     if prepare is not None:
         prepare()
     began = time.process_time()
@@ -110,9 +149,10 @@ def _run(folder: str, arguments: list[str], prepare: Prepare | None) -> None:
     sys.exit(code)
 
 
-def _open_streams(folder: str) -> None:
-    for number, name, mode in ((0, "in", os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
-        opened = os.open(os.path.join(folder, name), mode)
+def _open_streams(*places: tuple[str, int]) -> None:
+    """Let the three standard streams be files, each with how it is opened."""
+    for number, (path, mode) in enumerate(places):
+        opened = os.open(path, mode)
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = io.TextIOWrapper(open(0, "rb", closefd=False))  # noqa: SIM115

@@ -1,11 +1,16 @@
 """A terminal for tests: a process in a pty, its output on a screen that can be looked at, as a person would."""
 
+import fcntl
 import os
-import sys
+import struct
+import termios
 import time
+from collections.abc import Mapping, Sequence
 
 import pexpect
 import pyte
+from helpers.commands import OnTerminal
+from pexpect.fdpexpect import fdspawn
 
 ENTER, ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, UP = "\r", "\x1b\r", "\x03", "\x04", "\x1a", "\x1b[A"
 
@@ -21,16 +26,46 @@ class _Screen(pyte.HistoryScreen):
         self._answer(data)
 
 
+class _Forked(fdspawn):
+    """A command line of ours in a pty, with what pexpect's own children have."""
+
+    def __init__(self, arguments: Sequence[str], size: tuple[int, int], environment: Mapping[str, str]) -> None:
+        pty, self._terminal = os.openpty()
+        super().__init__(pty, timeout=60)
+        self.setwinsize(*size)
+        self._process = OnTerminal(os.ttyname(self._terminal), arguments, environment).process
+
+    def setwinsize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self.child_fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def isalive(self) -> bool:
+        self.exitstatus = self._process.exitcode
+        return self.exitstatus is None
+
+    def kill(self, signal_number: int) -> None:
+        os.kill(self._process.pid, signal_number)
+
+    def close(self, force: bool = True) -> None:
+        self._process.kill()
+        self._process.join()
+        os.close(self._terminal)
+        super().close()
+
+
 class Terminal:
     """One program on one screen."""
 
-    def __init__(self, arguments, columns=80, lines=24, env=None, program=(sys.executable, "-m", "llama_cli")):
+    def __init__(self, arguments, columns=80, lines=24, env=None, program=None):
+        """A command line of ours, from the fork server; or another program, by the beginning of its command."""
         settings = {**os.environ, "TERM": "xterm-256color", "PYTHONWARNINGS": "error", **(env or {})}
         for name in ("LLAMA_CLI_MODEL", "COLUMNS", "LINES"):  # pytest's readline leaves its size to what it starts
             settings.pop(name, None)
-        self.child = pexpect.spawn(
-            program[0], [*program[1:], *arguments], dimensions=(lines, columns), env=settings, timeout=60
-        )
+        if program is None:
+            self.child = _Forked(arguments, (lines, columns), settings)
+        else:
+            self.child = pexpect.spawn(
+                program[0], [*program[1:], *arguments], dimensions=(lines, columns), env=settings, timeout=60
+            )
         self.screen = _Screen(columns, lines, self._answer)
         self.stream = pyte.ByteStream(self.screen)
         self.sent = b""  # all that the program wrote
