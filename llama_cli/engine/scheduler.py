@@ -123,12 +123,12 @@ class Slot:
         return self.held if self.sequence is None else self.sequence.tokens[: self.sequence.n_cached]
 
 
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """Length of the longest common beginning."""
+def common_prefix(a: list[int], b: list[int], known: int = 0) -> int:
+    """Length of the longest common beginning, of which so much is known."""
     limit = min(len(a), len(b))
     if a[:limit] == b[:limit]:
         return limit
-    place = 0
+    place = known
     while a[place] == b[place]:
         place += 1
     return place
@@ -259,18 +259,17 @@ class Scheduler:
         usable = len(prompt) - 1  # the last token is computed in any case
         if sequence.scores_prompt:
             usable = min(usable, sequence.request.score_from - 1)
-        shared = {slot.index: min(common_prefix(prompt, slot.tokens), usable) for slot in self.slots}
-        best = max(self.slots, key=lambda slot: (shared[slot.index], slot.sequence is None, -slot.last_used))
-        if self._should_wait(sequence, usable, shared[best.index]):
+        best, shared = self._closest(prompt, usable)
+        if self._should_wait(sequence, usable, shared):
             return None
         # Reuse the best slot in place if it is free, else overwrite the one that was idle longest.
-        target = best if best.sequence is None and shared[best.index] else min(free, key=lambda s: s.last_used)
+        target = best if best.sequence is None and shared else min(free, key=lambda s: s.last_used)
         self._clock += 1
         target.last_used = self._clock
         target.held = []
         target.sequence = sequence
         sequence.slot = target.index
-        sequence.n_cached = shared[best.index]
+        sequence.n_cached = shared
         self.n_reused += sequence.n_cached
         self.waiting.remove(sequence)
         self.running.append(sequence)
@@ -278,11 +277,23 @@ class Scheduler:
             return None
         return Copy(best.index, target.index, sequence.n_cached)
 
+    def _closest(self, prompt: list[int], usable: int) -> tuple[Slot, int]:
+        """The slot that holds most of a prompt's first `usable` tokens, rather a free one, and how many it holds."""
+        shared = 0
+        closest: list[Slot] = []
+        for slot in self.slots:
+            held = slot.tokens
+            if held[:shared] != prompt[:shared]:  # most are passed over so, without counting
+                continue
+            more = min(common_prefix(prompt, held, shared), usable)
+            if more > shared:
+                shared, closest = more, []
+            closest.append(slot)
+        return max(closest, key=lambda slot: (slot.sequence is None, -slot.last_used)), shared
+
     def _should_wait(self, sequence: Sequence, usable: int, shared_now: int) -> bool:
         for other in self.running:
-            if not other.in_prefill:
-                continue
-            gain = min(common_prefix(sequence.tokens, other.tokens), usable) - shared_now
-            if gain >= (1 if other.request is sequence.request else WORTH_WAITING_FOR):
+            least = shared_now + (1 if other.request is sequence.request else WORTH_WAITING_FOR)
+            if least <= usable and other.in_prefill and other.tokens[:least] == sequence.tokens[:least]:
                 return True
         return False

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from llama_cli.engine.request import Request, Sampling
-from llama_cli.engine.scheduler import SCORING_CHUNK, Copy, Scheduler, Sequence, common_prefix
+from llama_cli.engine.scheduler import SCORING_CHUNK, WORTH_WAITING_FOR, Copy, Scheduler, Sequence, common_prefix
 from llama_cli.model.span import Span
 
 
@@ -138,7 +138,51 @@ def test_scoring_a_prompt_computes_all_of_it_in_small_steps():
     ("a", "b", "n"), [([], [1], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 9], [1, 2, 3], 2), ([5], [6], 0)]
 )
 def test_common_prefix(a, b, n):
-    assert common_prefix(a, b) == common_prefix(b, a) == n
+    assert common_prefix(a, b) == common_prefix(b, a) == common_prefix(a, b, n) == n
+
+
+def slow_place(scheduler, arriving):
+    """Whose beginning a sequence takes over and how much of it, by counting in every slot."""
+    usable = len(arriving.tokens) - 1
+    shared = {slot.index: min(common_prefix(arriving.tokens, slot.tokens), usable) for slot in scheduler.slots}
+    best = max(scheduler.slots, key=lambda slot: (shared[slot.index], slot.sequence is None, -slot.last_used))
+    for other in scheduler.running:
+        gain = min(common_prefix(arriving.tokens, other.tokens), usable) - shared[best.index]
+        if other.in_prefill and gain >= (1 if other.request is arriving.request else WORTH_WAITING_FOR):
+            return None
+    return best.index, shared[best.index]
+
+
+def test_a_sequence_takes_the_longest_beginning_there_is():
+    """3,000 prompts out of few beginnings, some long: slots are compared no further than needed, with one result."""
+    chance = random.Random(11)
+    scheduler = Scheduler(6, chunk=8)
+    found = []
+    for number in range(3000):
+        shared = chance.choice([[], [0], [0, 1, 2], [number // 8] * 20])
+        arriving = sequence([*shared, *(chance.randrange(2) for _ in range(chance.randint(1, 25)))])
+        expected = slow_place(scheduler, arriving)
+        n_reused = scheduler.n_reused
+        scheduler.add(arriving)
+        plan = scheduler.plan()
+        if expected is None:
+            assert arriving.slot is None
+        else:
+            place, length = expected
+            assert scheduler.n_reused - n_reused == length
+            assert plan.copies in ([Copy(place, arriving.slot, length)], [])
+            assert bool(plan.copies) == (length > 0 and place != arriving.slot)
+        found.append(expected)
+        scheduler.advance(plan)
+        for running in list(scheduler.running):
+            if running.n_pending == 0:
+                running.tokens.append(chance.randrange(2))
+            if chance.random() < 0.4 or not scheduler.has_room:
+                scheduler.remove(running)
+        for waiting in list(scheduler.waiting):
+            scheduler.remove(waiting)
+    assert None in found
+    assert len({length for _, length in filter(None, found)}) > 20
 
 
 def test_random_arrivals_keep_every_promise():
