@@ -78,15 +78,16 @@ def candidates(logits: Tensor, sampling: Sampling, n_allowed: int | None = None)
     top_p, so the one that crosses the line stays.
     """
     scaled = (logits - logits.max()) / sampling.temperature  # the largest is 0: no finite logit overflows
-    normaliser = scaled.logsumexp(-1)
-    most = len(scaled) if n_allowed is None else n_allowed
+    normaliser = scaled.exp().sum(-1).log()  # so this is logsumexp, which would look for the largest once more
+    most = scaled.shape[0] if n_allowed is None else n_allowed
     looked_at = min(max(FIRST_LOOK, sampling.top_k), most)  # top-k's sum needs all of its candidates
     while True:
         values, ids = scaled.topk(looked_at)
         probabilities = (values - normaliser).exp()
         kept = _filter(probabilities, sampling)
-        if len(kept) < looked_at or looked_at == most:
-            return Candidates(ids[: len(kept)], kept / kept.sum())
+        n_kept = kept.shape[0]
+        if n_kept < looked_at or looked_at == most:
+            return Candidates(ids[:n_kept], kept / kept.sum())
         looked_at = min(looked_at * 16, most)
 
 
@@ -118,7 +119,7 @@ def choose(logits: Tensor, draw: Draw) -> int | None:
     n_allowed = None if draw.allowed is None else int(draw.allowed.sum())
     ids, probabilities = candidates(logits, draw.sampling, n_allowed)
     place = int(torch.searchsorted(probabilities.double().cumsum(-1), draw.random.random(), right=True))
-    return int(ids[min(place, len(ids) - 1)])
+    return int(ids[min(place, ids.shape[0] - 1)])
 
 
 def pick(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:

@@ -115,6 +115,19 @@ def test_the_candidates_of_top_k_share_their_sum():
     assert len(candidates(logits, sampling).ids) == len(_reference(logits, sampling)) < 10
 
 
+@pytest.mark.parametrize("n_vocab", [1, 7, 255, 5000, 128_256])
+@pytest.mark.parametrize("temperature", [0.01, 0.6, 10.0])
+def test_the_sum_is_logsumexp_to_the_last_bit(n_vocab, temperature):
+    """It is taken without looking for the largest logit once more; -inf is what a mask leaves."""
+    logits = torch.randn(n_vocab, generator=torch.Generator().manual_seed(n_vocab)) * 3
+    logits[1::3] = -math.inf
+    scaled = (logits - logits.max()) / temperature
+    expected = (scaled.topk(min(200, n_vocab)).values - scaled.logsumexp(-1)).exp()
+    expected = expected / expected.sum()  # of top-k
+    kept = candidates(logits, Sampling(temperature=temperature, top_k=200, top_p=1.0))
+    assert torch.equal(kept.probabilities, expected / expected.sum())
+
+
 @pytest.mark.parametrize("largest", [3e36, -3e36, 3.4e38])
 @pytest.mark.parametrize("settings", [{"temperature": 0.01}, {"temperature": 0.01, "top_k": 3}, {"temperature": 10.0}])
 def test_finite_logits_never_overflow(largest, settings):
