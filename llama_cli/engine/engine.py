@@ -117,8 +117,9 @@ class Engine:
     def refuse(self, request: Request) -> list[Finish]:
         """How the samples of a request end that the model cannot run; none if it can."""
         fault = self.limits.fault_of(request)
-        n_samples = getattr(request.sampling, "n", 1)
-        return [] if fault is None else [Finish(request.key, each, "error", fault) for each in range(n_samples)]
+        if fault is None:
+            return []
+        return [Finish(request.key, each, "error", fault) for each in range(getattr(request.sampling, "n", 1))]
 
     @property
     def is_busy(self) -> bool:
@@ -198,7 +199,8 @@ class Engine:
         n_prompt = sum(span.length for span in plan.spans if self.scheduler.sequence_in(span.slot).in_prefill)
         self.scheduler.advance(plan)
         kept_before = self.stats.n_kept
-        events = list(self._choose(plan, logits))
+        with torch.inference_mode():  # around all of it: as a decorator it is entered once for each event
+            events = list(self._choose(plan, logits))
         self._count(plan, n_prompt, self.stats.n_kept - kept_before, time.perf_counter() - began)
         yield from events
 
@@ -212,7 +214,6 @@ class Engine:
             error = DoesNotFit("the memory of the device ran out with one row", "give a smaller --max-seq-len")
             yield Finish(sequence.request.key, sequence.sample, "error", error)
 
-    @torch.inference_mode()
     def _choose(self, plan: Plan, logits: Tensor) -> Iterator[Event]:
         """Score the prompts that asked for it and give every sequence at its end the next token."""
         rows: dict[Sequence, int] = {}  # of the logits that its next token is drawn from

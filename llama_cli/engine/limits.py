@@ -40,7 +40,8 @@ class Limits(NamedTuple):
         if not checked:
             raise InputRejected("the prompt has no ids", "give it one or more")
         for token_id in checked:
-            _check_int("prompt id", token_id)
+            if type(token_id) is not int:  # asked here, too: a prompt may have 100,000 ids
+                _check_int("prompt id", token_id)
             if not 0 <= token_id < self.n_ids:
                 raise InputRejected(
                     f"prompt id {token_id} is not in 0 ... {self.n_ids - 1}", "ids of another model? llama-cli tokenize"
