@@ -10,7 +10,7 @@ OLDEST ?= python3.10
 NEWEST ?= python3.13
 COMPILER := $(shell command -v $(CXX) 2>/dev/null)
 
-.PHONY: help install lock demo check reference format test test-all test-real test-floors bench toy wheel clean
+.PHONY: help install lock demo check reference docs format test test-all test-real test-floors bench toy wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,13 @@ check: install ## Format, lint, types, layers, warnings about the kernels, wheth
 reference: install ## Write docs/reference from the commands
 	$(BIN)/python tools/reference.py
 
+docs: $(VENV)/.docs ## Make the site of docs/ in site/
+	$(BIN)/zensical build --clean --strict
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	touch $@
+
 format: install ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -95,5 +102,5 @@ wheel: install ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## Remove what was built; the environment stays
-	rm -rf dist build .real .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf dist build site .real .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
     python benchmarks/scaling.py MODEL [--name 1b-bf16] [-- --quantize int8 --threads 2]
     python benchmarks/scaling.py --plot benchmarks/scaling-1b-bf16.json
 
-Writes benchmarks/scaling-NAME.json and scaling-NAME.svg. Everything behind -- goes to llama-cli bench.
+Writes benchmarks/scaling-NAME.json and docs/images/scaling-NAME.svg. Everything behind -- goes to llama-cli bench.
 Plots need matplotlib (pip install matplotlib).
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+IMAGES = HERE.parent / "docs/images"
 ROWS = (1, 2, 4, 8, 16, 32)
 CONTEXTS = (128, 512, 1024, 2048, 4096, 8192)
 SHORT = 128  # tokens of prompt where rows are what changes
@@ -76,7 +77,7 @@ def main() -> None:
         title = f"{arguments.name}, {by_rows['threads']} threads"
         figures = {"title": title, "by_rows": by_rows, "by_context": by_context}
         stored.write_text(json.dumps(figures, indent=1) + "\n")
-    plot(json.loads(stored.read_text()), stored.with_suffix(".svg"))
+    plot(json.loads(stored.read_text()), IMAGES / f"{stored.stem}.svg")
 
 
 if __name__ == "__main__":

@@ -27,13 +27,15 @@ TOLD = re.compile(r"(?:pip|pipx|uv tool) install ((?:(?!  )[^`#();&|\n])+)")
 WITH_VALUE = {"-c", "--constraint", "--requirement", "--target", "-w", "--wheel-dir"}
 
 TEXTS = [
-    *(ROOT / name for name in ("README.md", "SECURITY.md", "Makefile", "constraints.txt", ".ci/run")),
+    *(ROOT / name for name in ("Makefile", "constraints.txt", ".ci/run")),
+    *ROOT.glob("*.md"),
     *(
         path
         for folder in ("llama_cli", "llama_cli/tokenizer", "examples", "benchmarks")
         for path in (ROOT / folder).rglob("*.py")
     ),
     *(ROOT / "benchmarks").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
 ]
 
 

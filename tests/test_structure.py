@@ -1,21 +1,23 @@
-"""The README tells the truth, and the rules of the sources hold."""
+"""The pages show what is there, and the rules of the sources hold."""
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from llama_cli import __version__
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 SOURCES = [*(ROOT / "llama_cli").rglob("*.py"), *(ROOT / "llama_cli/tokenizer").glob("*.py")]  # the latter is a link
 
 
-def tree_of_the_readme():
-    """The paths of the tree, each with its comment."""
-    block = next(part for part in README.split("```") if part.startswith("\nllama_cli/ "))
+def tree_of_folders():
+    """The paths of the tree in docs/architecture.md, each with its comment."""
+    block = next(part for part in ARCHITECTURE.split("```text\n") if part.startswith("llama_cli/ "))
     paths, stack = {}, []
-    for line in block.strip("\n").splitlines():
+    for line in block.partition("```")[0].strip("\n").splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         name, _, comment = line.strip().partition(" ")
         stack[depth:] = [name]
@@ -23,10 +25,10 @@ def tree_of_the_readme():
     return paths
 
 
-def test_the_tree_in_the_readme_has_every_folder_and_every_loose_module():
-    shown = tree_of_the_readme()
+def test_the_tree_has_every_folder_and_every_loose_module():
+    shown = tree_of_folders()
     for path, comment in shown.items():
-        assert (ROOT / path).exists(), f"README shows {path}"
+        assert (ROOT / path).exists(), f"docs/architecture.md shows {path}"
         assert comment, f"{path} has no comment"
     folders = {f"{path.parent.relative_to(ROOT)}/" for path in SOURCES} - {"llama_cli/tokenizer/"}
     loose = {f"llama_cli/{path.name}" for path in (ROOT / "llama_cli").glob("[!_]*.py")} - {"llama_cli/worker.py"}
@@ -40,15 +42,24 @@ def test_every_file_says_in_its_docstring_what_it_owns():
     assert not silent
 
 
-def test_the_flags_in_the_readme_exist():
-    done = subprocess.run(
-        [sys.executable, "-m", "llama_cli", "complete", "--help"], capture_output=True, text=True, check=True
-    )
-    commands = [line for line in README.splitlines() if "llama-cli complete" in line and line.startswith("$")]
-    assert len(commands) >= 5
-    for line in commands:
-        for flag in re.findall(r"(?<!\w)--?[a-z][a-z-]*", line.split("#")[0].partition("complete")[2]):
-            assert re.search(rf"{re.escape(flag)}\b", done.stdout), f"{flag} in {line!r}"
+def test_the_readme_is_one_screen_or_two():
+    """It was a manual, a design document and a lab report in one: these have pages of their own."""
+    assert len(README.splitlines()) <= 140
+
+
+def test_the_citation_names_the_version_that_is_here():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_lines_of_pages_are_short():
+    """But for those of tables, which cannot be broken."""
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in PAGES
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if len(line) > 120 and not line.startswith("|") and path.name != "CHANGELOG.md"
+    ]
+    assert not long
 
 
 def test_all_import_the_tokenizer_by_the_name_that_is_installed():
@@ -72,7 +83,7 @@ def test_no_pickle_is_loaded():
 
 
 def test_nothing_of_the_building_machine_is_named():
-    for path in [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *SOURCES]:
+    for path in [*PAGES, ROOT / "Makefile", ROOT / "pyproject.toml", *SOURCES]:
         assert not re.search(r"/work/|/tmp/w/|pypi\.org|files\.pythonhosted", path.read_text()), path
 
 

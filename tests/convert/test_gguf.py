@@ -351,7 +351,8 @@ def test_other_vocabularies_need_their_file(tiny, tmp_path):
 def _pieces(tmp_path_factory):
     """A SentencePiece model as Llama 2's: byte-pair, with bytes for unknown characters, text left as it is."""
     folder = tmp_path_factory.mktemp("sentencepiece")
-    text = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    pages = (Path(__file__).parents[2] / "docs").glob("*.md")
+    text = "".join(page.read_text() for page in sorted(pages))
     (folder / "text").write_text(text)
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), model_type="bpe", vocab_size=700,

@@ -1,4 +1,4 @@
-"""The models that the tests of this folder run, made from the shell as README says and kept in .real/ between runs."""
+"""The models of these tests, made from the shell as docs/convert.md says and kept in .real/ between runs."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Batches of real models: every row once, whatever happens, and the same texts where README promises them."""
+"""Batches of real models: every row once, whatever happens, and the same texts where docs/batch.md promises them."""
 
 import json
 import os

@@ -21,7 +21,7 @@ def cut(encode, context, continuation):
     """lm_eval.api.model.TemplateLM._encode_pair, lm-eval 0.4.13, in words of ours.
 
     White space at the context's end is moved to the continuation. What lies behind as many ids as the context alone
-    has, among the ids of the whole, is the continuation. (Inside a word that may be nothing; README says what we do.)
+    has, among the ids of the whole, is the continuation. (Inside a word that may be nothing: see docs/score.md.)
     """
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation

@@ -1,4 +1,4 @@
-"""README's lines of installation, run in an empty environment."""
+"""The lines of installation in docs/start.md, run in an empty environment."""
 
 import os
 import re
@@ -12,19 +12,19 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 
 
-def lines_of_the_readme():
-    section = (ROOT / "README.md").read_text().partition("## Install")[2].partition("\n## ")[0]
-    return re.findall(r"^\$ (.*?)(?:  +#.*)?$", section, flags=re.MULTILINE)
+def lines_of_the_page():
+    block = (ROOT / "docs/start.md").read_text().partition("## Install")[2].partition("```sh\n")[2].partition("```")[0]
+    return re.findall(r"^(.*?)(?:  +#.*)?$", block.strip(), flags=re.MULTILINE)
 
 
-def test_the_lines_of_the_readme(tmp_path):
+def test_the_lines_of_the_page(tmp_path):
     """Each as it is, by a user whose home is empty, with the versions of constraints.txt; then both commands run."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     for name in listed.stdout.splitlines():
         if (ROOT / name).exists() and not name.startswith("tests/"):
             (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, tmp_path / "clone" / name, follow_symlinks=False)  # one link is to a folder
-    lines = lines_of_the_readme()
+    lines = lines_of_the_page()
     assert len(lines) >= 5
     uses = [
         "cd /",
