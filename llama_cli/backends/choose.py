@@ -14,7 +14,7 @@ from .native.linear import KINDS, NativeLayers
 from .onednn import can_pack, packed_linear
 from .onednn_int import Int8Linear, can_quantize, fine_int8_linear, int4_linear
 from .place import MakeLinear, plain_linear
-from .upcast import many_rows, widening_linear
+from .upcast import many_rows, upcast_linear
 
 INT8_BYTES = 1.0  # a weight; the scales of its row do not count
 INT4_BYTES = 0.625  # half a byte, and two scales in bfloat16 for each group of 32
@@ -74,8 +74,8 @@ def _fast_layers(dtype: torch.dtype, device: torch.device) -> tuple[MakeLinear |
     many = many_rows() if dtype == torch.bfloat16 else None
     if many is None:
         return packed, packed
-    widening = widening_linear(many=many, packed=packed is not None)
-    return widening, packed or widening
+    upcasting = upcast_linear(many=many, packed=packed is not None)
+    return upcasting, packed or upcasting
 
 
 def _quantized(dtype: torch.dtype, device: torch.device, quantize: Quantization, kernels: Kernels) -> Recipe:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..model.quantized import GROUP, Weight, as_int4, as_int8, fits_int4, in_full
 from .place import plain_linear
 
-# torch's kernel reads the weights once for each row; from so many rows on, widening them costs less.
+# torch's kernel reads the weights once for each row; from so many rows on, upcasting them costs less.
 MANY = 8
 
 # Sixteen columns each that a thread reads at once: the more the better, as far as a row divides by them.

@@ -20,11 +20,12 @@ from ..model.quantized import (
     int4_levels,
 )
 from ..options import Quantization
+from .machine import processor
 from .onednn import packed_linear
 
 # x86 multiplies unsigned by signed bytes. Without VNNI two products are added in 16 bits, which 7-bit activations
 # cannot overflow.
-ACTIVATION_LIMIT = 127 if torch.cpu._is_vnni_supported() else 63
+ACTIVATION_LIMIT = 127 if processor().multiplies_bytes else 63
 ZERO_POINT = 128
 
 INT4_CAPABILITY = (8, 0)  # of GPUs that multiply bfloat16
@@ -37,7 +38,7 @@ def can_quantize(device: torch.device, quantize: Quantization = "int8") -> bool:
     return (
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and torch.cpu._is_avx2_supported()
+        and processor().has_avx2
     )
 
 

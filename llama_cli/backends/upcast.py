@@ -1,23 +1,20 @@
 """bfloat16 linear layers for x86 processors that multiply float32 faster.
 
-Without instructions for bfloat16, or with slow ones, many rows are computed in float32: the weights are widened
+Without instructions for bfloat16, or with slow ones, many rows are computed in float32: the weights are upcast
 some at a time, which costs less than the multiplication saves. Products of bfloat16 are exact in float32.
 """
 
 from __future__ import annotations
 
-import platform
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.parts import join_columns, multiply_parts, rows_of_a_part
+from .machine import processor
 from .place import MakeLinear
-
-CPUINFO = Path("/proc/cpuinfo")
 
 # From so many rows on float32 is faster: measured with and without vdpbf16ps, which Intel's processors have at half
 # the speed of float32, AMD's at twice.
@@ -25,21 +22,14 @@ MANY_WITH_SLOW_BFLOAT16 = 256
 MANY_WITHOUT_BFLOAT16 = 16
 
 
-@cache
 def many_rows() -> int | None:
     """How many rows are better computed in float32 on this processor; None if none ever are."""
-    if platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_amx_tile_supported():
-        return None
-    if not torch.cpu._is_avx512_bf16_supported():
+    if processor().lacks_bfloat16:
         return MANY_WITHOUT_BFLOAT16
-    try:
-        is_intels = "GenuineIntel" in CPUINFO.read_text()
-    except OSError:
-        return None
-    return MANY_WITH_SLOW_BFLOAT16 if is_intels else None
+    return MANY_WITH_SLOW_BFLOAT16 if processor().is_slow_in_bfloat16 else None
 
 
-class WideningLinear(nn.Module):
+class UpcastLinear(nn.Module):
     """x @ weight.T, from `many` rows of x on in float32. With `packed`, few rows go through oneDNN's layout."""
 
     def __init__(self, weight: Tensor, *, many: int, packed: bool) -> None:
@@ -52,7 +42,7 @@ class WideningLinear(nn.Module):
         """x (N, in) -> (N, out), in the dtype of x."""
         if len(x) < self.many and x.dtype == torch.bfloat16:
             return join_columns([_multiply(x, part) for part in self.parts])
-        return multiply_parts(x.float(), map(_widened, self.parts), x.dtype)
+        return multiply_parts(x.float(), map(_upcast, self.parts), x.dtype)
 
 
 def _multiply(x: Tensor, part: Tensor) -> Tensor:
@@ -62,10 +52,10 @@ def _multiply(x: Tensor, part: Tensor) -> Tensor:
     return out
 
 
-def _widened(part: Tensor) -> Tensor:
+def _upcast(part: Tensor) -> Tensor:
     return part.to_dense(torch.float32) if part.is_mkldnn else part.float()
 
 
-def widening_linear(*, many: int, packed: bool) -> MakeLinear:
+def upcast_linear(*, many: int, packed: bool) -> MakeLinear:
     """Makes such layers of weights."""
-    return partial(WideningLinear, many=many, packed=packed)
+    return partial(UpcastLinear, many=many, packed=packed)

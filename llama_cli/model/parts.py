@@ -1,4 +1,4 @@
-"""Products with some rows of a weight at a time, widened to float32 without a copy of the whole."""
+"""Products with some rows of a weight at a time, upcast to float32 without a copy of the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Widened at a time: the heap keeps such blocks for the next step (files/pages.keep_heap). More parts than needed
+# Upcast at a time: the heap keeps such blocks for the next step (files/pages.keep_heap). More parts than needed
 # cost an answer up to 7 % of its speed.
 PART_BYTES = 64 << 20
 BLOCK_ROWS = 64  # of oneDNN's layout

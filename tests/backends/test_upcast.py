@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from helpers.models import DATA, forward, golden, golden_tensors, load_model, new_cache
 
 from llama_cli.backends import choose as recipe
-from llama_cli.backends import upcast as widening
+from llama_cli.backends import upcast
+from llama_cli.backends.machine import Processor
 from llama_cli.backends.onednn import can_pack
-from llama_cli.backends.upcast import WideningLinear
+from llama_cli.backends.upcast import UpcastLinear
 from llama_cli.model import parts
 
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ def test_it_is_a_linear(monkeypatch, packed, n_out, n_in, part_bytes, rows):
     weight = torch.randn(n_out, n_in, generator=generator).bfloat16()
     x = torch.randn(rows, n_in, generator=generator).bfloat16()
     exact = F.linear(x.double(), weight.double())
-    layer = WideningLinear(weight, many=8, packed=packed)
+    layer = UpcastLinear(weight, many=8, packed=packed)
     assert len(layer.parts) == {1 << 20: 1, 20_000: 3, 100_000: 4}[part_bytes]
     if rows >= 8:
         torch.testing.assert_close(layer(x).float(), exact.float(), atol=2**-7, rtol=2**-8)
@@ -35,42 +36,38 @@ def test_it_is_a_linear(monkeypatch, packed, n_out, n_in, part_bytes, rows):
 
 def test_plain_parts_share_the_weight():
     weight = torch.zeros(64, 64, dtype=torch.bfloat16)
-    assert WideningLinear(weight, many=8, packed=False).parts[0].data_ptr() == weight.data_ptr()
+    assert UpcastLinear(weight, many=8, packed=False).parts[0].data_ptr() == weight.data_ptr()
 
 
 @pytest.mark.parametrize(
-    ("has_amx", "has_bfloat16", "maker", "many"),
+    ("features", "maker", "many"),
     [
-        (True, True, "GenuineIntel", None),
-        (False, True, "GenuineIntel", 256),
-        (False, True, "AuthenticAMD", None),
-        (False, False, "GenuineIntel", 16),
-        (False, False, "AuthenticAMD", 16),
+        ("amx_tile avx512_bf16", "GenuineIntel", None),
+        ("amx_tile", "GenuineIntel", None),
+        ("avx512_bf16", "GenuineIntel", 256),
+        ("avx512_bf16", "AuthenticAMD", None),
+        ("avx512f", "GenuineIntel", 16),
+        ("avx2", "AuthenticAMD", 16),
     ],
 )
-def test_what_a_processor_is_good_at(monkeypatch, tmp_path, has_amx, has_bfloat16, maker, many):
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"vendor_id\t: {maker}\n")
-    monkeypatch.setattr(widening, "CPUINFO", cpuinfo)
-    monkeypatch.setattr(widening.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
-    assert widening.many_rows.__wrapped__() == many
+def test_what_a_processor_is_good_at(monkeypatch, features, maker, many):
+    monkeypatch.setattr(upcast, "processor", lambda: Processor("x86_64", maker, frozenset(features.split())))
+    assert upcast.many_rows() == many
 
 
 def test_other_processors_are_left_to_torch(monkeypatch):
-    monkeypatch.setattr(widening.platform, "machine", lambda: "aarch64")
-    assert widening.many_rows.__wrapped__() is None
+    monkeypatch.setattr(upcast, "processor", lambda: Processor("aarch64"))
+    assert upcast.many_rows() is None
 
 
 @pytest.mark.parametrize("can", [False, True])
-def test_a_widened_model_is_metas(monkeypatch, can):
+def test_an_upcast_model_is_metas(monkeypatch, can):
     """On a processor without bfloat16, with and without oneDNN's layout: nearer to float32 than Meta's own."""
     monkeypatch.setattr(recipe, "many_rows", lambda: 1)
     monkeypatch.setattr(recipe, "can_pack", lambda dtype, device: can and can_pack(dtype, device))
     folder = DATA / "tiny/gqa"
     model, expected = load_model(folder, torch.bfloat16, kernels="torch"), golden_tensors(folder)
-    assert isinstance(model.layers[0].attention.wqkv, WideningLinear)
+    assert isinstance(model.layers[0].attention.wqkv, UpcastLinear)
     for prompt, case in golden(folder)["prompts"].items():
         if "logit_positions" in case:
             continue

@@ -9,7 +9,7 @@ from llama_cli.backends.choose import choose_recipe
 from llama_cli.backends.native.library import native_library
 from llama_cli.backends.native.linear import NativeLayers
 from llama_cli.backends.onednn import can_pack
-from llama_cli.backends.upcast import WideningLinear
+from llama_cli.backends.upcast import UpcastLinear
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
 from llama_cli.engine.runner import ModelRunner
@@ -59,10 +59,10 @@ def test_scores_in_bfloat16_are_those_of_an_unrounded_output(lead, monkeypatch):
 
 LAYERS = {
     "nn.Linear": lambda weight: _plain(weight),
-    "widening": lambda weight: WideningLinear(weight, many=16, packed=False),
-    "widening, packed": lambda weight: WideningLinear(weight, many=16, packed=True),
+    "upcast": lambda weight: UpcastLinear(weight, many=16, packed=False),
+    "upcast, packed": lambda weight: UpcastLinear(weight, many=16, packed=True),
     "native": lambda weight: NativeLayers(native_library(), few=4).full(weight),
-    "native, widening": lambda weight: NativeLayers(native_library(), few=4, widens=True).full(weight),
+    "native, upcast": lambda weight: NativeLayers(native_library(), few=4, upcasts=True).full(weight),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from ...files.own import read_own
 from ...files.private import private_folder, temporary_folder
 from ...files.scratch import Scratch
 from ...files.write import replace_file, sync_folder
+from ..machine import TARGET, processor
 from .compiler import SOURCE, compile_with
 
 logger = logging.getLogger(__name__)
@@ -22,13 +22,12 @@ logger = logging.getLogger(__name__)
 COMPILERS = ("c++", "g++", "clang++")
 OPTIMIZATIONS = (
     "-O3",
-    "-march=native",
+    TARGET,
     "-ffp-contract=fast",
     "-fno-tree-loop-distribute-patterns",  # else GCC clears a tile's registers as memory, by a call
     "-fno-ipa-cp-clone",  # compiles in half the time
 )
 FLAGS = ("-std=c++17", *OPTIMIZATIONS, "-fopenmp", "-shared", "-fPIC")
-CPUINFO = Path("/proc/cpuinfo")
 MOST_LIBRARY, MOST_REFUSAL = 64 << 20, 1 << 20  # bytes
 SECONDS_TO_REMEMBER = 24 * 3600.0  # another day the compiler may have what it lacks
 
@@ -129,14 +128,4 @@ def _key(compiler: str) -> str:
     """What the result depends on: the source, the compiler, and the processor that it is made for."""
     sources = [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
     parts = [*sources, " ".join((compiler, *FLAGS)).encode(), str(os.stat(compiler).st_mtime_ns).encode()]
-    return hashlib.sha256(b"\0".join([*parts, _processor().encode()])).hexdigest()[:32]
-
-
-def _processor() -> str:
-    """The instructions that it has; platform.processor() would start a process to ask."""
-    try:
-        described = CPUINFO.read_text()
-    except OSError:  # another system, or no /proc in a container
-        described = ""
-    features = next((line for line in described.splitlines() if line.lower().startswith(("flags", "features"))), "")
-    return f"{platform.machine()} {features}"
+    return hashlib.sha256(b"\0".join([*parts, processor().identity.encode()])).hexdigest()[:32]

@@ -202,7 +202,7 @@ void linear(const Matrix* matrix, int64_t n_rows, const float* x, float* y, floa
 }
 
 // Rows of int4 weights as floats, (n_rows, n_in).
-void widen_int4(const Matrix* matrix, int64_t first, int64_t n_rows, float* into, int n_threads) {
+void upcast_int4(const Matrix* matrix, int64_t first, int64_t n_rows, float* into, int n_threads) {
     const Int4 w(matrix->weights, matrix->scales, matrix->n_in);
 #pragma omp parallel for num_threads(n_threads)
     for (int64_t row = 0; row < n_rows; row++)

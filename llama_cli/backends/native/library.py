@@ -105,10 +105,10 @@ class Library:
         self._loaded.linear(ctypes.byref(matrix), c_int64(n_rows), *map(address, (x.contiguous(), y, room)), _threads())
         return y
 
-    def widen_int4(self, matrix: Matrix, rows: range) -> Tensor:
+    def upcast_int4(self, matrix: Matrix, rows: range) -> Tensor:
         """Rows of int4 weights, (rows, in), float32."""
         wide = torch.empty(len(rows), matrix.n_in)
-        self._loaded.widen_int4(
+        self._loaded.upcast_int4(
             ctypes.byref(matrix), c_int64(rows.start), c_int64(len(rows)), address(wide), _threads()
         )
         return wide

@@ -26,18 +26,18 @@ KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
 
 @dataclass(frozen=True)
 class NativeLayers:
-    """Makes linear layers: more than `few` rows go to torch, in float32 where it `widens`."""
+    """Makes linear layers: more than `few` rows go to torch, in float32 where it `upcasts`."""
 
     library: Library
     few: int = FEW
-    widens: bool = False
+    upcasts: bool = False
 
     @classmethod
     def here(cls, library: Library, dtype: torch.dtype) -> NativeLayers:
         """What is fastest on this processor."""
         if dtype != torch.bfloat16 or (many := many_rows()) is None:
             return cls(library)
-        return cls(library, FEW_WITH_SLOW_BFLOAT16 if many == MANY_WITH_SLOW_BFLOAT16 else FEW, widens=True)
+        return cls(library, FEW_WITH_SLOW_BFLOAT16 if many == MANY_WITH_SLOW_BFLOAT16 else FEW, upcasts=True)
 
     def full(self, weight: Weight) -> nn.Module:
         """All bits of the weights."""
@@ -75,9 +75,9 @@ class NativeLinear(nn.Module):
         library, few = self.layers.library, self.layers.few
         if len(x) <= few:
             return library.linear(self.matrix, x.float()).type_as(x)
-        if not self.layers.widens and x.dtype == self.weight.dtype:
+        if not self.layers.upcasts and x.dtype == self.weight.dtype:
             return F.linear(x, self.weight)
-        if not self.layers.widens:
+        if not self.layers.upcasts:
             return torch.cat([library.linear(self.matrix, rows) for rows in torch.split(x.float(), few)]).type_as(x)
         parts = torch.split(self.weight, rows_of_a_part(*self.weight.shape))
         return multiply_parts(x.float(), (part.float() for part in parts), x.dtype)
@@ -133,7 +133,7 @@ class NativeInt4Linear(nn.Module):
         if len(x) <= self.layers.few:
             return library.linear(self.matrix, x.float()).type_as(x)
         n_out = self.matrix.n_out
-        like = x.float() if self.layers.widens else x
+        like = x.float() if self.layers.upcasts else x
         step = rows_of_a_part(n_out, self.matrix.n_in)
         parts = [range(first, min(first + step, n_out)) for first in range(0, n_out, step)]
-        return multiply_parts(like, (library.widen_int4(self.matrix, part).type_as(like) for part in parts), x.dtype)
+        return multiply_parts(like, (library.upcast_int4(self.matrix, part).type_as(like) for part in parts), x.dtype)

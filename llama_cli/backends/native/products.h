@@ -7,17 +7,6 @@
 
 #include "weights.h"
 
-// How many numbers a tile may have, as the registers allow, and how many outputs meet how many groups of rows before
-// the next ones, their weights staying in a core's cache.
-#ifdef __AVX512F__
-constexpr int OUTS_OF_ONE = 8, LARGEST_TILE = 16;
-constexpr int64_t NEAR_OUTS = 64, NEAR_GROUPS = 4;
-constexpr bool WIDENS_INT4 = false;  // as each of its weights meets so many rows
-#else
-constexpr int OUTS_OF_ONE = 4, LARGEST_TILE = 4;
-constexpr int64_t NEAR_OUTS = 16, NEAR_GROUPS = 16;
-constexpr bool WIDENS_INT4 = true;
-#endif
 constexpr int64_t AHEAD_OUTS = 8;  // outputs further on, whose weights are fetched meanwhile
 constexpr int64_t STRIDE = 16;     // outputs of which threads have whole shares: a cache line of floats
 constexpr int64_t DEEP = 2304;     // bytes of a row's inputs: those of a group stay in the nearest cache
@@ -84,11 +73,11 @@ inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, 
 }
 
 // Some columns of some outputs' int4 weights as floats, made once for several groups of rows.
-struct Widened : OfFloats {
+struct Upcast : OfFloats {
     static constexpr int64_t WIDE = DEEP / sizeof(float);
     int64_t n_in, first_out, first_column;
     float floats[NEAR_OUTS * WIDE];
-    Widened(const Int4& w, Range outs, Range columns)
+    Upcast(const Int4& w, Range outs, Range columns)
         : n_in(w.n_in), first_out(outs.first), first_column(columns.first) {
         for (int64_t out = outs.first; out < outs.end; out++)
             for (int64_t column = columns.first; column < columns.end; column += BLOCK) {
@@ -200,9 +189,9 @@ inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typenam
                         add_columns<height()>(weights, near, columns, x + row * w.n_in, into);
                     });
                 };
-                if constexpr (WIDENS_INT4 && std::is_same_v<Weights, Int4>)
+                if constexpr (UPCASTS_INT4 && std::is_same_v<Weights, Int4>)
                     if (n_groups > 1) {
-                        add(Widened(w, near, columns));
+                        add(Upcast(w, near, columns));
                         continue;
                     }
                 add(w);

@@ -1,32 +1,7 @@
-// Sixteen numbers at a time, as vectors of GCC and Clang: AVX-512, AVX2 and NEON are served by the same lines.
+// Arithmetic on sixteen numbers at a time.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-#define HAS_BYTE_PRODUCTS 1
-#else
-#define HAS_BYTE_PRODUCTS 0
-#endif
-
-constexpr int64_t LANES = 16;
-
-typedef float Floats __attribute__((vector_size(LANES * 4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
-typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
-typedef uint8_t Nibbles __attribute__((vector_size(LANES)));
-typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
-
-// Elements of two vectors, counted from the first of `a` on.
-#if defined(__clang__) || __GNUC__ >= 12
-#define pick(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define pick(a, b, ...) __builtin_shuffle(a, b, Ints{__VA_ARGS__})
-#endif
+#include "target.h"
 
 template <class Vector, class Value>
 inline Vector load(const Value* from) {
@@ -70,44 +45,11 @@ inline Vector totals(Vector (&v)[N]) {
 
 inline Floats add_products(Floats sums, Floats w, Floats x) { return sums + w * x; }
 
-#if HAS_BYTE_PRODUCTS
-// Adds, in each of 16 sums, four products of a signed and an unsigned byte.
-inline Ints add_products(Ints sums, Bytes w, Bytes x) {
-#ifdef __AVX512VNNI__
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
-#else
-    __m256i halves[3][2];
-    memcpy(halves[0], &sums, sizeof sums), memcpy(halves[1], &x, sizeof x), memcpy(halves[2], &w, sizeof w);
-    for (int half = 0; half < 2; half++)
-        halves[0][half] = _mm256_dpbusd_avx_epi32(halves[0][half], halves[1][half], halves[2][half]);
-    return load<Ints>(halves[0]);
-#endif
-}
-#endif
-
-inline float widen(uint16_t bfloat16) {
+inline float upcast(uint16_t bfloat16) {
     uint32_t word = uint32_t(bfloat16) << 16;
     float value;
     memcpy(&value, &word, sizeof value);
     return value;
-}
-
-inline Words widen(Nibbles bytes) {
-#ifdef __AVX512F__
-    return (Words)_mm512_cvtepu8_epi32((__m128i)bytes);
-#else
-    return __builtin_convertvector(bytes, Words);
-#endif
-}
-
-// The lower four bits less 8.
-inline Floats level(Words bits) {
-#ifdef __AVX512F__
-    const Floats levels = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    return (Floats)_mm512_permutexvar_ps((__m512i)bits, (__m512)levels);  // looks at no other bits
-#else
-    return __builtin_convertvector((Ints)(bits & 15) - 8, Floats);
-#endif
 }
 
 // To the nearest bfloat16, ties to even; NaN stays NaN.

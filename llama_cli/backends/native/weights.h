@@ -8,11 +8,6 @@
 constexpr int64_t BLOCK = 2 * LANES;  // columns that are read together, as two vectors
 constexpr int64_t BYTES = 4 * LANES;  // columns of bytes that are read together, as one
 constexpr int64_t GROUP = 32;         // int4 weights that share a scale
-#ifdef __AVX512F__
-constexpr int64_t ROWS = 16;  // whose inputs lie together: a block of columns of each, then the next block
-#else
-constexpr int64_t ROWS = 2;
-#endif
 constexpr float ZERO_POINT = 128.0f;
 constexpr float BYTE_LIMIT = 127.0f;
 constexpr float SMALLEST = 1e-12f;  // keeps the step of an all-zero row from dividing by zero
@@ -54,7 +49,7 @@ struct BFloat16 : OfFloats {
         Words two = load<Words>(weights + out * n_in + column);
         return {(Floats)(two << 16), (Floats)(two & 0xffff0000u)};
     }
-    float one(int64_t out, int64_t column) const { return widen(weights[out * n_in + column]); }
+    float one(int64_t out, int64_t column) const { return upcast(weights[out * n_in + column]); }
 };
 
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
@@ -70,7 +65,7 @@ struct Int4 : OfFloats {
     }
     [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
         int64_t group = (out * n_in + column) / GROUP;
-        Words both = widen(load<Nibbles>(weights + group * LANES));
+        Words both = upcast(load<Nibbles>(weights + group * LANES));
         Words scale = Words{} + load<uint32_t>(scales + 2 * group);
         Floats step = (Floats)(scale << 16), middle = (Floats)(scale & 0xffff0000u);
         return {level(both) * step + middle, level(both >> 4) * step + middle};

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from llama_cli.backends.machine import Processor
 from llama_cli.backends.native import build, compiler
 from llama_cli.backends.native.build import built_library, find_compiler
 from llama_cli.backends.native.library import native_library
@@ -57,13 +58,13 @@ def test_it_is_made_once(home, caplog):
 
 
 @needs_compiler
-@pytest.mark.parametrize("changed", ["SOURCE", "FLAGS", "_processor"])
+@pytest.mark.parametrize("changed", ["SOURCE", "FLAGS", "processor"])
 def test_another_source_or_processor_has_another_library(home, changed, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "compile_with", fake_compile)
     before = built_library()
     other = tmp_path / "kernels.cpp"
     other.write_text("int other;")
-    values = {"SOURCE": other, "FLAGS": ("-O0",), "_processor": lambda: "another"}
+    values = {"SOURCE": other, "FLAGS": ("-O0",), "processor": lambda: Processor("another")}
     monkeypatch.setattr(build, changed, values[changed])
     assert built_library() not in (before, None)
 

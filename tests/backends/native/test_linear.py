@@ -38,7 +38,7 @@ def _threads(request):
 @pytest.mark.parametrize(("n_out", "n_in"), SHAPES)
 def test_full_weights(n_out, n_in, dtype):
     """Sums in float32 of exact products; a bfloat16 result is rounded once."""
-    layer = NativeLayers(LIBRARY, widens=dtype == torch.bfloat16).full(numbers(n_out, n_in).to(dtype))
+    layer = NativeLayers(LIBRARY, upcasts=dtype == torch.bfloat16).full(numbers(n_out, n_in).to(dtype))
     rounding = 2**-8 if dtype == torch.bfloat16 else 0
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).to(dtype)
@@ -71,16 +71,16 @@ def test_int8_is_exactly_the_sum_of_whole_numbers(n_out, n_in):
 
 
 @pytest.mark.usefixtures("_threads")
-@pytest.mark.parametrize("widens", [True, False])
+@pytest.mark.parametrize("upcasts", [True, False])
 @pytest.mark.parametrize(("n_out", "n_in"), [(64, 64), (48, 96), (16, 1024)])
-def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, widens):
+def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, upcasts):
     rounded = round_int4(numbers(n_out, n_in))
-    layer = NativeLayers(LIBRARY, widens=widens).int4(rounded)
+    layer = NativeLayers(LIBRARY, upcasts=upcasts).int4(rounded)
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).bfloat16()
         exact = F.linear(x.double(), rounded.dequantize().double())
         # Where torch multiplies in bfloat16, weights are rounded to it.
-        weights_rounded = 2**-8 * n_in**0.5 * 3 if not widens and rows > FEW else 0
+        weights_rounded = 2**-8 * n_in**0.5 * 3 if not upcasts and rows > FEW else 0
         torch.testing.assert_close(layer(x).double(), exact, atol=2e-6 * n_in + weights_rounded, rtol=2**-8 + 1e-6)
 
 
