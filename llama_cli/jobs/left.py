@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Generic, Literal, NamedTuple
 
@@ -22,7 +23,8 @@ from .task import RowT, Task
 Keeps = Literal["all", "failures", "nothing"]
 
 
-class Taken(NamedTuple, Generic[RowT]):
+@dataclass(frozen=True, slots=True)  # Python 3.10 has no generic NamedTuple
+class Taken(Generic[RowT]):
     """A row that is to run."""
 
     row: RowT | BadRow
