@@ -14,6 +14,8 @@ MAPPINGS = Path("/proc/self/maps")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BLOCK, KEPT_IN_ALL = 128 << 20, 512 << 20
 
+SMALLEST_DROPPED = 1 << 20
+
 
 def trim_heap() -> None:
     """Give back what was freed between blocks that are still in use. Nothing happens where the C library cannot."""
@@ -39,9 +41,12 @@ def keep_heap() -> None:
 def drop_pages(files: Iterable[Path]) -> None:
     """Let the system take the pages of mapped files back now; looking at them again reads them again.
 
-    Without it, all of a file that was read once counts as this process's memory. Nothing happens off Linux.
+    Without it, all of a file that was read once counts as this process's memory. Nothing happens off Linux, or to
+    small files: asking the system where they lie takes longer than reading them.
     """
-    names = {os.path.realpath(file) for file in files}
+    names = {os.path.realpath(file) for file in files if file.stat().st_size >= SMALLEST_DROPPED}
+    if not names:
+        return
     try:
         mappings = MAPPINGS.read_text(errors="surrogateescape")
     except OSError:

@@ -41,6 +41,18 @@ def test_pages_are_dropped_and_read_again(tmp_path):
     assert maps[0][:] == content
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_a_small_file_stays(tmp_path):
+    """Loading a toy spent a quarter of its time on giving back its few pages."""
+    path = tmp_path / "small"
+    path.write_bytes(bytes(MIB - 1))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as kept:
+        assert kept[:1] == b"\0"
+        before = resident(path)
+        drop_pages([path])
+        assert resident(path) == before > 0
+
+
 FAULTS = """
 import resource, sys, torch
 from llama_cli.files.pages import keep_heap
