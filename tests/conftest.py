@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-pytest_plugins = ["helpers.promises"]
+pytest_plugins = ["helpers.promises", "helpers.sampling"]
 
 # Tiny matrices: a second thread costs more than it saves, and tests run side by side.
 torch.set_num_threads(1)

@@ -136,6 +136,7 @@ def _sockets():
 
 
 @pytest.mark.promise("P16")
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("free", [0, 1, *(1 << power for power in range(10, 27, 1)), 40_000_000])
 def test_too_little_memory(free, tmp_path):
     """A model that needs 75 MB and a machine that has less: exit 4 before anything is allocated."""

@@ -1,5 +1,6 @@
 """GGUF files, written here with the library's own writer, become Meta's folders that give Meta's ids."""
 
+import functools
 import importlib.util
 import itertools
 import json
@@ -40,6 +41,7 @@ NORMAL, CONTROL = 1, 3
 KINDS = gguf.GGMLQuantizationType
 
 
+@functools.cache
 def letters():
     """GPT-2's own recipe for spelling bytes."""
     codes = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -586,13 +588,13 @@ def test_absurd_counts_end_at_once(sound):
             open_gguf(sound)
 
 
-def test_damaged_headers_cause_no_other_error(sound):
-    """150 files with some bytes changed; each is read or refused."""
+def test_damaged_headers_cause_no_other_error(sound, whole):
+    """Files with some bytes changed; each is read or refused."""
     data = sound.read_bytes()
     generator = numpy.random.default_rng(0)
     header = data.index(b"tokenizer.ggml.tokens")
     infos = data.index(b"token_embd.weight")
-    for round_ in range(150):
+    for round_ in range(150 if whole else 30):
         changed = bytearray(data)
         first = 0 if round_ % 2 else infos
         for place in generator.integers(first, first + header, size=1 + round_ % 3):

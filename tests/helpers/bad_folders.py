@@ -43,6 +43,7 @@ class BadFolder(NamedTuple):
     fragment: str  # a pattern
     base: Callable[[Path], object] = write_meta
     code: int = 3
+    kind: str = ""
 
 
 def write_symbols(n_symbols: int) -> Callable[[Path], object]:
@@ -264,7 +265,7 @@ def tokenizers() -> Iterator[BadFolder]:
 
 
 CASES = [
-    case
+    case._replace(kind=group.__name__)
     for group in (places, archives, tensors, shards, settings, configurations, safetensors, tokenizers)
     for case in group()
 ]
