@@ -13,12 +13,12 @@ from typing import Any
 import typer
 
 from llama_cli.cli.app import app
+from llama_cli.cli.page import panel_of, row_of
 
 PROGRAM = "llama-cli"
 FOLDER = Path(__file__).parent.parent / "docs/reference"
 WIDTH = 120
 WRITTEN = "<!-- Written by tools/reference.py from the command itself: `make reference` after a change of flags. -->"
-UNGROUPED = "Options"
 
 # The page that explains what a command does.
 EXPLAINED = {
@@ -60,10 +60,6 @@ def examples(epilog: str | None) -> Iterator[str]:
         yield from paragraphs(epilog)
 
 
-def panel_of(parameter: Any) -> str:
-    return getattr(parameter, "rich_help_panel", None) or UNGROUPED
-
-
 def item(names: str, text: str) -> str:
     """One flag or argument, as a bullet."""
     told = f"- `{names.strip()}`: {plain(' '.join(text.split()))}"
@@ -72,7 +68,7 @@ def item(names: str, text: str) -> str:
 
 def options(command: Any, context: Any) -> Iterator[str]:
     """The arguments, then the options group by group, in the order of the help; what help hides is left out."""
-    shown = [(each, each.get_help_record(context)) for each in command.get_params(context)]
+    shown = [(each, row_of(each)) for each in command.get_params(context)]
     shown = [(each, record) for each, record in shown if record is not None]
     arguments = [record for each, record in shown if each.param_type_name == "argument"]
     if arguments:

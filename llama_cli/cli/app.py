@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Annotated, Any
 
@@ -27,6 +27,7 @@ from .convert import convert
 from .info import info
 from .merge import merge
 from .models import models
+from .page import Command, Commands, text_and_examples
 from .score import score
 from .settings import config_file, defaults_of, read_settings, source_of
 from .spellings import hint_for, refuse_foreign_line, spelled
@@ -41,14 +42,13 @@ ON_RANKS = ("batch", "bench", "chat", "complete", "score")
 SPINS = "10000"  # of libgomp's loop: half a millisecond
 
 EXAMPLES = """Examples:
-
   llama-cli complete "Once upon a time"
-
-  llama-cli complete -m ~/.llama/checkpoints/Llama3.2-1B "The capital of France is" -n 16 -t 0
-"""
+  llama-cli chat -m Llama3.2-1B-Instruct
+  llama-cli batch prompts.jsonl -o answers.jsonl"""
 
 app = typer.Typer(
     name="llama-cli",
+    cls=Commands,
     help="Run Meta's native Llama checkpoints as they lie on disk.",
     epilog=EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelled},
@@ -74,18 +74,16 @@ def _main(
         typer.echo(context.get_help())
 
 
-app.command()(complete)
-app.command()(chat)
-app.command()(batch)
-app.command()(merge)
-app.command()(score)
-app.command()(tokenize)
-app.command()(models)
-app.command()(info)
-app.command()(verify)
-app.command()(convert)
-app.command()(bench)
-app.command()(config)
+def _add(group: str, *commands: Callable[..., None]) -> None:
+    """Make commands known, in a group of the help."""
+    for command in commands:
+        text, examples = text_and_examples(command)
+        app.command(cls=Command, help=text, epilog=examples, rich_help_panel=group)(command)
+
+
+_add("Run a model", complete, chat, batch, merge, score)
+_add("Models", models, info, verify, convert)
+_add("Tools", tokenize, bench, config)
 
 
 class Terminated(BaseException):

@@ -12,18 +12,23 @@ from ..engine.request import Sampling
 from ..jobs.lines import Format
 from ..jobs.results import OutputFormat
 from .options import AS_MANY_AS_FIT, BatchModelOptions, MessageOptions, with_options
+from .panels import ROWS_PANEL
 from .rows import RowOptions, RowsSeen, file_of_rows, open_rows
 
 
-@with_options
+@with_options("output", "model", "max_tokens")
 def batch(
     input_file: Annotated[
         str, typer.Argument(metavar="INPUT", help="JSONL or text, also .gz; - reads standard input.")
     ],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL to write, or to go on with; - prints it.")],
-    input_format: Annotated[Format, typer.Option("--format", help="Of the input.")] = "auto",
-    output_format: Annotated[OutputFormat, typer.Option("--output-format", help="Of the rows.")] = "openai",
+    input_format: Annotated[
+        Format, typer.Option("--format", help="Of the input.", rich_help_panel=ROWS_PANEL)
+    ] = "auto",
+    output_format: Annotated[
+        OutputFormat, typer.Option("--output-format", help="Of the rows.", rich_help_panel=ROWS_PANEL)
+    ] = "openai",
     rows: RowOptions,
     model: BatchModelOptions = AS_MANY_AS_FIT,
     sampling: Sampling,
@@ -33,6 +38,11 @@ def batch(
 
     Rows are OpenAI's batch requests, {"prompt": ...} or {"messages": [...]} with any sampling field, or lines of
     text. The same command again goes on where it stopped.
+
+    Examples:
+      llama-cli batch prompts.jsonl -o answers.jsonl -m Llama3.2-1B-Instruct
+      llama-cli batch prompts.jsonl -o answers.jsonl --retry-errors
+      llama-cli batch prompts.jsonl -o part1.jsonl --shard 1/2
     """
     messages.apply()
     path = file_of_rows(output)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..llm import LLM
 
 
-@with_options
+@with_options()
 def bench(
     *,
     batch: Annotated[
@@ -26,9 +26,12 @@ def bench(
     ] = False,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often to measure each; medians are shown.")] = 3,
     lengths: Annotated[
-        str | None, typer.Option("--lengths", help="Tokens of prompt, each with one row. Default: 128,512.")
+        str | None,
+        typer.Option("--lengths", metavar="N,N,...", help="Tokens of prompt, each with one row. Default: 128,512."),
     ] = None,
-    rows: Annotated[str, typer.Option("--rows", help="Rows at a time, each measured at the first length.")] = "1,4,16",
+    rows: Annotated[
+        str, typer.Option("--rows", metavar="N,N,...", help="Rows at a time, each measured at the first length.")
+    ] = "1,4,16",
     new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens of answer.")] = 32,
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-b", min=1, max=4096, help="With --batch: rows at a time.")
@@ -38,10 +41,10 @@ def bench(
         int, typer.Option("--alone", min=1, help="With --batch: how many of them to run one at a time.")
     ] = 8,
     prompt_range: Annotated[
-        str, typer.Option("--prompt-range", help="With --batch: shortest and longest prompt.")
+        str, typer.Option("--prompt-range", metavar="N-N", help="With --batch: shortest and longest prompt.")
     ] = "16-512",
     answer_range: Annotated[
-        str, typer.Option("--answer-range", help="With --batch: shortest and longest answer.")
+        str, typer.Option("--answer-range", metavar="N-N", help="With --batch: shortest and longest answer.")
     ] = "64-128",
     as_json: Annotated[bool, typer.Option("--json", help="Print the line for programs only.")] = False,
     model: ModelOptions,
@@ -50,6 +53,11 @@ def bench(
     """Measure how fast this machine runs a model.
 
     Prompts are random. The last line is JSON with every figure and the machine.
+
+    Examples:
+      llama-cli bench -m Llama3.2-1B
+      llama-cli bench -m Llama3.2-1B --quantize int8 --lengths 1024
+      llama-cli bench -m Llama3.2-1B --batch -b 8
     """
     messages.apply()
     terminal = Terminal()

@@ -13,9 +13,8 @@ import typer
 from ..chat.message_lines import read_messages
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .dialog import CHAT_PANEL, Dialog, Kept
+from .dialog import Dialog, Kept
 from .options import (
-    OUTPUT_PANEL,
     ChatModelOptions,
     MessageOptions,
     OneRow,
@@ -23,6 +22,7 @@ from .options import (
     UseStdin,
     with_options,
 )
+from .panels import CHAT_PANEL, INPUT_PANEL, OUTPUT_PANEL
 from .progress import PATIENCE_SECONDS, Loading
 from .prompts import is_piped, read_prompt, stdin_text_lines
 from .view import View
@@ -31,20 +31,24 @@ from .view import View
 CHAT_SAMPLING = Sampling(max_tokens=2048)
 
 
-@with_options
+@with_options("model", "system", "go_on")
 def chat(
-    message: Annotated[str | None, typer.Argument(help="What to say first; - reads standard input.")] = None,
+    message: Annotated[
+        str | None, typer.Argument(metavar="MESSAGE", help="What to say first; - reads standard input.")
+    ] = None,
     *,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the message from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the message from a file.", rich_help_panel=INPUT_PANEL)
+    ] = None,
     stdin: UseStdin = True,
     stdin_lines: Annotated[
         bool,
-        typer.Option("--stdin", help="Each line of standard input is a message.", rich_help_panel=CHAT_PANEL),
+        typer.Option("--stdin", help="Each line of standard input is a message.", rich_help_panel=INPUT_PANEL),
     ] = False,
     stdin_json: Annotated[
         bool,
         typer.Option(
-            "--stdin-json", help='The same, each line {"role": ..., "content": ...}.', rich_help_panel=CHAT_PANEL
+            "--stdin-json", help='The same, each line {"role": ..., "content": ...}.', rich_help_panel=INPUT_PANEL
         ),
     ] = False,
     history: Annotated[
@@ -68,6 +72,11 @@ def chat(
 
     On a terminal a conversation, which is kept until the next one: /help lists its commands. Elsewhere the message
     is the argument, -f FILE and what is piped in; it is answered once, or line by line with --stdin.
+
+    Examples:
+      llama-cli chat -m Llama3.2-1B-Instruct
+      llama-cli chat -m Llama3.2-1B-Instruct "Why is the sky blue?"
+      llama-cli chat -m Llama3.2-1B-Instruct --session talk.json "Hello"
     """
     messages.apply()
     in_lines = stdin_lines or stdin_json

@@ -11,7 +11,8 @@ import typer
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneRow, Raw, UseStdin, Wrap, with_options
+from .options import MessageOptions, ModelOptions, OneRow, Raw, UseStdin, Wrap, with_options
+from .panels import INPUT_PANEL, OUTPUT_PANEL
 from .progress import Loading, shown_while_read
 from .prompts import check_text, read_prompt
 from .terminal import Terminal, format_stats
@@ -24,15 +25,27 @@ if TYPE_CHECKING:
 BETWEEN_SAMPLES = "\n---\n"
 
 
-@with_options
+@with_options("model", "max_tokens", "temperature")
 def complete(
-    prompt: Annotated[str | None, typer.Argument(help="The text to continue; - reads standard input.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The text to continue; - reads standard input.")
+    ] = None,
     *,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
-    prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", help="The prompt as ids: 1,2,3.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.", rich_help_panel=INPUT_PANEL)
+    ] = None,
+    prompt_ids: Annotated[
+        str | None,
+        typer.Option("--prompt-ids", metavar="IDS", help="The prompt as ids: 1,2,3.", rich_help_panel=INPUT_PANEL),
+    ] = None,
     stdin: UseStdin = True,
     suffix: Annotated[
-        str | None, typer.Option("--suffix", help="Fill in what stands between the prompt and this text (Code Llama).")
+        str | None,
+        typer.Option(
+            "--suffix",
+            help="Fill in what stands between the prompt and this text (Code Llama).",
+            rich_help_panel=INPUT_PANEL,
+        ),
     ] = None,
     batch_size: OneRow = None,
     model: ModelOptions,
@@ -56,6 +69,11 @@ def complete(
     """Continue a text.
 
     The prompt is the argument, -f FILE and what is piped in, joined by line breaks.
+
+    Examples:
+      llama-cli complete "Once upon a time"
+      llama-cli complete -m Llama3.2-1B -n 16 -t 0 "The capital of France is"
+      llama-cli complete -m Llama3.2-1B -f story.txt --stop "The end"
     """
     messages.apply()
     if sampling.wants_logprobs and not as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -12,13 +12,21 @@ from ..engine.request import Sampling
 from ..errors import LlamaError
 from ..options import LoadOptions
 from .info import chosen_model
-from .options import AS_MANY_AS_FIT, KeepSession, MessageOptions, ModelSettings, UseStdin, is_setting, with_options
-from .options import OUTPUT_PANEL as PANEL
+from .options import (
+    AS_MANY_AS_FIT,
+    KeepSession,
+    MessageOptions,
+    ModelSettings,
+    OneJsonObject,
+    UseStdin,
+    is_setting,
+    with_options,
+)
 from .settings import config_file, source_of
 from .terminal import Terminal, format_table
 
 
-@with_options
+@with_options()
 def config(
     context: typer.Context,
     *,
@@ -26,13 +34,17 @@ def config(
     sampling: Sampling,
     stdin: UseStdin = True,
     keep_session: KeepSession = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=PANEL)] = False,
+    as_json: OneJsonObject = False,
     messages: MessageOptions,
 ) -> None:
     """Show every setting and where it comes from.
 
     A flag, the environment, config.toml, the model, or the default. Give it the flags of another command to see
     what that would run with.
+
+    Examples:
+      llama-cli config
+      llama-cli config -m Llama3.2-1B -t 0
     """
     messages.apply()
     path = config_file()

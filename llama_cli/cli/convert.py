@@ -13,10 +13,10 @@ from .options import MessageOptions, with_options
 from .progress import PhaseProgress
 
 
-@with_options
+@with_options()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A model's folder, or a GGUF file.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="The folder to make.")],
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder, or a GGUF file.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to make.")],
     *,
     form: Annotated[
         Literal["pth", "safetensors", "hf"] | None,
@@ -34,12 +34,17 @@ def convert(
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", help="The tokenizer's file, if it lies elsewhere.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder of a model at DST.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder of a model at FOLDER.")] = False,
     messages: MessageOptions,
 ) -> None:
     """Write a model in another form.
 
-    Any folder that `complete` runs, or a GGUF file of a Llama model. DST is there whole, checked, or not at all.
+    Any folder that `complete` runs, or a GGUF file of a Llama model. FOLDER is there whole, checked, or not at all.
+
+    Examples:
+      llama-cli convert Llama3.1-8B llama-8b-int8 --quantize int8
+      llama-cli convert Llama3.1-70B llama-70b-hf --format hf
+      llama-cli convert model.gguf model
     """
     messages.apply()
     if quantize is not None and form not in (None, "safetensors"):

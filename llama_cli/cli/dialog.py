@@ -16,9 +16,8 @@ from ..options import LoadOptions
 from ..tokenizer import EncodeError
 from ..tokenizer.tool_calls import ToolFormat, read_tools
 from .options import KeepSession, MessageOptions
+from .panels import CHAT_PANEL
 from .prompts import read_text_file
-
-CHAT_PANEL = "Conversation"
 
 
 @dataclass(frozen=True)

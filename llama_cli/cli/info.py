@@ -9,17 +9,17 @@ import typer
 
 from ..memory import format_bytes, free_gpu_memory, free_memory, usable_memory
 from .options import (
-    MODEL_PANEL,
     MessageOptions,
     ModelArgument,
     OneJsonObject,
     PlannedModel,
     with_options,
 )
+from .panels import MODEL_PANEL
 from .terminal import Terminal, format_table
 
 
-@with_options
+@with_options()
 def info(
     name: ModelArgument = None,
     *,
@@ -37,6 +37,10 @@ def info(
 
     Configuration, parameters, tokenizer, and a plan for every precision. Only headers are read, so it takes no time
     and no memory whatever the size of the model.
+
+    Examples:
+      llama-cli info Llama3.2-1B
+      llama-cli info ~/.llama/checkpoints/Llama3.1-70B -c 8192 -b 16
     """
     messages.apply()
     asked = chosen_model(name, model.model)

@@ -14,7 +14,7 @@ from .options import MessageOptions, with_options
 SHOWN_GAPS = 5
 
 
-@with_options
+@with_options()
 def merge(
     parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="Outputs of `batch --shard I/N`.")],
     *,
@@ -26,6 +26,10 @@ def merge(
 
     Gaps and rows that are there twice are reported; one row is kept for each, a success rather than an error. What
     is missing at the end cannot be known.
+
+    Examples:
+      llama-cli merge part1.jsonl part2.jsonl -o answers.jsonl
+      llama-cli merge part*.jsonl -o answers.jsonl --force
     """
     messages.apply()
     if output.exists() and not force:

@@ -9,13 +9,14 @@ import typer
 from ..checkpoint.installed import Installed, installed_models
 from ..errors import ModelRejected, NotComputed
 from ..memory import format_bytes
-from .options import OUTPUT_PANEL, MessageOptions, with_options
+from .options import MessageOptions, with_options
+from .panels import OUTPUT_PANEL
 from .terminal import Terminal, format_table, one_line
 
 TITLES = ("name", "family", "params", "dtype", "shards", "size", "where")
 
 
-@with_options
+@with_options()
 def models(
     names: Annotated[
         bool, typer.Option("--names", help="Print the names alone.", rich_help_panel=OUTPUT_PANEL)
@@ -30,6 +31,10 @@ def models(
 
     Looked for in $LLAMA_CLI_HOME, in ~/.llama/checkpoints (or $LLAMA_STACK_CONFIG_DIR/checkpoints) and in Hugging
     Face's cache. Only headers are read.
+
+    Examples:
+      llama-cli models
+      llama-cli models --names
     """
     messages.apply()
     found = installed_models()

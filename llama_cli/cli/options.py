@@ -18,6 +18,7 @@ from ..engine.request import Sampling
 from ..errors import NOTE, UsageError
 from ..options import LoadOptions, SettingRejected
 from .doubts import doubts_about_stops, doubts_about_text
+from .panels import CHAT_PANEL, GENERAL_PANEL, INPUT_PANEL, MODEL_PANEL, OUTPUT_PANEL, SAMPLING_PANEL, arranged
 from .terminal import show_log, write_stderr
 
 # Flags that are not simply the field's name.
@@ -35,8 +36,7 @@ FLAGS = {
 REQUEST_ONLY = ("logit_bias", "stop", "stop_token_ids", "n", "logprobs", "top_logprobs", "prompt_logprobs")
 COMMAND_ONLY = ("chat_template", "dp", "on_layer")
 
-MODEL_PANEL, SAMPLING_PANEL, OUTPUT_PANEL = "Model", "Sampling", "Output"
-PANELS: Mapping[type, str] = {LoadOptions: MODEL_PANEL, Sampling: SAMPLING_PANEL}
+PANEL_OF: Mapping[type, str] = {LoadOptions: MODEL_PANEL, Sampling: SAMPLING_PANEL}
 
 
 def is_setting(name: str) -> bool:
@@ -73,6 +73,7 @@ UseStdin = Annotated[
         show_envvar=False,
         show_default=False,
         help="Leave standard input alone, also where it is a pipe.",
+        rich_help_panel=INPUT_PANEL,
     ),
 ]
 KeepSession = Annotated[
@@ -83,6 +84,7 @@ KeepSession = Annotated[
         show_envvar=False,
         show_default=False,
         help="Keep nothing of a conversation that has no --session.",
+        rich_help_panel=CHAT_PANEL,
     ),
 ]
 OneRow = Annotated[
@@ -129,10 +131,10 @@ Wrap = Annotated[
 class MessageOptions:
     """What to say on standard error."""
 
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=OUTPUT_PANEL)] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=OUTPUT_PANEL)] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.", rich_help_panel=GENERAL_PANEL)] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.", rich_help_panel=GENERAL_PANEL)] = False
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT_PANEL)
+        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=GENERAL_PANEL)
     ] = False
 
     def apply(self) -> None:
@@ -191,8 +193,8 @@ class Group(NamedTuple):
                 default = getattr(self.defaults, each.name)
             default = None if default == () else default
             annotation = hints[each.name]
-            if self.kind in PANELS:
-                annotation = _flag(each.name, annotation, PANELS[self.kind])
+            if self.kind in PANEL_OF:
+                annotation = _flag(each.name, annotation, PANEL_OF[self.kind])
             yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     def build(self, values: Mapping[str, Any], context: typer.Context) -> Any:
@@ -213,29 +215,34 @@ class Group(NamedTuple):
             raise UsageError(f"{flag}: {error.reason}{whence}", f"llama-cli {context.info_name} --help") from None
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields.
+def with_options(*first: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command as typer wants it: each parameter that is a dataclass becomes one flag for each of its fields.
 
-    A default of such a parameter holds the flags' defaults.
+    A default of such a parameter holds the flags' defaults. The flags of the parameters `first` are those that a
+    newcomer needs: the help shows them first.
     """
-    parameters = inspect.signature(command, eval_str=True).parameters
-    groups = {name: group for name, parameter in parameters.items() if (group := Group.of(parameter)) is not None}
-    plain = [parameter for name, parameter in parameters.items() if name not in groups]
-    context = next((each for each in plain if each.annotation is typer.Context), CONTEXT)
 
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        built = {name: group.build(values, values[context.name]) for name, group in groups.items()}
-        for doubt in doubts_about_stops(values.get("stop") or ()):
-            built["messages"].note(doubt)
-        command(**{parameter.name: values[parameter.name] for parameter in plain}, **built)
+    def made(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(command, eval_str=True).parameters
+        groups = {name: group for name, parameter in parameters.items() if (group := Group.of(parameter)) is not None}
+        plain = [parameter for name, parameter in parameters.items() if name not in groups]
+        context = next((each for each in plain if each.annotation is typer.Context), CONTEXT)
 
-    flags = [*plain, *(flag for group in groups.values() for flag in group.flags)]
-    flags = [flag.replace(kind=inspect.Parameter.KEYWORD_ONLY) for flag in flags if flag is not context]
-    flags.append(context.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    run.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
-    run.__annotations__ = {flag.name: flag.annotation for flag in flags}
-    return run
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            built = {name: group.build(values, values[context.name]) for name, group in groups.items()}
+            for doubt in doubts_about_stops(values.get("stop") or ()):
+                built["messages"].note(doubt)
+            command(**{parameter.name: values[parameter.name] for parameter in plain}, **built)
+
+        flags = [*plain, *(flag for group in groups.values() for flag in group.flags)]
+        flags = arranged([flag for flag in flags if flag is not context], first)
+        flags.append(context.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        run.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+        run.__annotations__ = {flag.name: flag.annotation for flag in flags}
+        return run
+
+    return made
 
 
 def _names_of(name: str) -> tuple[str, ...]:

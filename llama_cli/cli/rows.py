@@ -16,6 +16,7 @@ from ..jobs.output_names import refuse_other_names
 from ..jobs.settings import RunSettings
 from ..jobs.source import Source, open_source
 from .options import MessageOptions
+from .panels import ROWS_PANEL
 from .progress import RowProgress
 from .terminal import Terminal, write_stderr_text
 
@@ -24,17 +25,40 @@ from .terminal import Terminal, write_stderr_text
 class RowOptions:
     """How the rows of a file run."""
 
-    unordered: Annotated[bool, typer.Option("--unordered", help="Write rows as they finish.")] = False
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Run rows again that failed.")] = False
-    rerun_changed: Annotated[
-        bool, typer.Option("--rerun-changed", help="Run rows anew that are not what the output has answered.")
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Write rows as they finish.", rich_help_panel=ROWS_PANEL)
     ] = False
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse an input with any bad row.")] = False
-    shard: Annotated[str | None, typer.Option("--shard", help="I/N: only every N-th row, from the I-th.")] = None
-    row_timeout: Annotated[
-        float | None, typer.Option("--row-timeout", min=0.001, help="Give a row up after so many seconds.")
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Run rows again that failed.", rich_help_panel=ROWS_PANEL)
+    ] = False
+    rerun_changed: Annotated[
+        bool,
+        typer.Option(
+            "--rerun-changed",
+            help="Run rows anew that are not what the output has answered.",
+            rich_help_panel=ROWS_PANEL,
+        ),
+    ] = False
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse an input with any bad row.", rich_help_panel=ROWS_PANEL)
+    ] = False
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only every N-th row, from the I-th.", rich_help_panel=ROWS_PANEL),
     ] = None
-    force_resume: Annotated[bool, typer.Option("--force-resume", help="Go on though settings or rows differ.")] = False
+    row_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--row-timeout",
+            metavar="SECONDS",
+            min=0.001,
+            help="Give a row up after so many seconds.",
+            rich_help_panel=ROWS_PANEL,
+        ),
+    ] = None
+    force_resume: Annotated[
+        bool, typer.Option("--force-resume", help="Go on though settings or rows differ.", rich_help_panel=ROWS_PANEL)
+    ] = False
 
     def given(self) -> list[str]:
         """The flags that say otherwise than their defaults."""

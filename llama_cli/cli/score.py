@@ -11,7 +11,8 @@ import typer
 
 from ..errors import UsageError
 from ..options import LoadOptions
-from .options import OUTPUT_PANEL, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
+from .options import MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
+from .panels import INPUT_PANEL, OUTPUT_PANEL, ROWS_PANEL
 from .prompts import read_prompt
 from .rows import RowOptions, RowsSeen, file_of_rows, open_rows
 from .terminal import Terminal
@@ -33,26 +34,43 @@ class ScoreOptions:
     ] = False
 
 
-@with_options
+@with_options("model", "choices", "rows")
 def score(
-    text: Annotated[str | None, typer.Argument(help="The text to score; - reads standard input.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="The text to score; - reads standard input.")
+    ] = None,
     *,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from a file.")] = None,
-    prompt_ids: Annotated[str | None, typer.Option("--prompt-ids", help="The text as ids: 1,2,3.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the text from a file.", rich_help_panel=INPUT_PANEL)
+    ] = None,
+    prompt_ids: Annotated[
+        str | None,
+        typer.Option("--prompt-ids", metavar="IDS", help="The text as ids: 1,2,3.", rich_help_panel=INPUT_PANEL),
+    ] = None,
     stdin: UseStdin = True,
     choices: Annotated[
         list[str] | None, typer.Option("--choices", help="A continuation of the text; rank several of them.")
     ] = None,
     rows: Annotated[
         str | None,
-        typer.Option("--rows", help='A JSONL of {"text"} or {"prompt", "choices"}; - reads standard input.'),
+        typer.Option(
+            "--rows", metavar="FILE", help='A JSONL of {"text"} or {"prompt", "choices"}; - reads standard input.'
+        ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Of --rows: the JSONL to write, or to go on with. Default: print it."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Of --rows: the JSONL to write, or to go on with. Default: print it.",
+            rich_help_panel=ROWS_PANEL,
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", min=1, max=4096, help="Of --rows. Default: by memory.")
+        int | None,
+        typer.Option(
+            "--batch-size", "-b", min=1, max=4096, help="Of --rows. Default: by memory.", rich_help_panel=ROWS_PANEL
+        ),
     ] = None,
     as_json: OneJsonObject = False,
     options: ScoreOptions,
@@ -64,6 +82,11 @@ def score(
 
     Log-probability, perplexity, bits per token and byte. Long texts are scored in windows; every token counts once.
     Rows of a file go on where they stopped, if the same command with -o FILE runs again.
+
+    Examples:
+      llama-cli score "The capital of France is Paris."
+      llama-cli score "The sky is" --choices " blue" --choices " green"
+      llama-cli score --rows questions.jsonl -o scores.jsonl
     """
     messages.apply()
     if options.logprobs and not (as_json or rows):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputRejected, UsageError
-from .options import OUTPUT_PANEL, MessageOptions, OneJsonObject, UseStdin, WhichModel, with_options
+from .options import MessageOptions, OneJsonObject, UseStdin, WhichModel, with_options
+from .panels import INPUT_PANEL, OUTPUT_PANEL
 from .prompts import parse_ids, read_prompt
 from .terminal import Terminal
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 LINES_AT_ONCE = 4096
 
 
-@with_options
+@with_options()
 def tokenize(
     text: Annotated[
         str | None, typer.Argument(help="The text, or with --decode the ids; - reads standard input.")
     ] = None,
     *,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read it from a file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read it from a file.", rich_help_panel=INPUT_PANEL)
+    ] = None,
     stdin: UseStdin = True,
     decode: Annotated[bool, typer.Option("--decode", "-d", help="Ids to text.")] = False,
     bos: Annotated[bool, typer.Option("--bos", help="Put the begin token in front, as prompts have it.")] = False,
@@ -48,6 +51,11 @@ def tokenize(
 
     Id, bytes and piece, a line each, and how many there are. Text that looks like a special token stays text, as in
     a prompt. --decode turns ids back into text.
+
+    Examples:
+      llama-cli tokenize -m Llama3.2-1B "Hello world"
+      llama-cli tokenize -m Llama3.2-1B -f book.txt --count
+      llama-cli tokenize -m Llama3.2-1B --decode "9906 1917"
     """
     messages.apply()
     if decode and (bos or eos or special):

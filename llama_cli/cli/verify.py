@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..checkpoint.verify import Finding
 
 
-@with_options
+@with_options()
 def verify(
     name: ModelArgument = None,
     *,
@@ -32,6 +32,10 @@ def verify(
 
     Checksums, archives, names and shapes, NaN, the tokenizer. Every byte is read once. What is wrong is listed, and
     the exit code is then 3.
+
+    Examples:
+      llama-cli verify Llama3.2-1B
+      llama-cli verify ~/.llama/checkpoints/Llama3.1-70B --quick
     """
     messages.apply()
 

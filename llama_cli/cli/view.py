@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import OUTPUT_PANEL, Wrap
+from .options import Wrap
+from .panels import OUTPUT_PANEL
 
 
 @dataclass(frozen=True)
