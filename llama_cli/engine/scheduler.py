@@ -245,16 +245,15 @@ class Scheduler:
     def _admit(self) -> list[Copy]:
         copies: list[Copy] = []
         for sequence in list(self.waiting):
-            free = [slot for slot in self.slots if slot.sequence is None]
-            if not free or len(self.running) >= self.most_running:
+            if len(self.running) >= self.most_running:
                 break
-            copy = self._place(sequence, free)
+            copy = self._place(sequence)
             if copy is not None and copy.length:
                 copies.append(copy)
         return copies
 
-    def _place(self, sequence: Sequence, free: list[Slot]) -> Copy | None:
-        """Put a sequence into the best free slot, or leave it waiting for a neighbour's beginning."""
+    def _place(self, sequence: Sequence) -> Copy | None:
+        """Put a sequence into the best free slot, of which there is one, or let it wait for a neighbour's beginning."""
         prompt = sequence.tokens
         usable = len(prompt) - 1  # the last token is computed in any case
         if sequence.scores_prompt:
@@ -263,7 +262,7 @@ class Scheduler:
         if self._should_wait(sequence, usable, shared):
             return None
         # Reuse the best slot in place if it is free, else overwrite the one that was idle longest.
-        target = best if best.sequence is None and shared else min(free, key=lambda s: s.last_used)
+        target = best if best.sequence is None and shared else self._idlest()
         self._clock += 1
         target.last_used = self._clock
         target.held = []
@@ -279,17 +278,20 @@ class Scheduler:
 
     def _closest(self, prompt: list[int], usable: int) -> tuple[Slot, int]:
         """The slot that holds most of a prompt's first `usable` tokens, rather a free one, and how many it holds."""
-        shared = 0
+        shared, beginning = 0, prompt[:0]
         closest: list[Slot] = []
         for slot in self.slots:
             held = slot.tokens
-            if held[:shared] != prompt[:shared]:  # most are passed over so, without counting
+            if held[:shared] != beginning:
                 continue
-            more = min(common_prefix(prompt, held, shared), usable)
-            if more > shared:
-                shared, closest = more, []
+            if shared < usable and held[shared : shared + 1] == prompt[shared : shared + 1]:
+                shared = min(common_prefix(prompt, held, shared + 1), usable)
+                beginning, closest = prompt[:shared], []
             closest.append(slot)
         return max(closest, key=lambda slot: (slot.sequence is None, -slot.last_used)), shared
+
+    def _idlest(self) -> Slot:
+        return min((slot for slot in self.slots if slot.sequence is None), key=lambda slot: slot.last_used)
 
     def _should_wait(self, sequence: Sequence, usable: int, shared_now: int) -> bool:
         for other in self.running:

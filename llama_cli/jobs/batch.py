@@ -14,6 +14,7 @@ from ..engine.request import Request, Sampling
 from ..llm import LLM
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import find_calls
+from .fields import Defaults
 from .identity import describe_sampling
 from .lines import Format, Line
 from .results import Answer, OutputFormat, RowWriter
@@ -27,18 +28,19 @@ class BatchTask:
     unique_ids = True
 
     def __init__(self, sampling: Sampling, output_format: OutputFormat) -> None:
-        self.sampling = sampling
+        self.defaults = Defaults(sampling)
         self.output_format = output_format
         self.seed = sampling.seed
 
     def parse(self, line: Line, format_: Format, digest: int | None = None) -> Row:
-        return parse_row(line, format_, self.sampling, digest)
+        return parse_row(line, format_, self.defaults, digest)
 
     def identity(self, session: LLM) -> dict[str, Any]:
         """The settings of the run. LlamaError if what the flags ask of every row is nothing that the model can do."""
-        session.engine.limits.check(Request(0, (0,), self.sampling, 0))
+        sampling = self.defaults.sampling
+        session.engine.limits.check(Request(0, (0,), sampling, 0))
         return {
-            "sampling": describe_sampling(dataclasses.replace(self.sampling, seed=None)),
+            "sampling": describe_sampling(dataclasses.replace(sampling, seed=None)),
             "chat_template": session.template.name,
             "output_format": self.output_format,
         }

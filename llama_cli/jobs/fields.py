@@ -129,19 +129,32 @@ def suffix_of(body: Mapping[str, Any], content: object) -> str | None:
     return suffix
 
 
-def sampling_of(body: Mapping[str, Any], defaults: Sampling) -> Sampling:
-    """The row's own settings over the run's."""
-    given = {name: whole(value) for name, value in body.items() if name not in CONTENT_FIELDS and value is not None}
-    chosen = {name: value for name, value in given.items() if _is_setting(name, value)}
-    _translate(chosen)
-    try:
-        sampling = dataclasses.replace(defaults, **chosen)
-    except SettingRejected as error:
-        raise RowError("invalid_request", f"{error.place}: {error.reason}") from None
-    best_of = given.get("best_of")
-    if best_of is not None and (type(best_of) is not int or best_of != sampling.n):
-        raise RowError("invalid_request", f"best_of is not supported: {REFUSED_FIELDS['best_of']}")
-    return sampling
+class Defaults:
+    """The settings of a run, which hold for what a row does not say itself."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._last = "{}", sampling  # most rows ask for what the one before asked for: they share what was checked
+
+    def sampling_of(self, body: Mapping[str, Any]) -> Sampling:
+        """The row's own settings over these."""
+        given = {name: whole(value) for name, value in body.items() if name not in CONTENT_FIELDS and value is not None}
+        chosen = {name: value for name, value in given.items() if _is_setting(name, value)}
+        _translate(chosen)
+        sampling = self._with(chosen)
+        best_of = given.get("best_of")
+        if best_of is not None and (type(best_of) is not int or best_of != sampling.n):
+            raise RowError("invalid_request", f"best_of is not supported: {REFUSED_FIELDS['best_of']}")
+        return sampling
+
+    def _with(self, chosen: dict[str, Any]) -> Sampling:
+        asked = repr(chosen)  # unlike the values themselves it tells True from 1
+        if asked != self._last[0]:
+            try:
+                self._last = asked, dataclasses.replace(self.sampling, **chosen)
+            except SettingRejected as error:
+                raise RowError("invalid_request", f"{error.place}: {error.reason}") from None
+        return self._last[1]
 
 
 def _is_setting(name: str, value: Any) -> bool:

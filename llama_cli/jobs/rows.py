@@ -11,7 +11,7 @@ from typing import Any
 from ..engine.request import Sampling
 from ..files.json_file import nests_deeper
 from ..tokenizer.chat import Message
-from .fields import IGNORED_FIELDS, Content, ErrorCode, RowError, content_of, sampling_of, shorten, suffix_of, whole
+from .fields import IGNORED_FIELDS, Content, Defaults, ErrorCode, RowError, content_of, shorten, suffix_of, whole
 from .lines import MAX_LINE_BYTES, Format, Line
 
 ID_FIELDS = {"id", "custom_id"}
@@ -99,13 +99,14 @@ def usual_id(number: int) -> str:
     return f"line-{number:06d}"
 
 
-def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | None = None) -> Row:
+def parse_row(line: Line, format_: Format, defaults: Defaults, digest: int | None = None) -> Row:
     """One line; `auto` is either of the JSON forms. `digest` is what `identify` has found, where that was asked."""
     custom_id: CustomId = usual_id(line.number)
     try:
         text = decode_line(line.data)
         if format_ == "text":
-            return BatchRow(line.place, custom_id, raw_digest(line) if digest is None else digest, text, defaults)
+            digest = raw_digest(line) if digest is None else digest
+            return BatchRow(line.place, custom_id, digest, text, defaults.sampling)
         fields = parse_object(text)
         if digest is None:
             digest = digest_of(fields)
@@ -114,7 +115,7 @@ def parse_row(line: Line, format_: Format, defaults: Sampling, digest: int | Non
         about = notes_of(fields)
         content = content_of(body, with_ids=bool(about))
         _check_url(fields, body)
-        sampling = sampling_of(body, defaults)
+        sampling = defaults.sampling_of(body)
         own_seed = None if body.get("seed") is None else sampling.seed
         suffix = suffix_of(body, content)
         return BatchRow(line.place, custom_id, digest, content, sampling, suffix, own_seed, about)
@@ -175,7 +176,7 @@ def parse_object(text: str) -> dict[str, Any]:
 def id_of(fields: Mapping[str, Any], default: CustomId) -> CustomId:
     """`custom_id` or `id`, a text or a whole number."""
     given = whole(fields.get("custom_id", fields.get("id", default)))
-    if "id" in fields and whole(fields["id"]) != given:
+    if "id" in fields and "custom_id" in fields and whole(fields["id"]) != given:
         raise RowError("invalid_request", f"custom_id is {shorten(given)} and id is {shorten(fields['id'])}: give one")
     if type(given) not in (str, int) or not 1 <= len(str(given)) <= 512:
         raise RowError(

@@ -10,6 +10,7 @@ from llama_cli.chat.answerer import Begun, Turn
 from llama_cli.chat.shapes import describe_completion, describe_turn, describe_usage
 from llama_cli.engine.engine import Stats
 from llama_cli.engine.request import Sampling, TokenLogprob
+from llama_cli.jobs.fields import Defaults
 from llama_cli.jobs.lines import Line
 from llama_cli.jobs.results import Answer, RowWriter
 from llama_cli.jobs.rows import parse_row
@@ -62,6 +63,6 @@ def test_a_turn(session):
 
 @pytest.mark.parametrize("shape", ["openai", "simple"])
 def test_a_row_has_the_same_usage(shape):
-    job = parse_row(Line(0, 1, b'{"prompt": "x"}'), "auto", Sampling())
+    job = parse_row(Line(0, 1, b'{"prompt": "x"}'), "auto", Defaults(Sampling()))
     line = RowWriter(shape, "m", 0).answer(job, [Answer("a", "stop", 3, None), Answer("b", "stop", 4, None)], 2)
     assert json.dumps(describe_usage(2, 7)).encode() in line

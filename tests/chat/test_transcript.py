@@ -12,6 +12,7 @@ from llama_cli.chat.conversation import Branch, Conversation
 from llama_cli.chat.transcript import Origin, SessionFile, read_conversation
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import InputRejected, OutputFailed, OutputRefused
+from llama_cli.jobs.fields import Defaults
 from llama_cli.jobs.lines import Lines
 from llama_cli.jobs.rows import BatchRow, parse_row
 from llama_cli.tokenizer import load_tokenizer
@@ -32,7 +33,7 @@ MESSAGES = (
 
 def rows_of(content, defaults):
     lines = Lines(InMemory(content), "auto")
-    return [parse_row(line, lines.format, defaults) for line in lines]
+    return [parse_row(line, lines.format, Defaults(defaults)) for line in lines]
 
 
 def sentencepiece_tokenizer_of(folder):

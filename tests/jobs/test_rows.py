@@ -8,15 +8,35 @@ from helpers.in_memory import InMemory
 from llama_cli.engine.request import Sampling
 from llama_cli.jobs import lines as lines_module
 from llama_cli.jobs import rows as rows_module
+from llama_cli.jobs.fields import Defaults
 from llama_cli.jobs.lines import Line, Lines, read_lines
 from llama_cli.jobs.rows import BadRow, BatchRow, hash_of, identify, parse_row, seed_of
 from llama_cli.tokenizer.chat import Message
 
-DEFAULTS = Sampling(max_tokens=7, temperature=0.5)
+DEFAULTS = Defaults(Sampling(max_tokens=7, temperature=0.5))
 
 
 def key_of(row):
     return row.index, row.custom_id, row.digest
+
+
+def test_a_row_is_what_it_is_alone_whatever_was_before_it():
+    """Rows that ask for the same share their settings: what Python takes for equal may not be."""
+    asked = [{}, {"n": 1}, {"n": True}, {"n": 1}, {"n": 1.0}, {"n": "1"}, {"ignore_eos": True}, {"ignore_eos": 1}]
+    asked += [{"top_p": 1}, {"n": 2, "seed": 3}, {"seed": 3, "n": 2}, {"stop": "a"}, {"stop": ["a"]}, {"stop": "['a']"}]
+    asked += [
+        {"logit_bias": {"1": 2}},
+        {"logit_bias": {"1": True}},
+        {"stop_token_ids": [1]},
+        {"stop_token_ids": [True]},
+    ]
+    lines = [json.dumps({"id": "x", "prompt": "a"} | each).encode() for each in asked for _ in range(2)]
+    lines += [lines[number * 7 % len(lines)] for number in range(200)]
+    defaults = Defaults(Sampling(max_tokens=3))
+    rows = [parse_row(Line(4, 5, line), "auto", defaults) for line in lines]
+    assert rows == [parse_row(Line(4, 5, line), "auto", Defaults(Sampling(max_tokens=3))) for line in lines]
+    assert rows[2].sampling is rows[3].sampling
+    assert [isinstance(row, BadRow) for row in rows[4:10:2]] == [True, False, False]
 
 
 def rows_of(content, defaults):
