@@ -28,7 +28,8 @@ def tree_of_folders():
 def test_the_tree_has_every_folder_and_every_loose_module():
     shown = tree_of_folders()
     for path, comment in shown.items():
-        assert (ROOT / path).exists(), f"docs/architecture.md shows {path}"
+        homes = (ROOT, ROOT / "llama_cli")  # a source distribution has tokenizer/ where the link to it stands
+        assert any((home / path).exists() for home in homes), f"docs/architecture.md shows {path}"
         assert comment, f"{path} has no comment"
     folders = {f"{path.parent.relative_to(ROOT)}/" for path in SOURCES} - {"llama_cli/tokenizer/"}
     loose = {f"llama_cli/{path.name}" for path in (ROOT / "llama_cli").glob("[!_]*.py")} - {"llama_cli/worker.py"}
