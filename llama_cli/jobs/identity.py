@@ -6,19 +6,20 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..engine.request import Sampling
-from ..errors import OutputRefused
+from ..errors import OutputFailed, OutputRefused
 from ..files.own import read_own
 from ..files.write import replace_file
 
 MOST_BYTES = 1 << 20
 CHECKSUM = "sha256"  # of all else in the file
 
-# When a run began, and what follows from the rows or is compared on its own.
-NOT_COMPARED = {"created", "input", "run_seed"}
+# When a run began, and what follows from the rows or is compared on its own. `merge` asks for the number of rows.
+NOT_COMPARED = {"created", "input", "rows", "run_seed"}
 
 
 def describe_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def settle_identity(
         _write(path, identity)
         return dict(identity)
     if force:
-        return before
+        return _go_on(path, before, identity)
     differing = _differences(before, identity)
     if differing:
         raise OutputRefused(
@@ -59,7 +60,15 @@ def settle_identity(
             f"{output} was begun by an earlier version with another input: which of its rows have changed is not known",
             "give the same input or another output with -o, or --force-resume to match rows by their ids alone",
         )
-    return before
+    return _go_on(path, before, identity)
+
+
+def _go_on(path: Path, before: dict[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Who began an output goes on with it; its input may have another number of rows by now."""
+    now = before | {"rows": identity["rows"]}
+    if now != before:
+        _write(path, now)
+    return now
 
 
 def keep_identity(output: Path, identity: Mapping[str, Any]) -> bool:
@@ -72,6 +81,13 @@ def keep_identity(output: Path, identity: Mapping[str, Any]) -> bool:
     if not is_kept:
         _write(path, identity)
     return is_kept
+
+
+def identity_of(output: Path) -> dict[str, Any] | None:
+    """Who began an output; None where no file of this version says so, or it cannot be read."""
+    with suppress(OutputRefused, OutputFailed):
+        return _read(_path_beside(output), ())
+    return None
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

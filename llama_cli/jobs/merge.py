@@ -18,6 +18,7 @@ from ..errors import InputRejected
 from ..files.regular_file import Identity
 from ..files.write import replace_file
 from .rows import hash_of
+from .shards import Findings, look_at, read_part
 from .source import GZIP, changed_input
 from .written import WrittenRow, lines_of, read_written
 
@@ -32,6 +33,12 @@ class Merged:
     n_errors: int
     n_duplicates: int
     missing: list[tuple[int, int]]  # first and last index of each gap
+    findings: Findings
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row is answered, as far as that can be known."""
+        return not (self.n_errors or self.missing or self.findings.is_incomplete)
 
 
 class _Found:
@@ -98,8 +105,11 @@ def merge_parts(parts: Sequence[Path], output: Path) -> Merged:
 
         replace_file(output, lines())
     indexes = [found.indexes[row] for row in kept]
-    gaps = [(a + 1, b - 1) for a, b in zip([-1, *indexes], indexes, strict=False) if b > a + 1]
-    return Merged(len(kept), sum(found.errors[row] for row in kept), len(order) - len(kept), gaps)
+    described = [read_part(path) for path in parts]
+    end = max(part.end for part in described)
+    gaps = [(a + 1, b - 1) for a, b in pairwise([-1, *indexes, end]) if b > a + 1]
+    n_errors = sum(found.errors[row] for row in kept)
+    return Merged(len(kept), n_errors, len(order) - len(kept), gaps, look_at(described, indexes))
 
 
 def _refuse_several_inputs(

@@ -77,7 +77,7 @@ class JobRun(Generic[RowT]):
                 asked = self._survey()
             known = None if asked is None else Known(asked, self._compare(asked, finished, output))
             session = load_model(self.options)
-            identity = self._settle(session, finished)
+            identity = self._settle(session, finished, None if asked is None else len(asked.ids))
             task = self.task.load(session, identity)
             # An error of the program and the death of the process leave its file behind.
             with Starts(path) as starts:
@@ -118,7 +118,7 @@ class JobRun(Generic[RowT]):
             self.watcher.note(f"rows of {settings.output} that are not in the input any more ({n_gone:,}): {names}")
         return found
 
-    def _settle(self, session: LLM, finished: Finished) -> dict[str, Any]:
+    def _settle(self, session: LLM, finished: Finished, n_rows: int | None) -> dict[str, Any]:
         """Fix who this run is; a resumed one takes over the seed and the time it was begun with."""
         part, whole = self.settings.shard
         identity: dict[str, Any] = {
@@ -130,6 +130,7 @@ class JobRun(Generic[RowT]):
             "shard": f"{part + 1}/{whole}",
             "created": int(time.time()),
             "input": self.source.describe(),
+            "rows": n_rows,
             "run_seed": self.task.seed,
         }
         has_rows = len(finished) > 0

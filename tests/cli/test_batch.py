@@ -279,6 +279,35 @@ def test_a_strict_run_touches_nothing(files, capfd):
     assert not out.exists()
 
 
+def test_shards_that_are_missing_or_not_done_are_noticed(files, clean, tmp_path, capfd):
+    """The files beside the outputs tell how long the input is, the one of a shard that goes on with more rows too."""
+    source, _ = files
+    parts, rest, out = (
+        [tmp_path / f"part{n}" for n in (1, 2, 3)],
+        source.read_bytes().splitlines(keepends=True)[-4:],
+        tmp_path / "all",
+    )
+    source.write_bytes(source.read_bytes()[: -len(b"".join(rest))])
+    for n, part in enumerate(parts, 1):
+        assert batch(source, "-o", part, *TINY, "--shard", f"{n}/3") == 0
+    assert main(["merge", *map(str, parts), "-o", str(out)]) == 0
+    assert main(["merge", *map(str, parts[:2]), "-o", str(out), "--force"]) == 6
+    assert "shards are missing: 3/3; " in capfd.readouterr().err
+    with source.open("ab") as file:
+        file.writelines(rest)
+    assert batch(source, "-o", parts[0], *TINY, "--shard", "1/3") == 0
+    assert main(["merge", *map(str, parts), "-o", str(out), "--force"]) == 6
+    assert "rows are missing: 27\n" in capfd.readouterr().err
+    assert batch(source, "-o", parts[1], *TINY, "--shard", "2/3") == 0
+    parts[1].write_bytes(b"".join(parts[1].read_bytes().splitlines(keepends=True)[:-2]))
+    assert main(["merge", *map(str, parts), "-o", str(out), "--force"]) == 6
+    assert f"{parts[1]} lacks 2 of the 10 rows of shard 2/3: " in capfd.readouterr().err
+    for n, part in enumerate(parts[1:], 2):
+        assert batch(source, "-o", part, *TINY, "--shard", f"{n}/3") == 0
+    assert main(["merge", *map(str, parts), "-o", str(out), "--force"]) == 0
+    assert normal(out.read_bytes()) == clean
+
+
 def test_shards_part_the_rows(files, clean, tmp_path):
     source, out = files
     parts = [tmp_path / f"part{n}.jsonl" for n in (1, 2, 3)]

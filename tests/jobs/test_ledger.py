@@ -12,7 +12,7 @@ import pytest
 from llama_cli.engine.request import Sampling
 from llama_cli.errors import DoesNotFit, OutputFailed, OutputRefused
 from llama_cli.jobs.finished import Asked
-from llama_cli.jobs.identity import settle_identity
+from llama_cli.jobs.identity import identity_of, settle_identity
 from llama_cli.jobs.ledger import Ledger
 from llama_cli.jobs.order import InOrder
 from llama_cli.jobs.results import Answer, RowWriter
@@ -158,7 +158,14 @@ def test_rows_have_openais_names():
     }  # fmt: skip
 
 
-IDENTITY = {"model": "a", "sampling": {"top_p": 1, "max_tokens": 8}, "created": 1, "input": {"size": 1}, "run_seed": 5}
+IDENTITY = {
+    "model": "a",
+    "sampling": {"top_p": 1, "max_tokens": 8},
+    "created": 1,
+    "input": {"size": 1},
+    "rows": 4,
+    "run_seed": 5,
+}
 
 
 def settle(output, identity, *, has_rows=True, has_unknown=False, force=False):
@@ -176,7 +183,11 @@ def test_a_resumed_run_must_be_the_same(tmp_path):
     with pytest.raises(OutputRefused, match=r"max_tokens 8, now 9$"):
         settle(output, {**later, "sampling": {**IDENTITY["sampling"], "max_tokens": 9}})
     assert settle(output, {**later, "rope_scale_factor": 8}) == IDENTITY  # an earlier version did not write that down
+    more = {**IDENTITY, "rows": 9}  # the input has grown
+    assert settle(output, {**later, "rows": 9}) == identity_of(output) == more
+    assert settle(output, {**later, "rows": 4}, force=True) == identity_of(output) == IDENTITY
     (tmp_path / "out.run.json").unlink()
+    assert identity_of(output) is None
     with pytest.raises(OutputRefused, match=r"no out\.run\.json says which run"):
         settle(output, IDENTITY)
 
@@ -225,6 +236,7 @@ def test_who_began_an_output_is_never_believed_of_a_damaged_file(tmp_path, n_mut
                 place = random.randrange(len(data))
                 data[place:place] = random.choice([b" ", b"\n", b"0", b'"x": 1,', b"9"])
         path.write_bytes(data)
+        assert identity_of(output) in (None, IDENTITY)
         found = _settled_or_refused(output, later)
         assert found == IDENTITY or "is damaged" in found
 
