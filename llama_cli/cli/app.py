@@ -24,13 +24,14 @@ from .complete import complete
 from .completion import installs_completion, unknown_shell, why_not
 from .config import config
 from .convert import convert
+from .help import help_
 from .info import info
 from .merge import merge
 from .models import models
 from .page import Command, Commands, text_and_examples
 from .score import score
 from .settings import config_file, defaults_of, read_settings, source_of
-from .spellings import hint_for, refuse_foreign_line, spelled
+from .spellings import hint_for, hint_for_words, refuse_foreign_line, spelled
 from .terminal import CLOSED_OUTPUT, drop_stdout, show_error
 from .tokenize import tokenize
 from .verify import verify
@@ -78,12 +79,13 @@ def _add(group: str, *commands: Callable[..., None]) -> None:
     """Make commands known, in a group of the help."""
     for command in commands:
         text, examples = text_and_examples(command)
-        app.command(cls=Command, help=text, epilog=examples, rich_help_panel=group)(command)
+        name = command.__name__.rstrip("_")  # Python has a `help` of its own
+        app.command(name, cls=Command, help=text, epilog=examples, rich_help_panel=group)(command)
 
 
 _add("Run a model", complete, chat, batch, merge, score)
 _add("Models", models, info, verify, convert)
-_add("Tools", tokenize, bench, config)
+_add("Tools", tokenize, bench, config, help_)
 
 
 class Terminated(BaseException):
@@ -212,7 +214,7 @@ def _runs_on_ranks(arguments: Sequence[str]) -> bool:
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
-    return not {"-h", "--help", "-V", "--version"}.isdisjoint(arguments)
+    return arguments[:1] == ["help"] or not {"-h", "--help", "-V", "--version"}.isdisjoint(arguments)
 
 
 def _defaults(commands: Any, arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -236,14 +238,36 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
         show_error(error.message, error.hint, error.exit_code, as_json=as_json)
         return error.exit_code
     if isinstance(error, TyperException):
-        message = error.format_message() if hasattr(error, "format_message") else str(error)
-        context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
-        if context is not None and parameter is not None:
-            source = source_of(context, parameter.name)
-            message += "" if source in ("flag", "default") else f" (from {source})"
-        hint = hint_for(getattr(error, "option_name", ""), arguments)
-        show_error(message, hint, USAGE_ERROR, as_json=as_json)
+        show_error(*_told(error, arguments), USAGE_ERROR, as_json=as_json)
         return USAGE_ERROR
     message = f"internal error: {type(error).__name__}: {error}"
     show_error(message, "this is a bug; run it again with --debug and report it", INTERNAL_ERROR, as_json=as_json)
     return INTERNAL_ERROR
+
+
+def _told(error: TyperException, arguments: Sequence[str]) -> tuple[str, str]:
+    """What typer finds wrong with a line, and what to type."""
+    context: Any = getattr(error, "ctx", None)
+    parameter: Any = getattr(error, "param", None)
+    flag: str = getattr(error, "option_name", "")
+    if hasattr(error, "possibilities"):
+        message = error.message  # without what is near by letters alone
+    else:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        message = message.replace(": Value error, ", ": ")
+    if context is not None and parameter is not None:
+        source = source_of(context, parameter.name)
+        message += "" if source in ("flag", "default") else f" (from {source})"
+    if context is not None and parameter is None and not flag:
+        taken = [each.metavar for each in context.command.params if each.param_type_name == "argument"]
+        return message, hint_for_words(context.info_name, taken)
+    return message, hint_for(flag, arguments, _options_of(context))
+
+
+def _options_of(context: Any) -> dict[str, list[str]]:
+    """The options of each command that its help shows."""
+    commands = {} if context is None else context.find_root().command.commands
+    return {
+        name: [flag for each in command.params if not each.hidden for flag in (*each.opts, *each.secondary_opts)]
+        for name, command in commands.items()
+    }

@@ -116,8 +116,11 @@ def _suggestion(name: str) -> str:
 
 
 def defaults_of(commands: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings that each command has a flag for: that of the same name and environment variable."""
-    return {
+    """The settings that each command has a flag for: that of the same name and environment variable.
+
+    Commands without any are left out: typer would take what is here for `help` as the value of --help.
+    """
+    found = {
         name: {
             parameter.name: settings[parameter.name]
             for parameter in command.params
@@ -125,6 +128,7 @@ def defaults_of(commands: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
         }
         for name, command in commands.items()
     }
+    return {name: defaults for name, defaults in found.items() if defaults}
 
 
 def source_of(context: Any, name: str) -> str:

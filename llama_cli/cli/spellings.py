@@ -6,7 +6,7 @@ llama.cpp has a program of the same name, so that its command lines are typed he
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +26,8 @@ ALIASES = {
 ROOT_FLAGS = ("-h", "--help", "-V", "--version", "--install-completion", "--show-completion")
 
 PROMPT, NOTHING = "PROMPT", ""
+TEXTS = {"PROMPT", "MESSAGE", "TEXT"}  # what the arguments are called that are texts
+CLOSE = 0.7  # how alike a word must be to be meant, of 1
 
 # llama.cpp's flags with a value, as they are called here.
 WITH_VALUE = {
@@ -131,16 +133,14 @@ def refuse_foreign_line(arguments: Sequence[str], commands: Collection[str]) -> 
     if first == "run":
         model, prompt = rest[:1], [" ".join(rest[1:])] if rest[1:] else []
         raise _unknown(first, _line("chat", "-m", *(model or ["MODEL"]), *prompt))
-    if first == "help":
-        raise _unknown(first, _line(*(name for name in rest[:1] if name in commands), "--help"))
     if first in ("serve", "server"):
         raise UsageError("there is no server here", NO_SERVER)
     if first in ("pull", "download", "push"):
         raise UsageError("this program loads models from the disk and does not download", NO_DOWNLOAD)
     if first in COMMANDS:
         raise _unknown(first, f"llama-cli {COMMANDS[first]} {shlex.join(rest)}".rstrip())
-    if close := get_close_matches(first, commands, n=1, cutoff=0.7):
-        raise _unknown(first, _line(close[0], *rest))
+    if near := _nearest_command(first, commands):
+        raise _unknown(first, _line(near, *rest))
     if Path(first).suffix == ".gguf":
         raise UsageError(f"a command comes first, not the model {first}", _line("convert", first, "FOLDER"))
     if _is_folder(first):
@@ -150,8 +150,35 @@ def refuse_foreign_line(arguments: Sequence[str], commands: Collection[str]) -> 
     raise _unknown(first, f"llama-cli --help lists them; a prompt is continued by {_line('complete', first, *rest)}")
 
 
-def hint_for(flag: str, arguments: Sequence[str]) -> str:
-    """What to type instead of a flag that a command of ours does not have, or could not read."""
+def unknown_command(name: str, commands: Collection[str], *before: str) -> UsageError:
+    """For the name of a command behind the words `before`."""
+    near = _nearest_command(name, commands)
+    return _unknown(name, _line(*before, near) if near else f"{_line(*before)} lists them")
+
+
+def _nearest_command(word: str, commands: Collection[str]) -> str | None:
+    """The command that another program's name, a beginning or a misspelt name means."""
+    known = COMMANDS.get(word, "").partition(" ")[0]
+    if known in commands:
+        return known
+    word = word.casefold()
+    begins = [name for name in commands if name.startswith(word)] if len(word) > 1 else []
+    close = begins if len(begins) == 1 else get_close_matches(word, commands, n=1, cutoff=CLOSE)
+    return next(iter(close), None)
+
+
+def hint_for_words(command: str, taken: Collection[str]) -> str:
+    """What to type instead of more words than a command takes; `taken` are the names of its arguments."""
+    if TEXTS.isdisjoint(taken):
+        return f"llama-cli {command} --help"
+    return f'a text of several words stands in quotes: llama-cli {command} "Once upon a time"'
+
+
+def hint_for(flag: str, arguments: Sequence[str], options: Mapping[str, Collection[str]]) -> str:
+    """What to type instead of a flag that a command of ours does not have, or could not read.
+
+    `options` are those of each command.
+    """
     first = next(iter(arguments), "-")
     command = "" if first.startswith("-") else f"{first} "
     known = WITH_VALUE | SWITCHES | ELSEWHERE
@@ -160,12 +187,25 @@ def hint_for(flag: str, arguments: Sequence[str]) -> str:
     meant = next((word for word in (_hyphened(flag), *several_letters) if word in known), None)
     ours = meant and known[meant]
     if meant is None or ours == meant:
-        return f"llama-cli {command}--help"
+        return f"{_nearest_option(_hyphened(flag), first, options)}llama-cli {command}--help"
     if ours == PROMPT:
         return f'the prompt stands without a flag: llama-cli {command}"Once upon a time"'
     if ours in (CHAT, COMPLETE):
         return f"{meant} is a command here: llama-cli {ours}"
     return f"leave {meant} out: there is nothing like it here" if ours == NOTHING else f"{meant} is {ours} here"
+
+
+def _nearest_option(flag: str, command: str, options: Mapping[str, Collection[str]]) -> str:
+    """What is said before the help of the command is named; nothing where nothing is near."""
+    own = options.get(command, ())
+    if flag in own or not flag.startswith("--"):
+        return ""
+    others = [f"llama-cli {name}" for name, flags in options.items() if flag in flags]
+    if others:
+        return f"{flag} is an option of {', '.join(others)}; of this one: "
+    begins = sorted(each for each in own if each.startswith(flag))
+    close = begins or get_close_matches(flag, own, n=1, cutoff=CLOSE)
+    return f"did you mean {' or '.join(close)}? All options: " if close else ""
 
 
 def _hyphened(flag: str) -> str:
@@ -224,6 +264,9 @@ class _Meant:
 
 def _without_command(arguments: Sequence[str], commands: Collection[str]) -> UsageError:
     """For a line that begins with a flag: llama.cpp's, or one of ours whose command stands elsewhere."""
+    near = get_close_matches(arguments[0], ROOT_FLAGS, n=1, cutoff=CLOSE)
+    if near and len(arguments) == 1:
+        return UsageError(f"no such option: {arguments[0]}", _line(*near))
     takes_value = [*WITH_VALUE, *(f"--{name}" for name in ALIASES)]
     for place, word in enumerate(arguments):
         if word in commands and _hyphened(arguments[place - 1]) not in takes_value:

@@ -68,10 +68,7 @@ def ensure_writable(path: Path) -> None:
             raise OutputFailed(
                 f"cannot write {path}: it is read-only", f"chmod u+w {quote(str(path))}, or give another file"
             )
-        folder = target.parent
-        if not folder.exists():
-            raise OutputFailed(f"cannot write {path}: there is no folder {folder}", f"mkdir -p {quote(str(folder))}")
-        with tempfile.TemporaryFile(dir=folder):  # whatever the modes say, this is what will be done
+        with tempfile.TemporaryFile(dir=target.parent):  # whatever the modes say, this is what will be done
             pass
     except OSError as error:
         raise write_failed(path, error) from None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import MORE_ROOM, LlamaError, OutputFailed, OutputRefused
 from .own import lock, open_own
-from .write import sync_folder
+from .write import no_folder_for, sync_folder
 
 CONFIG_NAMES = ("params.json", "config.json")
 MARKER, NEW, OLD = "made-by-llama-cli", "new", "old"
@@ -197,4 +197,4 @@ def _failed(target: Path, error: OSError) -> LlamaError:
         return OutputRefused(f"{target} exists already", "give another folder, or --force to replace it")
     reason = (error.strerror or type(error).__name__).lower()
     hint = MORE_ROOM.get(error.errno or 0, f"look at {target.parent}")
-    return OutputFailed(f"cannot write {target}: {reason}", hint)
+    return no_folder_for(target) or OutputFailed(f"cannot write {target}: {reason}", hint)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import MORE_ROOM, OutputFailed, OutputRefused
+from .quoting import hint_path
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,17 @@ def write_failed(path: Path, error: OSError, *, more: str = "") -> OutputFailed:
     reason = (error.strerror or str(error)).lower()
     if error.errno in MORE_ROOM:
         return OutputFailed(f"cannot write {path}: {reason}{more}", f"{MORE_ROOM[error.errno]}, run it again")
-    return OutputFailed(f"cannot write {path}: {reason}", "look at where it goes, and run it again")
+    return no_folder_for(path) or OutputFailed(
+        f"cannot write {path}: {reason}", "look at where it goes, and run it again"
+    )
+
+
+def no_folder_for(path: Path) -> OutputFailed | None:
+    """The error of a file or folder whose own folder is not there; None where it is."""
+    folder = Path(os.path.realpath(path)).parent
+    if os.path.lexists(folder):
+        return None
+    return OutputFailed(f"cannot write {path}: there is no folder {folder}", f"mkdir -p {hint_path(folder)}")
 
 
 def _mode_of(path: Path) -> int | None:

@@ -141,3 +141,25 @@ def test_the_commands_are_listed_in_groups():
     shown = page("")
     assert shown.index("Run a model:") < shown.index("  batch ") < shown.index("Models:") < shown.index("Tools:")
     assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_of_a_command_is_the_same_text_by_both_ways(name, capfd):
+    assert main([*([name] if name else []), "--help"]) == 0
+    wanted = capfd.readouterr()
+    assert main(["help", *([name] if name else [])]) == 0
+    assert capfd.readouterr() == wanted
+    assert wanted.out.startswith(f"Usage: {' '.join(['llama-cli', *([name] if name else [])])} ")
+
+
+def test_help_comes_where_the_settings_are_broken(tmp_path, monkeypatch, capfd):
+    (tmp_path / "config.toml").write_text("nonsense")
+    monkeypatch.setenv("LLAMA_CLI_CONFIG", str(tmp_path / "config.toml"))
+    assert main(["help", "complete"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["a", "b"]])
+def test_help_of_no_command(words, capfd):
+    assert main(["help", *words]) == 2
+    assert capfd.readouterr().out == ""

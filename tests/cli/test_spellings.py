@@ -98,6 +98,14 @@ def test_nothing_is_touched_behind_two_hyphens(run):
         ("x.gguf", "llama-cli convert x.gguf FOLDER"),
         # misspelt
         ("complte Hi", "llama-cli complete Hi"),
+        ("Chat", "llama-cli chat"),
+        ("comp Hi -n 5", "llama-cli complete Hi -n 5"),
+        ("con", "llama-cli --help lists them; a prompt is continued by llama-cli complete con"),
+        ("help complte", "llama-cli help complete"),
+        ("help ls", "llama-cli help models"),
+        ("help Once", "llama-cli help lists them"),
+        ("--verison", "llama-cli --version"),
+        ("-help", "llama-cli --help"),
         ("Once", "llama-cli --help lists them; a prompt is continued by llama-cli complete Once"),
         # ollama's and others'
         ("run X", "llama-cli chat -m X"),
@@ -106,8 +114,6 @@ def test_nothing_is_touched_behind_two_hyphens(run):
         ("generate Hi", "llama-cli complete Hi"),
         ("list", "llama-cli models"),
         ("show X", "llama-cli info X"),
-        ("help chat", "llama-cli chat --help"),
-        ("help", "llama-cli --help"),
         ("serve", "llama-cli batch runs a file of prompts, and `import llama_cli` serves a program"),
         ("pull X", "hf download"),
         # flags of others behind a command of ours
@@ -120,6 +126,20 @@ def test_nothing_is_touched_behind_two_hyphens(run):
         ("complete Hi --quantization_mode x", "--quantization-mode is --quantize int8, or --quantize int4 here"),
         ("complete Hi --bogus", "llama-cli complete --help"),
         ("complete Hi -n", "llama-cli complete --help"),
+        # ours, misspelt, of another command, or too many
+        ("complete Hi --temprature 0", "did you mean --temperature? All options: llama-cli complete --help"),
+        ("chat Hi --sytem=x", "did you mean --system? All options: llama-cli chat --help"),
+        ("complete Hi --no-strem", "did you mean --no-stream? All options: llama-cli complete --help"),
+        ("chat Hi --max 5", "did you mean --max-seq-len or --max-tokens? All options: llama-cli chat --help"),
+        ("batch a --outputt b", "did you mean --output? All options: llama-cli batch --help"),
+        ("bench --round 5", "did you mean --rounds? All options: llama-cli bench --help"),
+        ("complete Hi --mp 2", "--mp is an option of llama-cli convert; of this one: llama-cli complete --help"),
+        ("complete Hi -Z", "llama-cli complete --help"),
+        ("complete Hi --quantize int9", "llama-cli complete --help"),
+        ("batch a", "llama-cli batch --help"),
+        ("complete Once upon", 'a text of several words stands in quotes: llama-cli complete "Once upon a time"'),
+        ("chat Hello there", 'a text of several words stands in quotes: llama-cli chat "Once upon a time"'),
+        ("info a b", "llama-cli info --help"),
     ],
 )  # fmt: skip
 def test_a_line_of_another_program_is_answered_with_ours(run, line, typed):

@@ -280,7 +280,7 @@ def test_what_the_disk_says(number, tmp_path):
 
 
 def test_no_place_to_write(tmp_path):
-    with pytest.raises(OutputFailed, match="no such file or directory"):
+    with pytest.raises(OutputFailed, match=r"there is no folder .*missing"):
         make(tmp_path / "missing/model")
 
 

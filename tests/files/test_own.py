@@ -37,7 +37,7 @@ def test_reading(tmp_path):
     (tmp_path / "large").write_bytes(b"abcd")
     with pytest.raises(OutputRefused, match="more than 3 bytes"):
         read_own(tmp_path / "large", 3)
-    with pytest.raises(OutputFailed, match="no such file"):
+    with pytest.raises(OutputFailed, match="there is no folder"):
         open_own(tmp_path / "absent" / "x", os.O_WRONLY | os.O_CREAT)
 
 

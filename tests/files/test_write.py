@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import stat
 
 import pytest
@@ -55,6 +56,16 @@ def test_what_makes_room_is_said(tmp_path, number, hint):
     error = write_failed(tmp_path, OSError(number, os.strerror(number)), more="; what is in it is whole")
     assert error.message == f"cannot write {tmp_path}: {os.strerror(number).lower()}; what is in it is whole"
     assert hint in error.hint
+
+
+@pytest.mark.parametrize("name", ["none/out", "no ne/out", "link/out", "a/b/c/out"])
+def test_a_folder_that_is_not_there_is_named_with_what_makes_it(tmp_path, name):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    folder = (tmp_path / name).parent.resolve()
+    with pytest.raises(OutputFailed) as caught:
+        replace_file(tmp_path / name, iter([b"new"]))
+    assert caught.value.message.endswith(f": there is no folder {folder}")
+    assert caught.value.hint == f"mkdir -p {shlex.quote(str(folder))}"
 
 
 @pytest.mark.parametrize("before", [0o600, 0o640, 0o664])
