@@ -4,6 +4,9 @@ import logging
 import os
 import signal
 
+# As the program does for itself: threads that wait for each other sleep. It is read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import pytest
 import torch
 

@@ -1,12 +1,10 @@
 """`llama-cli batch`, from the shell, with everything that can happen to it."""
 
 import json
+import os
 import random
 import re
 import signal
-import subprocess
-import sys
-import time
 from functools import partial
 
 import pytest
@@ -263,10 +261,8 @@ def test_the_same_id_twice(files, capfd, tmp_path):
     assert batch(source, "-o", out, *TINY) == 5
     assert "the same custom_id on lines 1, 31 (row 0), and 29 more ids" in capfd.readouterr().err
     assert not out.exists()
-    with source.open("rb") as piped, subprocess.Popen(["cat"], stdin=piped, stdout=subprocess.PIPE) as cat:
-        done = subprocess.run([sys.executable, "-m", "llama_cli", "batch", "-", "-o", str(out), *TINY],
-                              stdin=cat.stdout, capture_output=True, check=False)  # fmt: skip
-    assert done.returncode == 6, done.stderr
+    ended = commands.run("batch", "-", "-o", out, *TINY, stdin=source.read_bytes(), prepare=commands.from_pipe)
+    assert ended.code == 6, ended.err
     errors = [json.loads(line)["error"] for line in out.read_bytes().splitlines()]
     assert [error and error["code"] for error in errors] == [None] * 30 + ["duplicate_custom_id"] * 30
 
@@ -365,14 +361,11 @@ def long_input(tmp_path, n=200):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_what_runs_and_leaves_the_rest(tmp_path, number, code):
     source, out = long_input(tmp_path), tmp_path / "out.jsonl"
-    arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *TINY, "-b", "4"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
-        while not (out.exists() and out.read_bytes().count(b"\n") >= 3):
-            time.sleep(0.01)
-            assert process.poll() is None
-        process.send_signal(number)
-        assert process.wait(timeout=60) == code
-        assert process.stderr.read() == b""
+    started = commands.start("batch", source, "-o", out, *TINY, "-b", "4")
+    started.wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") >= 3)
+    os.kill(started.pid, number)
+    ended = started.wait()
+    assert (ended.code, ended.err) == (code, "")
     done = out.read_bytes()
     assert done.endswith(b"\n")
     assert 3 <= done.count(b"\n") < 200
@@ -385,17 +378,14 @@ def test_a_signal_finishes_what_runs_and_leaves_the_rest(tmp_path, number, code)
 def test_a_signal_and_how_to_go_on_are_told(tmp_path):
     source, out = long_input(tmp_path), tmp_path / "out.jsonl"
     loud = [flag for flag in TINY if flag != "-q"]
-    arguments = [sys.executable, "-m", "llama_cli", "batch", str(source), "-o", str(out), *loud, "-b", "4"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
-        while not (out.exists() and out.read_bytes()):
-            time.sleep(0.01)
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        lines = process.stderr.read().splitlines()
-        assert process.wait(timeout=60) == 130
-    assert lines[0] == "llama-cli: stopping: rows that run have 5 s to finish; Ctrl-C once more stops at once"
-    assert lines[-1] == "llama-cli: stopped: run the same command again to go on"
-    assert len(lines) == 3
+    started = commands.start("batch", source, "-o", out, *loud, "-b", "4")
+    started.wait_until(lambda: out.exists() and out.read_bytes())
+    os.kill(started.pid, signal.SIGINT)
+    ended = started.wait()
+    assert ended.code == 130
+    assert ended.lines[0] == "llama-cli: stopping: rows that run have 5 s to finish; Ctrl-C once more stops at once"
+    assert ended.lines[-1] == "llama-cli: stopped: run the same command again to go on"
+    assert len(ended.lines) == 3
 
 
 def test_a_row_that_kills_the_process_is_given_up(files, clean):

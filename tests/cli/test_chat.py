@@ -4,11 +4,11 @@ import io
 import json
 import os
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import commands
 from helpers.models import DATA
 
 from llama_cli.chat.kept_conversations import claim_new
@@ -45,12 +45,10 @@ def _run(capfdbinary, monkeypatch):
 
 
 def test_one_answer_in_a_pipe():
-    command = [sys.executable, "-m", "llama_cli", "chat", "-m", TINY, *GREEDY]
-    done = subprocess.run(command, input=b"Hi\n", capture_output=True, check=True)
-    assert done.stderr == b""
-    assert done.stdout.endswith(b"\n")
-    said = subprocess.run([*command, "Hi"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
-    assert said.stdout == done.stdout
+    piped = commands.run("chat", "-m", TINY, *GREEDY, stdin=b"Hi\n", prepare=commands.from_pipe)
+    assert (piped.code, piped.err) == (0, "")
+    assert piped.out.endswith(b"\n")
+    assert commands.run("chat", "-m", TINY, *GREEDY, "Hi").out == piped.out
 
 
 def test_without_a_message(run):

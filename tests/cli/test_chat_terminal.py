@@ -5,11 +5,11 @@ import json
 import os
 import re
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import commands
 from helpers.models import DATA, empty_home
 from helpers.screen import ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, ENTER, UP, Terminal
 
@@ -37,12 +37,9 @@ def said(path, role):
 def test_the_screen_holds_what_was_said_and_nothing_else(home):
     """Two turns on the toy, line for line, as one that is not on a terminal gives them."""
     questions, flags = ["ROMEO:", "What news"], ["-n", "40", "-t", "0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "llama_cli", "chat", *flags, "--stdin", "--json", "-q"],
-        input="\n".join(questions).encode(), capture_output=True, check=True,
-    )  # fmt: skip
+    piped = commands.run("chat", *flags, "--stdin", "--json", "-q", stdin="\n".join(questions).encode())
     expected = []
-    for question, row in zip(questions, done.stdout.splitlines(), strict=True):
+    for question, row in zip(questions, piped.out.splitlines(), strict=True):
         expected += [f">>> {question}", *json.loads(row)["text"].split("\n")]
         expected += ["stopped after 40 tokens (max_tokens); /continue goes on", ""]
     with Terminal(["chat", "-q", *flags], env=home) as terminal:
@@ -284,11 +281,12 @@ def test_the_last_conversation_is_kept(home):
 
     def talk(*lines, more=()):
         with Terminal([*flags, *more], env=home) as terminal:
-            terminal.wait_for_prompt(1)
+            n_prompts = 2 if "--continue" in more else 1  # that of the last turn is shown
+            terminal.wait_for_prompt(n_prompts)
             began = terminal.text()
-            for place, line in enumerate(lines):
+            for place, line in enumerate(lines, n_prompts + 1):
                 terminal.type(line)
-                terminal.wait_for_prompt(place + 2)
+                terminal.wait_for_prompt(place)
             terminal.send(CTRL_D)
             assert terminal.wait_for_end() == 0
         return "\n".join(began)

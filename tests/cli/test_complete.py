@@ -6,6 +6,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from helpers import commands
@@ -267,12 +268,12 @@ def test_stdout_is_the_same_in_every_environment():
 def test_on_a_terminal_escapes_are_shown():
     """The prompt is echoed: it holds what clears a screen."""
     read, write = pty.openpty()
-    command = [sys.executable, "-m", "llama_cli", "complete", "-m", TINY, "a\x1b[2Jb", "-n", "0", "--echo"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=write, stderr=subprocess.PIPE, check=False)
-    os.close(write)
+    arguments = ["complete", "-m", TINY, "a\x1b[2Jb", "-n", "0", "--echo"]
+    ended = commands.run(*arguments, prepare=partial(commands.print_to, os.ttyname(write)))
     shown = os.read(read, 1000)
-    os.close(read)
-    assert done.returncode == 0
+    for descriptor in (write, read):
+        os.close(descriptor)
+    assert ended.code == 0
     assert shown == b"a\\x1b[2Jb\r\n"
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import resource
 import shutil
 import signal
 import subprocess
@@ -126,17 +125,12 @@ def test_the_disk_is_asked_first(convert, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def process(*arguments, **more):
-    command = [sys.executable, "-m", "llama_cli", "convert", *map(str, arguments)]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **more)
-
-
 def test_a_disk_that_is_full_after_all(tmp_path):
     """A limit on the size of a file stands for it: the system writes a part, and refuses the rest."""
     half = (TINY / "consolidated.00.pth").stat().st_size // 2
-    done = process(TINY, tmp_path / "model", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (half, half)))
-    assert done.returncode == 74
-    assert done.stderr.splitlines() == [
+    ended = commands.run("convert", TINY, tmp_path / "model", prepare=partial(faults.limit_files, half))
+    assert ended.code == 74
+    assert ended.lines == [
         f"llama-cli: error: cannot write {tmp_path / 'model'}: file too large",
         "hint: allow larger files (ulimit -f unlimited) or write to another disk",
     ]
@@ -156,21 +150,12 @@ def test_a_kill_leaves_no_folder_and_the_next_run_makes_it(call, count, convert,
 
 def test_the_bar_is_for_terminals(tmp_path):
     primary, secondary = pty.openpty()
-    command = [sys.executable, "-m", "llama_cli", "convert", str(TINY), str(tmp_path / "model")]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=secondary) as running:
-        os.close(secondary)
-        shown = b""
-        while True:
-            try:
-                chunk = os.read(primary, 4096)
-            except OSError:  # Linux says so at the end
-                break
-            if not chunk:
-                break
-            shown += chunk
-        assert running.stdout.read() == b""
-        assert running.wait() == 0
-    os.close(primary)
+    prepare = partial(commands.complain_to, os.ttyname(secondary))
+    ended = commands.run("convert", TINY, tmp_path / "model", prepare=prepare)  # the terminal holds all that it says
+    shown = os.read(primary, 1 << 16)
+    for descriptor in (primary, secondary):
+        os.close(descriptor)
+    assert (ended.code, ended.out) == (0, b"")
     assert b"checking" in shown
     assert b"checked" in shown
 

@@ -127,11 +127,9 @@ def test_a_disk_that_may_only_be_read(source, clean, small_disk):
 @pytest.mark.parametrize("arguments", [["complete", "Hello"], ["score", "Hello"], ["tokenize", "Hello"], ["models"]])
 def test_standard_output_on_a_full_disk(arguments, tmp_path):
     """What is printed is part of it too: /dev/full."""
-    ended = commands.run(*arguments, *(FLAGS[:2] if arguments[0] != "models" else []), prepare=onto_full_disk)
+    ended = commands.run(
+        *arguments, *(FLAGS[:2] if arguments[0] != "models" else []), prepare=partial(commands.print_to, "/dev/full")
+    )
     assert ended.code == 74
     assert ended.lines == ["llama-cli: error: cannot write standard output: no space left on device",
                            "hint: free some space"]  # fmt: skip
-
-
-def onto_full_disk():
-    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)

@@ -78,8 +78,12 @@ def test_a_pipe_in_the_hubs_cache(tmp_path):
     write_meta(repository / "snapshots/1")
     (repository / "refs").mkdir()
     os.mkfifo(repository / "refs/main")
-    done = process("models", "--names", env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HOME": str(tmp_path)})
-    assert (done.returncode, done.stdout) == (0, b"a/b\ntoy\n")
+    ended = commands.run("models", "--names", prepare=partial(_live_in, str(tmp_path)))
+    assert (ended.code, ended.out) == (0, b"a/b\ntoy\n")
+
+
+def _live_in(folder):
+    os.environ.update({"HF_HUB_CACHE": folder, "HOME": folder})
 
 
 # Files that are damaged.

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import commands
 from helpers.models import DATA
 
 TINY = str(DATA / "tiny/bpe1024")
@@ -59,6 +60,7 @@ def test_a_closed_output(arguments):
 
 
 @pytest.mark.promise("P9")
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("after_bytes", [0, 5])
 def test_signals_end_it_with_their_code(number, code, after_bytes):
@@ -151,8 +153,8 @@ def test_reading_a_model_writes_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     folder.chmod(0o555)
     try:
-        done = subprocess.run(command("complete", "-m", str(folder), "x", "-n", "2"), capture_output=True, check=False)
+        ended = commands.run("complete", "-m", folder, "x", "-n", "2")
     finally:
         folder.chmod(0o755)
-    assert done.returncode == 0, done.stderr
+    assert ended.code == 0, ended.err
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from helpers import commands
@@ -36,11 +37,7 @@ def signalled(command, number, n_bytes, tmp_path):
     """How a command ends that gets a signal once it has written so much."""
     arguments, _ = arguments_of(command, tmp_path)
     started = commands.start(*arguments)
-    end = time.monotonic() + 60
-    while (started.folder / "out").stat().st_size < n_bytes:
-        assert started.process.is_alive(), started.wait()
-        assert time.monotonic() < end
-        time.sleep(0.002)
+    started.wait_until(lambda: (started.folder / "out").stat().st_size >= n_bytes)
     os.kill(started.pid, number)
     return started.wait()
 
@@ -102,21 +99,19 @@ LINES = {
 
 
 @pytest.mark.parametrize("command", LINES)
-def test_a_reader_that_leaves(command):
+def test_a_reader_that_leaves(command, tmp_path):
     """`| head -c 10`. What fits into the pipe's own buffer may have been written before anybody left."""
-    words = [sys.executable, "-m", "llama_cli", *LINES[command]]
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.read(10 if command in ("complete", "chat") else 0)
-        process.stdout.close()
-        assert process.wait(timeout=60) == 141
-        assert process.stderr.read() == b""
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    started = commands.start(*LINES[command], prepare=partial(commands.print_to, str(fifo)))
+    with fifo.open("rb", buffering=0) as pipe:
+        pipe.read(10 if command in ("complete", "chat") else 0)
+    ended = started.wait()
+    assert (ended.code, ended.err) == (141, "")
 
 
 @pytest.mark.parametrize("command", ["chat", "tokenize", "score"])
 def test_a_closed_output(command):
-    words = [sys.executable, "-m", "llama_cli", *LINES[command]]
-    done = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", *words], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
-    )
-    assert done.returncode == 74
-    assert done.stderr.decode().splitlines()[0] == "llama-cli: error: standard output is closed"
+    ended = commands.run(*LINES[command], prepare=partial(commands.close, 1, "stdout"))
+    assert ended.code == 74
+    assert ended.lines[0] == "llama-cli: error: standard output is closed"

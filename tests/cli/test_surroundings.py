@@ -45,11 +45,6 @@ def _nobody(_):
     raise KeyError
 
 
-def _close(number, name):
-    os.close(number)
-    setattr(sys, name, None)
-
-
 def _without(*folders):
     """Mount namespaces are root's."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -74,8 +69,8 @@ ODD = {
     "an odd terminal": partial(_variables, TERM="nonsense", COLUMNS="abc", LINES="-1"),
     "an odd GPU": partial(_variables, CUDA_VISIBLE_DEVICES="abc"),
     "places of models that are none": partial(_variables, LLAMA_CLI_HOME=FILE, HF_HOME=FILE),
-    "standard input closed": partial(_close, 0, "stdin"),
-    "standard error closed": partial(_close, 2, "stderr"),
+    "standard input closed": partial(commands.close, 0, "stdin"),
+    "standard error closed": partial(commands.close, 2, "stderr"),
     "no /proc": partial(_without, "/proc"),
     "no /dev/shm": partial(_without, "/dev/shm"),
 }

@@ -6,13 +6,11 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import commands
 from helpers.folders import ARGS, SHARD, random_weights, write_hf, write_meta, write_params, write_safetensors
 from helpers.models import DATA
 from helpers.sparse import write_sparse
@@ -301,12 +299,8 @@ def test_ctrl_c_while_reading(tmp_path):
     """A hundred gigabytes of holes: nobody waits for their end."""
     write_params(tmp_path)
     write_sparse(tmp_path / SHARD, {**weight_shapes(ARGS), "more": (50_000, 1_000_000)})
-    command = [sys.executable, "-m", "llama_cli", "verify", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while "libtorch_cpu" not in Path(f"/proc/{process.pid}/maps").read_text():
-            time.sleep(0.01)
-        while int(Path(f"/proc/{process.pid}/io").read_text().split()[1]) < 1 << 30:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, b"", b"")
+    started = commands.start("verify", tmp_path)
+    started.wait_until(lambda: int(Path(f"/proc/{started.pid}/io").read_text().split()[1]) > 1 << 28)
+    os.kill(started.pid, signal.SIGINT)
+    ended = started.wait()
+    assert (ended.code, ended.out, ended.err) == (130, b"", "")

@@ -1,11 +1,11 @@
 """Lines of answers on a screen: broken at words, whatever the pieces they come in, and never in code."""
 
 import random
-import subprocess
 import sys
 
 import pyte
 import pytest
+from helpers import commands
 from helpers.screen import Terminal
 from rich.cells import cell_len
 
@@ -141,9 +141,7 @@ def test_little_is_held_back():
 def test_complete_on_a_screen_and_in_a_pipe(flags):
     """The toy's words are whole on a screen of 24 columns; a pipe, and --no-wrap, have what the model said."""
     arguments = ["complete", "MENENIUS: Hear me, people", "-n", "60", "-t", "0", "--echo", *flags, "-q"]
-    piped = subprocess.run(
-        [sys.executable, "-m", "llama_cli", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=True
-    ).stdout.decode()
+    piped = commands.run(*arguments).out.decode()
     with Terminal(arguments, columns=24) as terminal:
         assert terminal.wait_for_end() == 0
         sent = terminal.sent.decode().replace("\r\n", "\n")

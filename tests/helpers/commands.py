@@ -75,6 +75,14 @@ class Started:
         assert self.process.pid is not None
         return self.process.pid
 
+    def wait_until(self, condition: Callable[[], object], seconds: float = 120) -> None:
+        """Until something is so of a command that still runs."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), self.wait()
+            assert time.monotonic() < end, "it never came"
+            time.sleep(0.002)
+
     def wait(self, seconds: float = 120) -> Ended:
         """Its end. It is killed, and the test fails, where that takes too long."""
         self.process.join(seconds)
@@ -112,6 +120,21 @@ class OnTerminal:
         self.process.start()
 
 
+class Call:
+    """A function called in a process of its own; what it prints goes to a file."""
+
+    def __init__(self, path: Path, function: Callable[..., object], *arguments: object) -> None:
+        self.path = path
+        self.process = _CONTEXT.Process(target=_call, args=(str(path), function, *arguments))  # type: ignore[attr-defined]
+        self.process.start()
+
+    def wait(self, seconds: float = 120) -> bytes:
+        """What it printed; it must end well."""
+        self.process.join(seconds)
+        assert self.process.exitcode == 0
+        return self.path.read_bytes()
+
+
 def from_pipe() -> None:
     """A `prepare`: standard input is a pipe with the same bytes, not a file. They fit into it at once."""
     reader, writer = os.pipe()
@@ -119,6 +142,26 @@ def from_pipe() -> None:
     os.dup2(reader, 0)
     os.close(writer)
     os.close(reader)
+
+
+def print_to(path: str) -> None:
+    """A `prepare`: standard output is what lies there, which may be a pipe or a device."""
+    opened = os.open(path, os.O_WRONLY)
+    os.dup2(opened, 1)
+    os.close(opened)
+
+
+def complain_to(path: str) -> None:
+    """A `prepare`: so is standard error."""
+    opened = os.open(path, os.O_WRONLY)
+    os.dup2(opened, 2)
+    os.close(opened)
+
+
+def close(number: int, name: str) -> None:
+    """A `prepare`: a stream that whoever started the program has closed."""
+    os.close(number)
+    setattr(sys, name, None)
 
 
 def _run_on(terminal: str, arguments: list[str], environment: dict[str, str]) -> None:
@@ -131,6 +174,12 @@ def _run_on(terminal: str, arguments: list[str], environment: dict[str, str]) ->
     _open_streams((terminal, os.O_RDWR), (terminal, os.O_RDWR), (terminal, os.O_RDWR))
     warnings.simplefilter("error")
     sys.exit(main(arguments))
+
+
+def _call(path: str, function: Callable[..., object], *arguments: object) -> None:
+    """In the child."""
+    _open_streams((os.devnull, os.O_RDONLY), (path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    function(*arguments)
 
 
 def _run(folder: str, arguments: list[str], prepare: Prepare | None) -> None:

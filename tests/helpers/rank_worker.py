@@ -1,7 +1,5 @@
 """One of several ranks that a test starts: all load their parts, and run the prompts of each case together.
 
-    rank_worker.py CASES.json      with RANK and the other variables of llama_cli.parallel.ranks.Place
-
 A case is {"folder", "dtype", "quantize", "prompts": [ids, ...], "n"}. Rank 0 writes a line of JSON for each: the
 greedy ids, the logits of the prompts as a file, and how often each collective was called in one decoding step.
 """
@@ -10,6 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 from helpers.models import open_model
@@ -68,16 +67,16 @@ def count_collectives():
     return calls
 
 
-def main():
+def work(file: str, place: Place) -> None:
+    """Run the cases of a file as one rank."""
     torch.set_num_threads(1)
-    place = Place.of(os.environ)
+    os.environ.update(place.variables)
     ranks = None
     if place.world_size > 1:
         ranks = Ranks(place)
         ranks.divide(place.world_size)
     calls = count_collectives()
-    with open(sys.argv[1]) as file:
-        cases = json.load(file)
+    cases = json.loads(Path(file).read_text())
     for number, case in enumerate(cases):
         model, args = build(case, Share(place.rank, place.world_size))
         longest = max(map(len, case["prompts"])) + case["n"]
@@ -96,12 +95,8 @@ def main():
         per_step = {name: (calls[name] - before[name]) / (engine.stats.n_steps - steps_before) for name in COLLECTIVES}
         if ranks:
             leader.end()
-        torch.save(logits, f"{sys.argv[1]}.{number}.pt")
+        torch.save(logits, f"{file}.{number}.pt")
         result = {"ids": answers, "per_step": per_step, "n_layers": args.n_layers}
         sys.stdout.write(json.dumps(result) + "\n")
     if ranks:
         ranks.part()
-
-
-if __name__ == "__main__":
-    main()

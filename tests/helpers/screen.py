@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import struct
 import termios
 import time
@@ -108,7 +109,7 @@ class Terminal:
         return sum(line.startswith(">>>") for line in self.text())
 
     def is_ready(self):
-        return any(" tokens" in line and " of " in line for line in self.shown())
+        return any(re.match(r"[\d,]+ of [\d,]+ tokens", line) for line in self.shown())
 
     def send(self, text):
         self.child.send(text)

@@ -1,18 +1,16 @@
 """Real ranks, each a process: any stored split on any number of them gives what Meta's own code gave."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.commands import Call
 from helpers.folders import random_weights, shards_of
 from helpers.models import DATA, golden, golden_tensors, open_model
 from helpers.progress import Silent
+from helpers.rank_worker import work
 
 from llama_cli.backends.onednn_int import can_quantize
 from llama_cli.checkpoint.params import read_params
@@ -23,7 +21,6 @@ from llama_cli.errors import UsageError
 from llama_cli.loader import load
 from llama_cli.parallel.ranks import Place
 
-TESTS = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 BUNDLED = {
     2: ["tiny/gqa", "mp/gqa-mp2", "mp/ffnmult-mp4", "mp/kv8-mp4", "hf/scaled-v4"],
@@ -44,17 +41,9 @@ def run_cases(n_ranks, cases, folder):
     """What rank 0 says of each case, with the logits of its prompts."""
     file = folder / f"cases{n_ranks}.json"
     file.write_text(json.dumps(cases))
-    environment = os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TESTS / "helpers/rank_worker.py"), str(file)]
-    store = str(folder / f"store{n_ranks}")
-    workers = [
-        subprocess.Popen(
-            command, env=environment | Place(rank, n_ranks, rank, n_ranks, store).variables, stdout=subprocess.PIPE
-        )
-        for rank in range(n_ranks)
-    ]
-    outputs = [worker.communicate()[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * n_ranks
+    places = [Place(rank, n_ranks, rank, n_ranks, str(folder / f"store{n_ranks}")) for rank in range(n_ranks)]
+    workers = [Call(folder / f"said{place.rank}", work, str(file), place) for place in places]
+    outputs = [worker.wait(600) for worker in workers]
     assert not any(outputs[1:]), "rank 0 alone speaks"
     results = [json.loads(line) for line in outputs[0].splitlines()]
     assert len(results) == len(cases), "nobody else wrote to standard output"

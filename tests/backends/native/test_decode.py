@@ -70,6 +70,7 @@ def step_of(lengths, tokens):
     return Plan([], [Span(slot, length, 1, 1) for slot, length in enumerate(lengths)], tokens)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("args", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("threads", [1, 2])
