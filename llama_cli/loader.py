@@ -7,18 +7,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
 
-from .backends.choose import Recipe, choose_recipe
-from .backends.cuda_graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
-from .backends.dtype import DTYPES, SMALL_MODEL_BYTES, choose_dtype, name_of
-from .backends.native.decode import NativeSteps, can_step
-from .backends.onednn_int import can_quantize
+from .backends.backend import Backend, Steps, choose_backend, machine_of
+from .backends.dtype import name_of
+from .backends.offers import DTYPES, SMALL_MODEL_BYTES, Wanted
 from .chat.template import choose_template
 from .checkpoint import Checkpoint, Slice, open_checkpoint
 from .checkpoint.build import build_model
@@ -26,18 +23,18 @@ from .checkpoint.catalog import TOY, expand
 from .checkpoint.family import doubt_about
 from .checkpoint.fingerprint import fingerprint_of_model, fingerprint_of_weights
 from .checkpoint.installed import model_name
-from .checkpoint.plan import plan_model
+from .checkpoint.plan import plan_model, what_is_wanted
 from .checkpoint.tokenizer_file import check_vocabulary, open_tokenizer
 from .engine.engine import Engine
 from .engine.runner import ModelRunner
 from .errors import ModelRejected, UsageError
 from .files.pages import keep_heap
 from .llm import LLM, ModelInfo
-from .memory import MemoryPlan, can_split, choose_context, choose_slots, possible_ranks
+from .memory import MemoryPlan, bytes_of_step, can_split, choose_context, choose_slots, possible_ranks
 from .model.args import ModelArgs
 from .model.split import WHOLE, Share, parallelize
-from .model.weights import EMBEDDING, n_params, weight_shapes
-from .options import LoadOptions, OnLayer, Quantization
+from .model.weights import EMBEDDING, weight_shapes
+from .options import LoadOptions, OnLayer
 from .parallel.ranks import Place, Ranks
 from .parallel.resources import choose_device, choose_threads, free_memory
 from .parallel.team import Job, Team, place_of_leader, ranks_of_a_group
@@ -67,7 +64,7 @@ class Way(NamedTuple):
 
     options: LoadOptions  # what every rank is told: nothing is left open but what memory decides
     device: torch.device  # of this rank
-    recipe: Recipe
+    backend: Backend
 
 
 def load_model(options: LoadOptions) -> LLM:
@@ -144,35 +141,51 @@ def choose_way(opened: Opened, options: LoadOptions, place: Place) -> Way:
     """Settle device, threads, dtype and kernels."""
     checkpoint = opened.checkpoint
     device = choose_device(options.device, place)
-    dtype = choose_dtype(options.dtype, checkpoint.dtype, checkpoint.n_bytes, device)
-    quantize = options.quantize or _quantization_of(opened, options, device)
-    recipe = choose_recipe(dtype, device, quantize=quantize, kernels=options.kernels)
-    if options.dtype != "auto" and recipe.dtype != dtype:
-        logger.warning("%s computes in bfloat16: --dtype %s changes nothing", recipe.name, options.dtype)
-    is_compiled = options.compile and recipe.library is None
+    headers, machine = checkpoint.headers, machine_of(device)
+    wanted = what_is_wanted(
+        headers, machine, device.type, dtype=options.dtype, quantize=options.quantize, kernels=options.kernels
+    )
+    if headers.quantization and wanted.quantize is None and options.kernels != "plain":
+        logger.warning(
+            "%s holds %s weights, which do not run here as they are: they are made full ones, which take more memory",
+            opened.name,
+            headers.quantization,
+        )
+    backend = choose_backend(wanted, machine)
+    offer = backend.offer
+    if options.dtype != "auto" and offer.dtype != wanted.dtype:
+        logger.warning("%s computes in bfloat16: --dtype %s changes nothing", offer.name, options.dtype)
+    is_compiled = options.compile and not offer.is_native
     if options.compile and not is_compiled:
         logger.warning("--compile changes nothing: llama-cli's own kernels, compiled for this processor, are faster")
-    threads = choose_threads(options.threads, place, is_small=checkpoint.n_bytes < SMALL_MODEL_BYTES)
+    threads = choose_threads(options.threads, place, is_small=headers.n_bytes < SMALL_MODEL_BYTES)
     torch.set_num_threads(threads)
     settled = replace(
         options,
         model=_same_everywhere(options.model),
         tokenizer=None,
-        dtype=name_of(dtype),
+        dtype=name_of(wanted.dtype),
         device=device.type,
         threads=threads,
-        quantize=quantize,
+        quantize=wanted.quantize,
         compile=is_compiled,
         on_layer=None,
     )
-    return Way(settled, device, recipe)
+    return Way(settled, device, backend)
 
 
 def fit_into_memory(opened: Opened, way: Way, free: int) -> tuple[MemoryPlan, int]:
     """What a rank takes of its `free` bytes, and the context in tokens that they hold. DoesNotFit if they do not."""
     options, trained = way.options, opened.args.max_seq_len
     n_slots = options.batch_size or MOST_SLOTS
-    plan = plan_model(opened.checkpoint, opened.args, way.recipe, way.device, n_slots=n_slots, n_ranks=options.tp or 1)
+    plan = plan_model(
+        opened.checkpoint.headers,
+        opened.args,
+        way.backend.offer,
+        n_slots=n_slots,
+        n_ranks=options.tp or 1,
+        mmap=options.mmap,
+    )
     if options.batch_size is None:
         plan = choose_slots(plan, free, context=options.max_seq_len or min(trained, USUAL_CONTEXT))
     context = choose_context(plan, free, asked=options.max_seq_len, trained=trained)
@@ -194,16 +207,16 @@ def find_template(opened: Opened, options: LoadOptions) -> Template:
 
 def describe(opened: Opened, way: Way, load_seconds: float) -> ModelInfo:
     """What was loaded, for people to read."""
-    recipe, checkpoint = way.recipe, opened.checkpoint
+    offer, checkpoint = way.backend.offer, opened.checkpoint
     return ModelInfo(
         name=opened.name,
         folder=str(checkpoint.folder),
-        dtype=recipe.name,
-        kernels="own" if recipe.library is not None else "compiled" if way.options.compile else "torch",
+        dtype=offer.name,
+        kernels="own" if offer.is_native else "compiled" if way.options.compile else "torch",
         device=str(way.device),
-        weight_bytes=int(n_params(opened.args, tied=True) * recipe.linear_bytes),
+        weight_bytes=bytes_of_step(opened.args, offer),
         load_seconds=load_seconds,
-        fingerprint=fingerprint_of_model(checkpoint, recipe.name, str(recipe.dtype)),
+        fingerprint=fingerprint_of_model(checkpoint, offer.name, str(way.backend.dtype)),
     )
 
 
@@ -231,8 +244,9 @@ def build_runner(
 ) -> ModelRunner:
     """One rank's part of the model of a job, joined with the other parts, and its cache."""
     options = job.options
-    recipe = choose_recipe(DTYPES[options.dtype], device, quantize=options.quantize, kernels=options.kernels)
-    model = build_model(checkpoint, job.args, recipe, device, share, on_layer)
+    wanted = Wanted(DTYPES[options.dtype], device.type, options.quantize, options.kernels)
+    backend = choose_backend(wanted, machine_of(device))
+    model = build_model(checkpoint, job.args, backend, device, share, on_layer)
     if share.size > 1:
         parallelize(model, job.args, share)
     if options.compile:
@@ -241,13 +255,11 @@ def build_runner(
         logger.info("compiling the layers, which takes half a minute at first and some seconds later on")
         compile_blocks(model, job.plan.n_slots, folder_of_results())
     keep_heap()
-    # Ranks have to meet in every layer, which neither way knows.
-    make_runner = partial(ModelRunner, model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len)
-    if share.size == 1 and recipe.library is not None and can_step(model, recipe.library):
-        return make_runner(make_steps=partial(NativeSteps, library=recipe.library))
-    if share.size == 1 and device.type == "cuda" and options.kernels == "auto":
-        return make_runner(make_steps=partial(DecodeGraphs, record=cuda_graphs()), growth=GROWTH_OF_CACHE)
-    return make_runner()
+    # Ranks have to meet in every layer, which the faster ways do not know.
+    steps = backend.steps_of(model) if share.size == 1 else Steps()
+    return ModelRunner(
+        model, n_slots=job.plan.n_slots, max_seq_len=job.max_seq_len, make_steps=steps.make, growth=steps.cache_growth
+    )
 
 
 def _check_split(opened: Opened, options: LoadOptions) -> None:
@@ -265,18 +277,3 @@ def _same_everywhere(model: str | Path | None) -> str:
     """A folder as its whole path, since other ranks may start elsewhere; a name stays a name."""
     folder = expand(TOY if model is None else model)
     return str(folder.absolute()) if folder.is_dir() else str(model)
-
-
-def _quantization_of(opened: Opened, options: LoadOptions, device: torch.device) -> Quantization | None:
-    """As it was rounded, where that runs; elsewhere its weights are made full ones."""
-    stored = opened.checkpoint.quantization
-    if stored is None or options.kernels == "plain":
-        return None
-    if can_quantize(device, stored):
-        return stored
-    logger.warning(
-        "%s holds %s weights, which do not run here as they are: they are made full ones, which take more memory",
-        opened.name,
-        stored,
-    )
-    return None

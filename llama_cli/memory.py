@@ -16,9 +16,11 @@ from typing import Literal, NamedTuple
 
 import psutil
 
+from .backends.offers import Offer
 from .errors import DoesNotFit
 from .model.args import ModelArgs
-from .model.weights import EMBEDDING, OUTSIDE_LAYERS, WeightSpec, joined, layer_weights
+from .model.pieces import CHUNK, PART_BYTES
+from .model.weights import EMBEDDING, OUTSIDE_LAYERS, Role, WeightSpec, joined, layer_weights
 
 # What a process takes before its first weight: Python, torch, and a tokenizer of 128,000 tokens.
 BASE = 280 << 20
@@ -26,11 +28,11 @@ BASE = 280 << 20
 # What the arithmetic leaves out, as a share of all it counts.
 HEADROOM = 0.03
 
-# Tokens of a prompt that one step computes at most.
-CHUNK = 512
+# Roles whose values are as those of the embedding, of all other matrices, and of the output matrix.
+LIKE: tuple[Role, ...] = ("embedding", "down", "output")
 
-# Bytes of a matrix that backends/upcast.py makes at a time.
-WIDENED = 64 << 20
+# Bytes of a value of an output matrix, which `convert` rounds no further.
+STORED_OUTPUT = 1.0
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")  # lines `0::/a/b`, or `7:memory:/a/b` of the older kind
@@ -73,102 +75,81 @@ class MemoryPlan:
         return max(1, int(left // (self.per_token * context)))
 
 
+Rounding = Literal["kept", "undone"]
+
+
 class Stored(NamedTuple):
-    """How weights lie in the files of a model."""
+    """How weights lie in the files of a model, and what becomes of them."""
 
     linear_bytes: float  # of a value of a linear layer
-    is_copied: bool  # no tensor is used as it is mapped: another dtype, parts to be joined, or read into memory
     is_tied: bool  # the output matrix is the embedding, so it is made first
-    rounding: Literal["kept", "undone"] | None = None  # what becomes of linear layers that `convert` has rounded
+    is_copied: bool  # no tensor is used as it is mapped: another dtype, parts to be joined, or read into memory
+    rounding: Rounding | None = None  # what becomes of linear layers that `convert` has rounded
 
 
-class Precision(NamedTuple):
-    """Bytes of a value: in the embedding and the cache, and in a weight of a linear layer."""
+def plan_memory(args: ModelArgs, offer: Offer, stored: Stored, *, n_slots: int, n_ranks: int = 1) -> MemoryPlan:
+    """What each of `n_ranks` that share a model takes, in bytes, with so many slots of the cache.
 
-    itemsize: int
-    linear_bytes: float
-
-
-# The output matrix is never rounded further than to so many bytes a value.
-OUTPUT_BYTES = 1.0
-
-# As the layers of backends/choose.py keep them.
-PRECISIONS = {
-    "bf16": Precision(2, 2),
-    "fp32": Precision(4, 4),
-    "int8": Precision(2, 1.0),
-    "int4": Precision(2, 0.625),
-}
-
-
-def plan_memory(
-    args: ModelArgs,
-    *,
-    n_slots: int,
-    itemsize: int,
-    tied: bool,
-    linear_bytes: float | None = None,
-    n_ranks: int = 1,
-    stored: Stored | None = None,
-    packs: bool = True,
-) -> MemoryPlan:
-    """The memory of `args` with embedding and cache of `itemsize` bytes a value, linear layers of `linear_bytes`.
-
-    Of several ranks that share the model, it is the memory of each. `tied` means that the output matrix takes no
-    memory of its own. `stored` is how a CPU finds the weights, whose mapped files count as its memory; None for
-    a device with memory of its own. `packs` says that linear layers are put into a layout of their own, made from
-    another copy.
+    Files that are mapped count as memory of a CPU.
     """
     kv_heads = math.ceil(args.n_kv_heads / n_ranks)  # more ranks than heads: some have the same one
-    per_token = 2 * args.n_layers * kv_heads * args.head_dim * itemsize
+    itemsize = offer.bytes_of("embedding")
+    is_shared = stored.is_tied and offer.shares_embedding
 
     def bytes_of(spec: WeightSpec) -> int:
-        shape = spec.shape(args)
-        if spec.split is None:
-            return math.prod(shape) * itemsize  # norms are on every rank
-        if spec.role == "output" and tied:
-            return 0
-        if spec.role in ("embedding", "output"):
-            n_values = math.ceil(shape[0] / n_ranks) * shape[1]
-        elif spec.has_kv_heads:
-            n_values = math.prod(shape) * kv_heads // args.n_kv_heads
-        else:
-            n_values = math.prod(shape) // n_ranks
-        return int(n_values * (linear_bytes or itemsize if spec.is_linear else itemsize))
+        return 0 if spec.role == "output" and is_shared else _bytes_of_part(args, spec, offer, n_ranks)
 
     weights = sum(map(bytes_of, OUTSIDE_LAYERS.values()))
     weights += sum(n * bytes_of(spec) for specs, n in _kinds_of_layers(args).items() for spec in specs)
-    if not tied:
-        weights += int(args.vocab_size * args.dim * max(0, OUTPUT_BYTES - (linear_bytes or itemsize))) // n_ranks
-    is_mapped = stored is not None and not stored.is_copied
+    stays_in_file = offer.is_on_cpu and not stored.is_copied and not is_shared
     return MemoryPlan(
         weights=weights,
-        unread=bytes_of(OUTSIDE_LAYERS[EMBEDDING]) if is_mapped and not tied else 0,
-        loading=_loading_bytes(args, itemsize, linear_bytes or itemsize, stored, packs=packs) // n_ranks,
-        step=_step_bytes(args, n_slots) + (_widened_bytes(args) if stored and (linear_bytes or itemsize) == 2 else 0),
-        per_token=per_token,
-        per_position=CHUNK * itemsize + 4 * args.head_dim,  # a prompt's mask, and the rotation
+        unread=bytes_of(OUTSIDE_LAYERS[EMBEDDING]) if stays_in_file else 0,
+        loading=_loading_bytes(args, offer, stored) // n_ranks,
+        step=_step_bytes(args, n_slots) + _upcast_bytes(args, offer),
+        per_token=int(2 * args.n_layers * kv_heads * args.head_dim * itemsize),
+        per_position=int(CHUNK * itemsize + 4 * args.head_dim),  # a prompt's mask, and the rotation
         n_slots=n_slots,
     )
 
 
-def _loading_bytes(args: ModelArgs, itemsize: int, linear_bytes: float, stored: Stored | None, *, packs: bool) -> int:
+def bytes_of_step(args: ModelArgs, offer: Offer) -> int:
+    """The weights that a step of one token reads, in bytes: all but the embedding."""
+    kinds = _kinds_of_layers(args) + Counter({tuple(OUTSIDE_LAYERS.values()): 1})
+    specs = ((spec, n) for specs, n in kinds.items() for spec in specs if spec.role != "embedding")
+    return sum(n * _bytes_of_part(args, spec, offer, n_ranks=1) for spec, n in specs)
+
+
+def _bytes_of_part(args: ModelArgs, spec: WeightSpec, offer: Offer, n_ranks: int) -> int:
+    """What the part of one rank takes of a weight."""
+    shape = spec.shape(args)
+    if spec.split is None:
+        n_values = math.prod(shape)  # norms are on every rank
+    elif spec.role in ("embedding", "output"):
+        n_values = math.ceil(shape[0] / n_ranks) * shape[1]
+    elif spec.has_kv_heads:
+        n_values = math.prod(shape) * math.ceil(args.n_kv_heads / n_ranks) // args.n_kv_heads
+    else:
+        n_values = math.prod(shape) // n_ranks
+    return int(n_values * offer.bytes_of(spec.role))
+
+
+def _loading_bytes(args: ModelArgs, offer: Offer, stored: Stored) -> int:
     """What making the last weights takes beside them: those of a layer, or the output matrix if it is the last.
 
-    Pages of the files count until they are given back; a copy in `itemsize` is made of what is not used as it is
-    mapped, and the parts of a fused layer are joined before it is rounded.
+    Pages of the files count until they are given back. A weight that is not used as it is mapped is copied in the dtype
+    of the model first, and parts are joined before they are quantized.
     """
-    layer, largest = _largest_layer(args), _largest_matrix(args)
-    whole = largest * itemsize
-    if stored is None:
-        return whole
-    page_bytes, is_copied, is_tied, rounding = stored
-    output = args.vocab_size * args.dim
+    layer, largest, output = _largest_layer(args), _largest_matrix(args), args.vocab_size * args.dim
+    itemsize, linear_bytes, output_bytes = map(offer.bytes_of, LIKE)
+    if not offer.is_on_cpu:
+        return int(largest * itemsize)
+    page_bytes, is_tied, is_copied, rounding = stored
     if rounding == "kept":
-        return int(max((layer + largest) * page_bytes, output * OUTPUT_BYTES))
-    is_copied, is_rounded = packs and (is_copied or rounding == "undone"), linear_bytes < itemsize
-    of_layer = layer * page_bytes + whole * (is_copied or is_rounded)
-    of_output = output * (max(page_bytes, OUTPUT_BYTES) + itemsize * is_copied + linear_bytes * is_rounded)
+        return int(max((layer + largest) * page_bytes, output * output_bytes))
+    is_copied, is_rounded = offer.joins and (is_copied or rounding == "undone"), linear_bytes < itemsize
+    of_layer = layer * page_bytes + largest * itemsize * (is_copied or is_rounded)
+    of_output = output * (max(page_bytes, STORED_OUTPUT) + itemsize * is_copied + linear_bytes * is_rounded)
     return int(max(of_layer, 0 if is_tied else of_output))
 
 
@@ -177,9 +158,11 @@ def _step_bytes(args: ModelArgs, n_slots: int) -> int:
     return CHUNK * (6 * args.ffn_dim + 8 * args.dim) * 4 + 3 * n_slots * args.vocab_size * 4
 
 
-def _widened_bytes(args: ModelArgs) -> int:
-    """What a CPU that is slow in bfloat16 may widen at a time: a part of the largest matrix, or all of it."""
-    return min(WIDENED, _largest_matrix(args) * 4)
+def _upcast_bytes(args: ModelArgs, offer: Offer) -> int:
+    """What a CPU that is slow in bfloat16 may upcast at a time: a part of the largest matrix, or all of it."""
+    if not offer.is_on_cpu or offer.linear not in ("bfloat16", "float16"):
+        return 0
+    return min(PART_BYTES, _largest_matrix(args) * 4)
 
 
 def _largest_layer(args: ModelArgs) -> int:
@@ -285,17 +268,31 @@ def _cgroups() -> set[Path]:
     return found
 
 
-def free_gpu_memory() -> list[int]:
-    """Bytes free on each NVIDIA GPU, as its driver says; nothing where there is none. Needs no torch."""
+class Gpu(NamedTuple):
+    """An NVIDIA GPU as its driver describes it."""
+
+    free: int  # bytes
+    capability: tuple[int, int]
+
+
+def gpus_here() -> list[Gpu]:
+    """The NVIDIA GPUs of this machine; none where their driver does not answer. Needs no torch."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    query = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    query = [program, "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603  # fixed words
-        return [int(line) << 20 for line in done.stdout.split()]
+        return [_gpu_of(line) for line in done.stdout.splitlines() if line.strip()]
     except (OSError, subprocess.SubprocessError, ValueError):  # a driver that is not there, or does not answer
         return []
+
+
+def _gpu_of(line: str) -> Gpu:
+    """`22731, 8.6`: free MiB, and compute capability."""
+    free, capability = line.split(",")
+    major, minor = capability.split(".")
+    return Gpu(int(free) << 20, (int(major), int(minor)))
 
 
 def format_bytes(n_bytes: float) -> str:

@@ -1,7 +1,6 @@
 """What fits: arithmetic against the sizes of known models."""
 
 import base64
-import inspect
 import itertools
 import json
 import math
@@ -15,21 +14,34 @@ from helpers.models import DATA
 from helpers.progress import Silent
 
 from llama_cli import memory
-from llama_cli.backends import choose as recipes
-from llama_cli.backends.choose import choose_recipe
+from llama_cli.backends.backend import machine_of
+from llama_cli.backends.offers import ABLE, Wanted, choose_offer
 from llama_cli.checkpoint.params import read_params
-from llama_cli.checkpoint.plan import plan_model
+from llama_cli.checkpoint.plan import plan_model, what_is_wanted
 from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
-from llama_cli.engine.engine import Engine
 from llama_cli.errors import DoesNotFit
-from llama_cli.memory import PRECISIONS, Stored, can_split, choose_context, format_bytes, free_memory, plan_memory
+from llama_cli.memory import Stored, can_split, choose_context, format_bytes, free_memory, plan_memory
 from llama_cli.model.args import ModelArgs
 
-CPU = torch.device("cpu")
 GIB = 2**30
-EIGHT_B = plan_memory(ModelArgs(), n_slots=1, itemsize=2, tied=False)
+PRECISIONS = {
+    "fp32": ("float32", None),
+    "bf16": ("bfloat16", None),
+    "int8": ("bfloat16", "int8"),
+    "int4": ("bfloat16", "int4"),
+}
+UNTIED = Stored(2, is_tied=False, is_copied=False)
+
+
+def plan_of(args, precision="bf16", stored=UNTIED, *, device="cuda", n_slots=1, n_ranks=1):
+    dtype, quantize = PRECISIONS[precision]
+    offer = choose_offer(Wanted(dtype, device, quantize), ABLE)
+    return plan_memory(args, offer, stored, n_slots=n_slots, n_ranks=n_ranks)
+
+
+EIGHT_B = plan_of(ModelArgs())
 
 
 def test_llama_3_8b_in_bfloat16():
@@ -42,7 +54,7 @@ def test_llama_3_8b_in_bfloat16():
 )
 def test_the_largest_context_is_the_largest(case):
     args = read_params(case["params"])
-    plan = plan_memory(args, n_slots=4, itemsize=2, tied=False)
+    plan = plan_of(args, n_slots=4)
     available = plan.total(8000)
     assert abs(plan.largest_context(available) - 8000) <= 1
 
@@ -86,28 +98,20 @@ def test_format_bytes(n, text):
 @pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_ranks_share_the_weights_and_the_cache(precision, n_ranks):
-    alone, shared = (
-        plan_memory(ModelArgs(), n_slots=2, **PRECISIONS[precision]._asdict(), tied=False, n_ranks=n)
-        for n in (1, n_ranks)
-    )
+    alone, shared = (plan_of(ModelArgs(), precision, n_slots=2, n_ranks=n) for n in (1, n_ranks))
     assert shared.per_token * n_ranks == alone.per_token
     assert alone.weights <= shared.weights * n_ranks <= alone.weights * 1.001  # norms are on every rank
 
 
 def test_more_ranks_than_heads_repeat_them():
     two_heads = ModelArgs(n_kv_heads=2)
-    plans = [plan_memory(two_heads, n_slots=1, itemsize=2, tied=False, n_ranks=n) for n in (2, 8)]
+    plans = [plan_of(two_heads, n_ranks=n) for n in (2, 8)]
     assert plans[0].per_token == plans[1].per_token
 
 
-def test_quantised_weights_are_smaller():
-    weights = [
-        plan_memory(ModelArgs(), n_slots=1, **PRECISIONS[name]._asdict(), tied=False).weights
-        for name in ("fp32", "bf16", "int8", "int4")
-    ]
+def test_quantized_weights_are_smaller():
+    weights = [plan_of(ModelArgs(), name).weights for name in ("fp32", "bf16", "int8", "int4")]
     assert weights == sorted(weights, reverse=True)
-    assert PRECISIONS["int8"].linear_bytes == recipes.INT8_BYTES
-    assert PRECISIONS["int4"].linear_bytes == recipes.INT4_BYTES
 
 
 @pytest.mark.parametrize(("n_ranks", "possible"), [(1, True), (8, True), (16, True), (3, False), (64, False)])
@@ -119,17 +123,14 @@ def test_a_mapped_embedding_stays_in_its_file():
     """Of an embedding that nothing copies and that is not the output matrix, only a prompt's rows are read."""
     embedding = 2 * ModelArgs().vocab_size * ModelArgs().dim
 
-    def plan(*, tied, **stored):
-        return plan_memory(ModelArgs(), n_slots=1, itemsize=2, tied=tied, stored=Stored(2, is_tied=False, **stored))
+    def plan(precision="bf16", **stored):
+        return plan_of(ModelArgs(), precision, Stored(2, **stored), device="cpu")
 
-    assert plan(tied=False, is_copied=False).unread == embedding
-    assert plan(tied=True, is_copied=False).unread == 0
-    assert plan(tied=False, is_copied=True).unread == 0
-    assert plan(tied=False, is_copied=True).total(1) > plan(tied=False, is_copied=False).total(1) + embedding
-
-
-def test_the_chunk_is_the_engines():
-    assert inspect.signature(Engine).parameters["chunk"].default == memory.CHUNK
+    assert plan(is_tied=False, is_copied=False).unread == embedding
+    assert plan(is_tied=True, is_copied=False).unread == 0
+    assert plan("int8", is_tied=True, is_copied=False).unread == embedding
+    assert plan(is_tied=False, is_copied=True).unread == 0
+    assert plan(is_tied=False, is_copied=True).total(1) > plan(is_tied=False, is_copied=False).total(1) + embedding
 
 
 def write_words(path, n_words):
@@ -183,10 +184,9 @@ def test_the_plan_is_what_a_process_takes(folders, name, flags):
     peak, n_tokens = answer["timings"]["peak_memory_bytes"], answer["usage"]["total_tokens"]
     flag, value = flags.split()
     checkpoint, args = checked(folders / name)
-    dtype = torch.float32 if value == "fp32" else torch.bfloat16
-    quantize, kernels = (value if flag == name else None for name in ("--quantize", "--kernels"))
-    recipe = choose_recipe(dtype, CPU, quantize=quantize, kernels=kernels or "auto")
-    plan = plan_model(checkpoint, args, recipe, CPU, n_slots=1)
+    options, machine = {flag.removeprefix("--"): value}, machine_of(torch.device("cpu"))
+    offer = choose_offer(what_is_wanted(checkpoint.headers, machine, "cpu", **options), machine)
+    plan = plan_model(checkpoint.headers, args, offer, n_slots=1)
     assert plan.total(math.ceil(n_tokens / 256) * 256) == pytest.approx(peak, rel=0.1)
     needed = plan.weights - plan.unread + plan.per_token * n_tokens
     assert peak < 1.15 * needed + (400 << 20)

@@ -8,7 +8,7 @@ from helpers.models import SMALL
 
 import llama_cli
 from llama_cli.cli.app import main
-from llama_cli.memory import plan_memory
+from llama_cli.memory import MemoryPlan
 from llama_cli.options import LoadOptions
 from llama_cli.parallel.team import Job
 
@@ -27,7 +27,7 @@ def test_keywords_of_load_are_the_fields():
 
 def test_what_ranks_are_told_survives_its_numbers():
     options = LoadOptions("/a folder/é", dtype="fp32", quantize="int4", rope_scale_factor=32.0, tp=2, dp=3, threads=1)
-    plan = plan_memory(SMALL, n_slots=1, itemsize=4, tied=True)
+    plan = MemoryPlan(1 << 40, 3, 4, 5, 6, 7, 8)
     job = Job(dataclasses.replace(options, max_seq_len=77), "abc", SMALL, plan, 90, frozenset({3, 5}))
     found = Job.of_numbers(job.to_numbers())
     assert found == job

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.quantized import GROUP, Weight, as_int4, as_int8, fits_int4, in_full
+from ..model.weights import Role
 from .place import plain_linear
 
 # torch's kernel reads the weights once for each row; from so many rows on, upcasting them costs less.
@@ -39,7 +40,7 @@ class WeightOnlyInt8Linear(nn.Module):
 
 
 class WeightOnlyInt4Linear(nn.Module):
-    """x @ weight.T; each group of 32 weights has a step and a middle. NVIDIA's GPUs from sm_80 on, in bfloat16."""
+    """x @ weight.T; each group of 32 weights has a scale and a zero point. NVIDIA's GPUs from sm_80 on, in bfloat16."""
 
     packed: Tensor
     scales: Tensor
@@ -64,6 +65,13 @@ def pairs_of_levels(levels: Tensor) -> Tensor:
     return levels[:, ::2] << 4 | levels[:, 1::2]
 
 
-def weight_only_int4(weight: Weight) -> nn.Module:
-    """4 bits where the shape allows it."""
+def int8_layer(weight: Weight, role: Role) -> nn.Module:
+    """8 bits."""
+    return WeightOnlyInt8Linear(weight)
+
+
+def int4_layer(weight: Weight, role: Role) -> nn.Module:
+    """4 bits where the shape allows it; 8 for the output matrix, which suffers most."""
+    if role == "output":
+        return WeightOnlyInt8Linear(weight)
     return WeightOnlyInt4Linear(weight) if fits_int4(*weight.shape) else plain_linear(in_full(weight))

@@ -46,6 +46,11 @@ class Processor:
         return not self.features.isdisjoint({"avx512_vnni", "avx_vnni"})
 
     @property
+    def packs_bfloat16(self) -> bool:
+        """Whether oneDNN has a faster layout for bfloat16."""
+        return (self.is_x86 and self.features >= {"avx512bw", "avx512vl", "avx512dq"}) or "bf16" in self.features
+
+    @property
     def lacks_bfloat16(self) -> bool:
         """Whether an x86 has no instructions for bfloat16."""
         return self.is_x86 and self.features.isdisjoint({"amx_tile", "avx512_bf16"})

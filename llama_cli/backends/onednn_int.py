@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ..model.quantized import (
     in_full,
     int4_levels,
 )
-from ..options import Quantization
+from ..model.weights import Role
 from .machine import processor
 from .onednn import packed_linear
 
@@ -28,35 +27,29 @@ from .onednn import packed_linear
 ACTIVATION_LIMIT = 127 if processor().multiplies_bytes else 63
 ZERO_POINT = 128
 
-INT4_CAPABILITY = (8, 0)  # of GPUs that multiply bfloat16
+SENSITIVE: tuple[Role, ...] = ("down", "output")  # layers that the rounding of their inputs harms most
 
 
-def can_quantize(device: torch.device, quantize: Quantization = "int8") -> bool:
-    """Whether this torch and this processor have the kernels: an x86 CPU, or a GPU, for int4 not the oldest."""
-    if device.type == "cuda":
-        return quantize == "int8" or torch.cuda.get_device_capability(device) >= INT4_CAPABILITY
-    return (
-        device.type == "cpu"
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and processor().has_avx2
-    )
+def can_quantize() -> bool:
+    """Whether this torch and this processor have the kernels."""
+    return processor().has_avx2 and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 class Int8Linear(nn.Module):
     """x @ weight.T with both sides rounded to 8 bits: a scale for each weight row, and one for each token.
 
-    Sums are exact integers, so a token's result does not depend on its neighbours in the batch. Inputs may take
-    two digits of 8 bits, the second for what the first leaves over: the rows double, which costs little where
-    reading the weights is what takes the time.
+    Sums are exact integers, so a token's result does not depend on its neighbours in the batch. `with_residual` rounds
+    what is left of the inputs to 8 bits too: the rows double, which costs little where reading the weights takes the
+    time.
     """
 
     packed: Tensor
     scales: Tensor
     zeros: Tensor
 
-    def __init__(self, weight: Weight, digits: Literal[1, 2] = 1) -> None:
+    def __init__(self, weight: Weight, *, with_residual: bool = False) -> None:
         super().__init__()
-        self.digits = digits
+        self.with_residual = with_residual
         rounded = as_int8(weight)
         packed = torch.ops.onednn.qlinear_prepack(rounded.values, None)
         self.register_buffer("packed", packed, persistent=False)
@@ -65,7 +58,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
-        return multiply_rounded(x, self.digits, self._multiply)
+        return multiply_rounded(x, self._multiply, with_residual=self.with_residual)
 
     def _multiply(self, rounded: Tensor) -> Tensor:
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -75,31 +68,34 @@ class Int8Linear(nn.Module):
         return out
 
 
-def multiply_rounded(x: Tensor, digits: Literal[1, 2], multiply: Callable[[Tensor], Tensor]) -> Tensor:
-    """x (N, in) in whole steps, times something: `multiply` takes whole numbers (M, in) around ZERO_POINT, uint8."""
+def multiply_rounded(x: Tensor, multiply: Callable[[Tensor], Tensor], *, with_residual: bool) -> Tensor:
+    """The product of x (N, in), rounded to 8 bits, with the weights of `multiply`: (N, out) in the dtype of x.
+
+    `multiply` takes rows of uint8 that mean their difference from ZERO_POINT, (M, in), and gives float32 (M, out).
+    """
     wide = x.float()
-    digit, steps = round_rows(wide)
-    if digits == 1:
-        return multiply(digit).mul_(steps).type_as(x)
-    rest, smaller_steps = round_rows(torch.addcmul(wide, digit.float().sub_(ZERO_POINT), steps, value=-1))
-    coarse, fine = multiply(torch.cat([digit, rest])).chunk(2)
-    return coarse.mul_(steps).addcmul_(fine, smaller_steps).type_as(x)
+    values, scales = round_rows(wide)
+    if not with_residual:
+        return multiply(values).mul_(scales).type_as(x)
+    residual, smaller = round_rows(torch.addcmul(wide, values.float().sub_(ZERO_POINT), scales, value=-1))
+    coarse, fine = multiply(torch.cat([values, residual])).chunk(2)
+    return coarse.mul_(scales).addcmul_(fine, smaller).type_as(x)
 
 
 def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x (N, in) in whole steps around ZERO_POINT, uint8, and the size of a step in each row, (N, 1)."""
+    """Rows x (N, in) as uint8 whose difference from ZERO_POINT times the scale of the row is x; scales are (N, 1)."""
     largest = torch.maximum(x.amax(-1, keepdim=True), x.amin(-1, keepdim=True).neg_())  # a tenth of vector_norm's time
-    steps = largest.clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)
-    return (x / steps).add_(ZERO_POINT + 0.5).to(torch.uint8), steps  # the cast cuts off: half a step more rounds
+    scales = largest.clamp_min_(SMALLEST).div_(ACTIVATION_LIMIT)
+    return (x / scales).add_(ZERO_POINT + 0.5).to(torch.uint8), scales  # the cast cuts off: half a unit more rounds
 
 
-def fine_int8_linear(weight: Weight) -> Int8Linear:
-    """8 bits for layers that suffer most from the rounding of their inputs."""
-    return Int8Linear(weight, digits=2)
+def int8_layer(weight: Weight, role: Role) -> nn.Module:
+    """8 bits."""
+    return Int8Linear(weight, with_residual=role in SENSITIVE)
 
 
 class Int4Linear(nn.Module):
-    """x @ weight.T with weights of 4 bits, a scale and a middle for each group of 32; computes in bfloat16."""
+    """x @ weight.T with weights of 4 bits, a scale and a zero point for each group of 32; computes in bfloat16."""
 
     packed: Tensor
     scales: Tensor
@@ -125,6 +121,8 @@ class Int4Linear(nn.Module):
         return out
 
 
-def int4_linear(weight: Weight) -> nn.Module:
-    """4 bits where the kernel takes the shape, else full weights."""
+def int4_layer(weight: Weight, role: Role) -> nn.Module:
+    """4 bits where the kernel takes the shape, else full weights; 8 for the output matrix, which suffers most."""
+    if role == "output":
+        return int8_layer(weight, role)
     return Int4Linear(weight) if fits_int4(*weight.shape) else packed_linear(in_full(weight))

@@ -9,9 +9,10 @@ from torch import nn
 
 from ..model.llama import TransformerBlock
 from ..model.quantized import Weight, in_full, join
-from ..model.weights import OF_ANY_LAYER, WeightSpec, joined
+from ..model.weights import OF_ANY_LAYER, Role, WeightSpec, joined
 
 MakeLinear = Callable[[Weight], nn.Module]  # from a weight (out, in)
+MakeLayer = Callable[[Weight, Role], nn.Module]  # from a weight with its role in the model
 
 
 def plain_linear(weight: Weight) -> nn.Linear:
@@ -23,14 +24,14 @@ def plain_linear(weight: Weight) -> nn.Linear:
 
 
 @torch.no_grad()
-def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLinear, make_w2: MakeLinear) -> None:
+def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLayer) -> None:
     """Make one layer of the weights that read the same inputs, wq with wk and wv, w1 with w3; of others one of each.
 
     Takes the matrices from the `weights` of the block (by names such as attention.wq.weight), so that each is let go
     as early as can be.
     """
     for name, parts in joined(_specs(weights)).items():
-        layer = (make_w2 if parts[0].role == "down" else make)(_take(weights, parts))
+        layer = make(_take(weights, parts), parts[0].role)
         if len(parts) > 1:
             for part in parts:
                 delattr(*_place(block, part.name))
@@ -38,13 +39,11 @@ def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: Ma
 
 
 @torch.no_grad()
-def replace(
-    block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLinear, make_w2: MakeLinear
-) -> None:
+def replace(block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLayer) -> None:
     """Make every matrix a layer of its own, taken from the `weights` of the block."""
     for spec in _specs(weights):
         if spec.is_linear:
-            setattr(*_place(block, spec.name), (make_w2 if spec.role == "down" else make)(_take(weights, [spec])))
+            setattr(*_place(block, spec.name), make(_take(weights, [spec]), spec.role))
 
 
 def _specs(weights: Iterable[str]) -> list[WeightSpec]:

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..backends.choose import Recipe
+from ..backends.backend import Backend
 from ..backends.place import fuse, replace
 from ..model.args import ModelArgs
 from ..model.llama import Llama, TransformerBlock
@@ -17,13 +17,14 @@ from ..model.split import WHOLE, Share, bounds_of, shared_args
 from ..model.weights import EMBEDDING, OUTPUT
 from ..options import OnLayer
 from .checkpoint import Checkpoint
+from .plan import runs_as_stored
 from .reshard import Slice
 
 
 def build_model(
     checkpoint: Checkpoint,
     args: ModelArgs,
-    recipe: Recipe,
+    backend: Backend,
     device: torch.device,
     share: Share = WHOLE,
     on_layer: OnLayer | None = None,
@@ -37,20 +38,24 @@ def build_model(
     with torch.device("meta"):
         model = Llama(args if share.size == 1 else shared_args(args, share))
     is_tied, part = checkpoint.is_tied, None if share.size == 1 else part_of
-    stream = checkpoint.stored(args, part) if runs_as_stored(checkpoint, recipe) else checkpoint.tensors(args, part)
+    stream = (
+        checkpoint.stored(args, part)
+        if runs_as_stored(checkpoint.headers, backend.offer)
+        else checkpoint.tensors(args, part)
+    )
     for place, named in groupby(stream, key=_place_of_weight):
         module = model.get_submodule(place) if place.startswith("layers.") else model
-        weights = {name.removeprefix(f"{place}."): _to(weight, recipe, device) for name, weight in named}
-        if recipe.make and recipe.make_w2 and module is not model:
-            place_layers = fuse if recipe.library is None else replace
-            place_layers(cast(TransformerBlock, module), weights, recipe.make, recipe.make_w2)
-        if recipe.make_output is not None and place == (EMBEDDING if is_tied else OUTPUT):
+        weights = {name.removeprefix(f"{place}."): _to(weight, backend, device) for name, weight in named}
+        if backend.make is not None and module is not model:
+            place_layers = fuse if backend.offer.joins else replace
+            place_layers(cast(TransformerBlock, module), weights, backend.make)
+        if backend.make is not None and place == (EMBEDDING if is_tied else OUTPUT):
             output = weights[EMBEDDING] if is_tied else weights.pop(OUTPUT)
-            model.output = recipe.make_output(output)  # type: ignore[assignment]
+            model.output = backend.make(output, "output")  # type: ignore[assignment]
         for name, weight in weights.items():
             layer = module.get_submodule(name.removesuffix(".weight"))
             layer.weight = nn.Parameter(in_full(weight), requires_grad=False)
-        if is_tied and place == EMBEDDING and recipe.make_output is None:
+        if is_tied and place == EMBEDDING and backend.make is None:
             model.output.weight = model.tok_embeddings.weight
         checkpoint.drop_pages()
         if on_layer is not None and place.startswith("layers."):
@@ -59,15 +64,10 @@ def build_model(
     return model.eval()
 
 
-def runs_as_stored(checkpoint: Checkpoint, recipe: Recipe) -> bool:
-    """Whether weights that are rounded in the files are those that a recipe would make."""
-    return checkpoint.quantization is not None and checkpoint.quantization == recipe.quantization
-
-
-def _to(weight: Weight, recipe: Recipe, device: torch.device) -> Weight:
+def _to(weight: Weight, backend: Backend, device: torch.device) -> Weight:
     if not isinstance(weight, Tensor):
         return type(weight)(weight.values.to(device), weight.scales.to(device))
-    return weight.to(device=device, dtype=recipe.activations if weight.dim() == 1 else recipe.dtype)
+    return weight.to(device=device, dtype=backend.activations if weight.dim() == 1 else backend.dtype)
 
 
 def _place_of_weight(named: tuple[str, Weight]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +43,6 @@ class Checkpoint:
     shards: Sequence[Shard]
     identities: Mapping[Path, Identity]  # of every file that the weights are read or computed from
     mmap: bool = True
-    is_quantised: bool = False  # in one of Meta's formats: weights are computed from what is stored
 
     @property
     def folder(self) -> Path:
@@ -91,28 +87,9 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that most of the weights are stored in; some programs keep norms in float32."""
-        return max(self.dtypes.items(), key=lambda pair: pair[1])[0]
-
-    @cached_property
-    def dtypes(self) -> Mapping[torch.dtype, int]:
-        """How many bytes are stored in each dtype."""
-        found: Counter[torch.dtype] = Counter()
-        for shard in self.shards:
-            for name in shard.names():
-                found[shard.dtype(name)] += prod(shard.shape(name)) * shard.dtype(name).itemsize
-        return found
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all weights as stored; a shared output matrix counts once."""
-        sizes = [
-            prod(shard.shape(name)) * shard.dtype(name).itemsize
-            for shard in self.shards
-            for name in shard.names()
-            if name != OUTPUT or not self.is_tied
-        ]
-        return sum(sizes)
+        """The dtype that most of the weights have as they are read."""
+        dtype: torch.dtype = getattr(torch, self.headers.dtype)
+        return dtype
 
     def _shapes(self, name: str) -> list[Shape]:
         """The shape of a tensor in every shard that has it."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
+from ..backends.offers import ABLE, INT4_CAPABILITY, Machine, Offer, choose_offer, expected_machine
 from ..errors import LlamaError
-from ..memory import PRECISIONS, Stored, can_split, plan_memory
+from ..memory import Gpu, can_split
 from ..model.args import ModelArgs
-from ..model.weights import EMBEDDING, Role, weights_of
+from ..model.weights import Role, weights_of
+from ..options import DtypeName, Kernels, Quantization
 from ..tokenizer import Tokenizer, TokenizerError, names_of
 from ..tokenizer.chat import TEMPLATES, TemplateName, family_template, make_template, recognise_template
 from ..tokenizer.known import known_tokenizer
 from .family import family_of
-from .header import item_size
 from .headers import Headers
 from .installed import model_name
 from .params import Configuration
+from .plan import plan_model, what_is_wanted
 from .tokenizer_file import check_vocabulary, open_tokenizer
 from .unsupported import unnested
 
@@ -30,8 +32,13 @@ FORMATS = {
     "llama2": "Llama2",
     "codellama-70b": "CodeLlama70B",
 }
-DTYPES = {2: "bfloat16", 4: "float32"}  # that models run in, by the bytes of a value
-
+Precision = Literal["bf16", "fp32", "int8", "int4"]
+PRECISIONS: Mapping[Precision, tuple[DtypeName, Quantization | None]] = {
+    "bf16": ("bf16", None),
+    "fp32": ("fp32", None),
+    "int8": ("auto", "int8"),
+    "int4": ("auto", "int4"),
+}
 
 PART_OF_ROLE: Mapping[Role, str] = {
     "embedding": "embedding",
@@ -130,52 +137,47 @@ def named_template(headers: Headers, words: Tokenizer) -> tuple[TemplateName, st
 
 
 def plan_table(
-    headers: Headers, args: ModelArgs, *, context: int, batch_size: int, memory: int, gpus: Sequence[int]
+    headers: Headers, args: ModelArgs, *, context: int, batch_size: int, memory: int, gpus: Sequence[Gpu]
 ) -> list[dict[str, Any]]:
-    """The memory plan in every precision on 1 to 8 ranks; bytes are those of one rank.
+    """The memory plan in every precision on 1 to 8 ranks, as `load` makes it; bytes are those of one rank on a CPU.
 
     On a CPU all ranks share `memory`, of GPUs each rank has one. `largest_context` is what fits the better place,
     at most what the model was trained for; 0 where not even the weights fit.
     """
-    tied = headers.is_tied
-    stored_as = headers.shards[0][EMBEDDING].dtype
+    machine = expected_machine(min((gpu.capability for gpu in gpus), default=INT4_CAPABILITY))
+    free = sorted((gpu.free for gpu in gpus), reverse=True)
     rows = []
-    for name, precision in PRECISIONS.items():
+    for precision in PRECISIONS:
+        on_cpu, on_gpu = (offer_of(headers, precision, machine, device) for device in ("cpu", "cuda"))
+        shown = on_cpu or offer_of(headers, precision, ABLE, "cpu")
+        assert shown is not None, "that machine can run all there is"
         for n_ranks in (n for n in RANKS if can_split(args, n)):
-            is_copied = stored_as != DTYPES[precision.itemsize] or len(headers.shards) > 1
-            # A CPU's fast layers are copies, so that a shared output matrix becomes a matrix of its own.
-            on_cpu, on_gpu = (
-                plan_memory(
-                    args,
-                    n_slots=batch_size,
-                    itemsize=precision.itemsize,
-                    linear_bytes=precision.linear_bytes,
-                    tied=shared,
-                    n_ranks=n_ranks,
-                    stored=stored,
-                )
-                for shared, stored in ((False, _stored(headers, name, is_copied=is_copied)), (tied, None))
-            )
-            runs_on_gpu = precision.linear_bytes == precision.itemsize  # quantised layers are a CPU's
-            gpu = sorted(gpus, reverse=True)[n_ranks - 1] if runs_on_gpu and n_ranks <= len(gpus) else 0
-            largest = max(on_cpu.largest_context(memory // n_ranks), on_gpu.largest_context(gpu))
+            plan = plan_model(headers, args, shown, n_slots=batch_size, n_ranks=n_ranks)
+            of_gpu = None if on_gpu is None else plan_model(headers, args, on_gpu, n_slots=batch_size, n_ranks=n_ranks)
+            gpu = free[n_ranks - 1] if n_ranks <= len(free) else 0
+            fitting = [plan.largest_context(memory // n_ranks)] if on_cpu else []
+            fitting += [of_gpu.largest_context(gpu)] if of_gpu else []
             rows.append(
                 {
-                    "precision": name,
+                    "precision": precision,
                     "ranks": n_ranks,
-                    "weight_bytes": on_cpu.weights,
-                    "cache_bytes": on_cpu.per_token * on_cpu.n_slots * context,
-                    "peak_bytes": on_cpu.total(context),
-                    "fits_cpu": n_ranks * on_cpu.total(context) <= memory,
-                    "fits_gpu": on_gpu.total(context) <= gpu if gpus else None,
-                    "largest_context": max(0, min(largest, args.max_seq_len)),
+                    "weight_bytes": plan.weights,
+                    "cache_bytes": plan.per_token * plan.n_slots * context,
+                    "peak_bytes": plan.total(context),
+                    "fits_cpu": on_cpu is not None and n_ranks * plan.total(context) <= memory,
+                    "fits_gpu": (of_gpu is not None and of_gpu.total(context) <= gpu) if gpus else None,
+                    "largest_context": max(0, min(max(fitting, default=0), args.max_seq_len)),
                 }
             )
     return rows
 
 
-def _stored(headers: Headers, precision: str, *, is_copied: bool) -> Stored:
-    saved = headers.quantization
-    if saved is None:
-        return Stored(item_size(headers.shards[0][EMBEDDING].dtype), is_copied, headers.is_tied)
-    return Stored(PRECISIONS[saved].linear_bytes, is_copied, False, "kept" if precision == saved else "undone")
+def offer_of(headers: Headers, precision: Precision, machine: Machine, device: str) -> Offer | None:
+    """How `load` would run a model in a precision; None where it could not.
+
+    Weights that `convert` has rounded are full ones where --kernels plain asks for it.
+    """
+    dtype, quantize = PRECISIONS[precision]
+    kernels: Kernels = "plain" if headers.quantization and quantize is None else "auto"
+    wanted = what_is_wanted(headers, machine, device, dtype=dtype, quantize=quantize, kernels=kernels)
+    return choose_offer(wanted, machine)

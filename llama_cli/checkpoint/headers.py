@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..backends.offers import BYTES, Dtype
 from ..errors import ModelRejected
 from ..files.json_file import read_object
 from ..files.quoting import plain
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 
 Format = Literal["pth", "safetensors", "huggingface"]
+FLOATS: Mapping[str, Dtype] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,35 @@ class Headers:
             rope_scale_factor=rope_scale_factor,
             name=model_name(self.folder),
         )
+
+    @cached_property
+    def dtype(self) -> Dtype:
+        """The dtype that most of the weights have as they are read; some programs keep norms in float32."""
+        found: Counter[Dtype] = Counter()
+        for tensor in self._weights():
+            found[self._dtype_read(tensor)] += int(prod(tensor.shape) * BYTES[self._dtype_read(tensor)])
+        return found.most_common(1)[0][0]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all weights as they are read; a shared output matrix counts once."""
+        return int(sum(prod(tensor.shape) * BYTES[self._dtype_read(tensor)] for tensor in self._weights()))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the weights are in one of Meta's formats, to be computed from what is stored."""
+        return self.quantization is None and any(t.dtype not in FLOATS for shard in self.shards for t in shard.values())
+
+    def _weights(self) -> Iterator[TensorHeader]:
+        for shard in self.shards:
+            for name, tensor in shard.items():
+                if not is_extra(name) and (name != OUTPUT or not self.is_tied):
+                    yield tensor
+
+    def _dtype_read(self, tensor: TensorHeader) -> Dtype:
+        """What a tensor is as a full one: that of the embedding where `convert` has rounded it, bfloat16 where Meta."""
+        stored = tensor.dtype if tensor.dtype in FLOATS else self.shards[0][EMBEDDING].dtype
+        return FLOATS.get(stored, "bfloat16")
 
     @property
     def file_bytes(self) -> int:

@@ -34,7 +34,7 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
         files.map()
         return Checkpoint(headers, [files], headers.identities, mmap=mmap)
     opened = plain_shards(headers.folder, headers.params, files)
-    return Checkpoint(headers, opened.weights, opened.identities, mmap=mmap, is_quantised=opened.is_quantised)
+    return Checkpoint(headers, opened.weights, opened.identities, mmap=mmap)
 
 
 def require_safe_torch(version: str) -> None:

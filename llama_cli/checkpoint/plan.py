@@ -1,42 +1,53 @@
-"""The memory that a checkpoint takes when it runs."""
+"""How a checkpoint is to run, and the memory that it takes then. `info` and `load` ask here alike: no torch."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
-from ..backends.choose import Recipe
-from ..memory import PRECISIONS, MemoryPlan, Stored, plan_memory
+from ..backends.offers import BYTES, Machine, Offer, Wanted, choose_dtype, choose_offer
+from ..memory import MemoryPlan, Rounding, Stored, plan_memory
 from ..model.args import ModelArgs
-from .build import runs_as_stored
-from .checkpoint import Checkpoint
+from ..options import DtypeName, Kernels, Quantization
+from .headers import Headers
+
+
+def what_is_wanted(
+    headers: Headers,
+    machine: Machine,
+    device: str,
+    *,
+    dtype: DtypeName = "auto",
+    quantize: Quantization | None = None,
+    kernels: Kernels = "auto",
+) -> Wanted:
+    """What a model is to run in, by options that may leave it open.
+
+    As its linear layers were rounded, where that runs; elsewhere they are made full ones.
+    """
+    asked = Wanted(choose_dtype(dtype, headers.dtype, headers.n_bytes, device), device, quantize, kernels)
+    if quantize is not None or headers.quantization is None or kernels == "plain":
+        return asked
+    as_rounded = replace(asked, quantize=headers.quantization)
+    return asked if choose_offer(as_rounded, machine) is None else as_rounded
+
+
+def runs_as_stored(headers: Headers, offer: Offer) -> bool:
+    """Whether weights that are rounded in the files are those that an offer would make."""
+    return headers.quantization is not None and headers.quantization == offer.quantization
 
 
 def plan_model(
-    checkpoint: Checkpoint,
-    args: ModelArgs,
-    recipe: Recipe,
-    device: torch.device,
-    *,
-    n_slots: int,
-    n_ranks: int = 1,
+    headers: Headers, args: ModelArgs, offer: Offer, *, n_slots: int, n_ranks: int = 1, mmap: bool = True
 ) -> MemoryPlan:
-    """The memory that a checkpoint takes on each of several ranks when it runs by a recipe."""
-    stored = None
-    if device.type == "cpu":
-        is_copied = recipe.dtype != checkpoint.dtype or len(checkpoint.shards) > 1 or not checkpoint.mmap
-        stored = Stored(checkpoint.dtype.itemsize, is_copied, checkpoint.is_tied)
-        if checkpoint.is_quantised:  # Meta's
-            stored = Stored(1, is_copied=True, is_tied=checkpoint.is_tied)
-        elif checkpoint.quantization is not None:
-            linear_bytes = PRECISIONS[checkpoint.quantization].linear_bytes
-            stored = Stored(linear_bytes, is_copied, False, "kept" if runs_as_stored(checkpoint, recipe) else "undone")
-    return plan_memory(
-        args,
-        n_slots=n_slots,
-        itemsize=recipe.dtype.itemsize,
-        tied=checkpoint.is_tied and not recipe.copies_embedding,
-        linear_bytes=recipe.linear_bytes,
-        n_ranks=n_ranks,
-        stored=stored,
-        packs=recipe.make is not None and recipe.library is None,
-    )
+    """The memory that a checkpoint takes on each of several ranks when it runs by an offer."""
+    return plan_memory(args, offer, _stored(headers, offer, mmap=mmap), n_slots=n_slots, n_ranks=n_ranks)
+
+
+def _stored(headers: Headers, offer: Offer, *, mmap: bool) -> Stored:
+    is_tied, is_copied = headers.is_tied, offer.dtype != headers.dtype or len(headers.shards) > 1 or not mmap
+    if headers.is_quantized:
+        return Stored(1, is_tied, is_copied=True)
+    if headers.quantization is None:
+        return Stored(BYTES[headers.dtype], is_tied, is_copied)
+    rounding: Rounding = "kept" if runs_as_stored(headers, offer) else "undone"
+    return Stored(BYTES[headers.quantization], is_tied, is_copied, rounding)

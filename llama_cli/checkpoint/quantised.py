@@ -23,7 +23,6 @@ class Shards:
 
     weights: Sequence[Shard]
     identities: Mapping[Path, Identity]  # of every file they read
-    is_quantised: bool
 
 
 def plain_shards(folder: Path, params: Mapping[str, Any], archives: Sequence[Archive]) -> Shards:
@@ -44,4 +43,4 @@ def plain_shards(folder: Path, params: Mapping[str, Any], archives: Sequence[Arc
         weights = [Fp8Weights(archive, scale, rank) for rank, (archive, scale) in enumerate(pairs)]
         archives = [archive for pair in pairs for archive in pair]
     identities = {archive.path: archive.identity for archive in archives}
-    return Shards(weights, identities, is_quantised=form is not None or bool(scales))
+    return Shards(weights, identities)

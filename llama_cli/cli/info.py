@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..memory import format_bytes, free_gpu_memory, free_memory, usable_memory
+from ..memory import format_bytes, free_memory, gpus_here, usable_memory
 from .options import (
     MessageOptions,
     ModelArgument,
@@ -52,7 +52,7 @@ def info(
     configuration = headers.configuration(rope_scale_factor=model.rope_scale_factor)
     described = describe_model(headers, configuration)
     context = model.max_seq_len or configuration.args.max_seq_len
-    memory, gpus = free_memory(), free_gpu_memory()
+    memory, gpus = free_memory(), gpus_here()
     rows = plan_table(
         headers,
         configuration.args,
@@ -62,7 +62,8 @@ def info(
         gpus=gpus,
     )
     described["memory"] = {
-        "context": context, "batch_size": batch_size, "free_bytes": memory, "free_gpu_bytes": gpus, "plans": rows,
+        "context": context, "batch_size": batch_size, "free_bytes": memory,
+        "free_gpu_bytes": [gpu.free for gpu in gpus], "plans": rows,
     }  # fmt: skip
     terminal = Terminal()
     terminal.write_json(described) if as_json else terminal.write(_format(described))
@@ -101,7 +102,12 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
         tokenizer = f"{words['kind']}, {words['n_words']:,} tokens{known}: {words['path']}"
     ends = ", ".join(f"{name} ({number})" for name, number in (words["stop_tokens"] or {}).items())
     rounded = described["quantization"]
-    runs = [("rounded", f"to {rounded} by llama-cli convert; runs so on an x86 CPU, as full weights elsewhere")]
+    runs = [
+        (
+            "rounded",
+            f"to {rounded} by llama-cli convert; runs so on an x86 CPU and on NVIDIA GPUs, as full weights elsewhere",
+        )
+    ]
     return [
         ("family", f"{family}, {count}"),
         ("folder", described["folder"]),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DoesNotFit, InputRejected, LlamaError, NumericalError
+from ..model.pieces import CHUNK
 from ..model.span import Span
 from . import sampler
 from .constraint import Constraint
@@ -64,7 +65,7 @@ class Engine:
         n_words: int,
         stop_tokens: frozenset[int],
         n_ids: int | None = None,
-        chunk: int = 512,
+        chunk: int = CHUNK,
         guide: Callable[[Request], Guides] = no_guides,
     ) -> None:
         """`n_words` ids have a token; the model knows `n_ids`, by default no more than those.

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from ..errors import InputRejected
 from ..model.batch import Batch
-from ..model.cache import Cache
+from ..model.cache import GROWTH, Cache
 from ..model.llama import Llama
 from ..model.span import Span
 from .scheduler import Plan
-
-# The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
-GROWTH = 256
 
 
 class DecodeSteps(Protocol):

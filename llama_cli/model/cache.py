@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# The cache grows in steps of so many positions, so that a chat does not reallocate it at every turn.
+GROWTH = 256
+
 
 class LayerCache:
     """Keys and values of one layer, each (n_slots, n_kv_heads, max_seq_len, head_dim).

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Upcast at a time: the heap keeps such blocks for the next step (files/pages.keep_heap). More parts than needed
-# cost an answer up to 7 % of its speed.
-PART_BYTES = 64 << 20
+from .pieces import PART_BYTES
+
 BLOCK_ROWS = 64  # of oneDNN's layout
 
 

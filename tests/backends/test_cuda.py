@@ -1,17 +1,18 @@
 """Weights of 8 bits with inputs as they are. torch has the kernel for CPUs too, so it is tested there."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.models import DATA, forward, fused_model, golden, golden_tensors, new_cache
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from llama_cli.backends.choose import choose_recipe
+from llama_cli.backends.backend import choose_backend
 from llama_cli.backends.cuda import WeightOnlyInt4Linear, WeightOnlyInt8Linear
+from llama_cli.backends.offers import ABLE, Wanted
 from llama_cli.errors import UsageError
 from llama_cli.model.quantized import round_int4, round_int8
-
-CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -46,22 +47,23 @@ def test_a_model_stays_near_metas():
 
 
 def test_which_devices_it_is_for():
-    recipe = choose_recipe(torch.bfloat16, CUDA, quantize="int8")
-    assert (recipe.name, recipe.activations, recipe.make) == ("int8", torch.bfloat16, WeightOnlyInt8Linear)
+    backend = choose_backend(Wanted("bfloat16", "cuda", "int8"), ABLE)
+    assert (backend.offer.name, backend.activations) == ("int8", torch.bfloat16)
+    assert isinstance(backend.make(torch.ones(16, 64), "down"), WeightOnlyInt8Linear)
 
 
 @pytest.mark.parametrize(("capability", "fits"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
-def test_which_gpus_int4_is_for(capability, fits, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+def test_which_gpus_int4_is_for(capability, fits):
+    wanted, machine = Wanted("float16", "cuda", "int4"), dataclasses.replace(ABLE, capability=capability)
     if not fits:
         with pytest.raises(UsageError, match=r"int4 needs .* or an NVIDIA GPU of compute capability 8.0, not cuda"):
-            choose_recipe(torch.float16, CUDA, quantize="int4")
+            choose_backend(wanted, machine)
         return
-    recipe = choose_recipe(torch.float16, CUDA, quantize="int4")
-    assert (recipe.name, recipe.dtype, recipe.activations) == ("int4", torch.bfloat16, torch.bfloat16)
-    assert isinstance(recipe.make_output(torch.ones(16, 64)), WeightOnlyInt8Linear)
+    backend = choose_backend(wanted, machine)
+    assert (backend.offer.name, backend.dtype, backend.activations) == ("int4", torch.bfloat16, torch.bfloat16)
+    assert isinstance(backend.make(torch.ones(16, 64), "output"), WeightOnlyInt8Linear)
     odd = torch.randn(16, 40)
-    assert torch.equal(recipe.make(odd).weight, odd), "no whole groups"
+    assert torch.equal(backend.make(odd, "down").weight, odd), "no whole groups"
 
 
 @pytest.mark.parametrize(("n_in", "tiles"), [(128, 8), (192, 4), (32, 2)])

@@ -45,7 +45,7 @@ def test_a_packed_model_is_metas_in_float32():
     folder = DATA / "tiny/gqa"
     model, expected = load_model(folder), golden_tensors(folder)
     for layer in model.layers:
-        fuse(layer, layer.state_dict(), PackedLinear, PackedLinear)
+        fuse(layer, layer.state_dict(), lambda weight, role: PackedLinear(weight))
     model.output = PackedLinear(model.output.weight)
     for prompt, case in golden(folder)["prompts"].items():
         if "logit_positions" in case:

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers.models import DATA, forward, golden, golden_tensors, load_model, new_cache
 
-from llama_cli.backends import choose as recipe
-from llama_cli.backends import upcast
+from llama_cli.backends import backend, upcast
 from llama_cli.backends.machine import Processor
 from llama_cli.backends.onednn import can_pack
 from llama_cli.backends.upcast import UpcastLinear
@@ -63,8 +62,8 @@ def test_other_processors_are_left_to_torch(monkeypatch):
 @pytest.mark.parametrize("can", [False, True])
 def test_an_upcast_model_is_metas(monkeypatch, can):
     """On a processor without bfloat16, with and without oneDNN's layout: nearer to float32 than Meta's own."""
-    monkeypatch.setattr(recipe, "many_rows", lambda: 1)
-    monkeypatch.setattr(recipe, "can_pack", lambda dtype, device: can and can_pack(dtype, device))
+    monkeypatch.setattr(backend, "many_rows", lambda: 1)
+    monkeypatch.setattr(backend, "can_pack", lambda dtype, device: can and can_pack(dtype, device))
     folder = DATA / "tiny/gqa"
     model, expected = load_model(folder, torch.bfloat16, kernels="torch"), golden_tensors(folder)
     assert isinstance(model.layers[0].attention.wqkv, UpcastLinear)

@@ -168,7 +168,8 @@ def test_the_estimate_is_the_memory_that_is_used(context, tmp_path):
 
     A tokenizer of 256 characters takes less than BASE allows for, so a small model's process stands for it.
     """
-    from llama_cli.memory import BASE, HEADROOM, plan_memory
+    from llama_cli.backends.offers import ABLE, Wanted, choose_offer
+    from llama_cli.memory import BASE, HEADROOM, Stored, plan_memory
 
     args = read_params({**BIG, "vocab_size": 256})
     write_meta(tmp_path, random_weights(args, dtype=torch.float32))
@@ -179,6 +180,8 @@ def test_the_estimate_is_the_memory_that_is_used(context, tmp_path):
     flags = ["-m", tmp_path, "-f", tmp_path / "text", "-n", "1", "-t", "0", "-c", context, "--kernels", "plain"]
     small = commands.run("complete", "-m", TINY, "a", "-n", "1", "-c", "16").peak_bytes
     peak = commands.run("complete", *flags, "--dtype", "fp32").peak_bytes
-    planned = plan_memory(args, n_slots=1, itemsize=4, tied=False).total(context) - BASE * (1 + HEADROOM) + small
+    offer = choose_offer(Wanted("float32", "cpu", kernels="plain"), ABLE)
+    plan = plan_memory(args, offer, Stored(4, is_tied=False, is_copied=False), n_slots=1)
+    planned = plan.total(context) - BASE * (1 + HEADROOM) + small
     assert planned == pytest.approx(peak, rel=0.1)
     assert planned > 0.97 * peak

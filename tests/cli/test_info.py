@@ -12,9 +12,10 @@ from helpers.models import DATA
 from helpers.sentencepieces import write_sentencepiece
 from helpers.sparse import write_sparse_model
 
+from llama_cli.backends.offers import ABLE, Wanted, choose_offer
 from llama_cli.checkpoint.params import read_params
 from llama_cli.cli.app import main
-from llama_cli.memory import format_bytes, free_memory, plan_memory
+from llama_cli.memory import Stored, format_bytes, free_memory, plan_memory
 
 TINY = DATA / "tiny/bpe1024"
 FAMILY = json.loads((DATA / "params_family.json").read_text())["models"]
@@ -87,7 +88,8 @@ def test_the_weights_of_a_rank_are_those_of_a_shard(case):
     attention = sizes["attention.wq"] + 2 * sizes["attention.wk"] + sizes["attention.wo"]
     layer = attention + 2 * sizes["feed_forward.w1"] + sizes["feed_forward.w2"] + 2 * sizes["norm"]
     outer = sizes["tok_embeddings.weight"] + sizes["output.weight"] + sizes["norm"]
-    plan = plan_memory(args, n_slots=1, itemsize=2, tied=False, n_ranks=n_ranks)
+    offer = choose_offer(Wanted("bfloat16", "cpu"), ABLE)
+    plan = plan_memory(args, offer, Stored(2, is_tied=False, is_copied=True), n_slots=1, n_ranks=n_ranks)
     assert plan.weights == 2 * (args.n_layers * layer + outer)
 
 
@@ -120,7 +122,7 @@ def test_the_plan_follows_context_and_batch(run, sparse):
 def test_a_gpu_is_counted(run, sparse, tmp_path, monkeypatch):
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 4000\necho 3600\n")
+    program.write_text("#!/bin/sh\necho 4000, 8.6\necho 3600, 8.9\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
     folder = sparse(ONE_B)
@@ -131,6 +133,8 @@ def test_a_gpu_is_counted(run, sparse, tmp_path, monkeypatch):
     assert not fits["fp32", 1]
     assert fits["fp32", 2]
     assert not fits["bf16", 4]
+    assert fits["int8", 1]
+    assert fits["int4", 2]
     program.write_text("#!/bin/sh\necho no driver; exit 9\n")
     assert json.loads(run(folder, "--json")[1])["memory"]["free_gpu_bytes"] == []
 

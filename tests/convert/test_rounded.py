@@ -1,5 +1,6 @@
 """Folders with rounded weights answer as --quantize at load does, and are plain models to everything else."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -7,13 +8,13 @@ import shutil
 import pytest
 import torch
 from helpers.folders import ARGS, PARAMS, checked, random_weights, raw_safetensors, refusal, write_meta, write_params
-from helpers.models import DATA, forward, golden, load_model, new_cache
+from helpers.models import DATA, backend_of, forward, golden, load_model, new_cache
 from helpers.progress import Silent
 from safetensors.torch import load_file, save_file
 
 import llama_cli
 from llama_cli import Sampling
-from llama_cli.backends.choose import choose_recipe
+from llama_cli.backends.backend import machine_of
 from llama_cli.backends.onednn_int import can_quantize
 from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.build import build_model
@@ -35,7 +36,7 @@ from llama_cli.model.weights import weight_shapes
 CPU = torch.device("cpu")
 FILE = "consolidated.safetensors"
 GREEDY = Sampling(temperature=0, max_tokens=12, ignore_eos=True)
-needs_kernels = pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no kernels for few bits")
+needs_kernels = pytest.mark.skipif(not can_quantize(), reason="this processor has no kernels for few bits")
 both = pytest.mark.parametrize("kind", ["int8", "int4"])
 
 
@@ -167,7 +168,8 @@ def test_elsewhere_it_is_a_model_of_full_weights(kind, tmp_path, monkeypatch, ca
     plain = llama_cli.load(folder, kernels="plain")
     assert plain.info.dtype == "float32"
     assert caplog.text == ""
-    monkeypatch.setattr("llama_cli.loader.can_quantize", lambda *asked: False)
+    other_machine = dataclasses.replace(machine_of(CPU), has_onednn_int=False)
+    monkeypatch.setattr("llama_cli.loader.machine_of", lambda device: other_machine)
     other = llama_cli.load(folder)
     assert other.info.dtype == "float32"
     assert f"saved holds {kind} weights, which do not run here as they are" in caplog.text
@@ -204,8 +206,8 @@ def test_a_share_of_the_model_runs(kind, kernels, tmp_path):
     """Where an int4 part has rows that the kernel does not take, the layer has full weights."""
     checkpoint, args = checked(saved(DATA / "tiny/gqa", tmp_path / "saved", kind))
     for rank in range(2):
-        recipe = choose_recipe(torch.bfloat16, CPU, quantize=kind, kernels=kernels)
-        model = build_model(checkpoint, args, recipe, CPU, Share(rank, 2))
+        backend = backend_of(torch.bfloat16, quantize=kind, kernels=kernels)
+        model = build_model(checkpoint, args, backend, CPU, Share(rank, 2))
         x = random(3, args.dim).bfloat16()
         parts = []
         for name in (f"layers.0.attention.{each}.weight" for each in ("wq", "wk", "wv")):

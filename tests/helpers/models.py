@@ -9,7 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from llama_cli.backends.choose import choose_recipe
+from llama_cli.backends.backend import Backend, choose_backend, machine_of
+from llama_cli.backends.dtype import DTYPES
+from llama_cli.backends.offers import DTYPES as NAMES
+from llama_cli.backends.offers import Wanted
 from llama_cli.backends.place import MakeLinear, fuse
 from llama_cli.checkpoint import Checkpoint, open_checkpoint
 from llama_cli.checkpoint.build import build_model
@@ -57,6 +60,18 @@ def open_model(folder: Path) -> tuple[Checkpoint, ModelArgs]:
     return checkpoint, args
 
 
+def backend_of(
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    quantize: Quantization | None = None,
+    kernels: Kernels = "auto",
+) -> Backend:
+    """How a model runs here in a dtype."""
+    name = next(NAMES[name] for name, each in DTYPES.items() if each == dtype)
+    return choose_backend(Wanted(name, device, quantize, kernels), machine_of(torch.device(device)))
+
+
 def load_model(
     folder: Path,
     dtype: torch.dtype = torch.float32,
@@ -68,7 +83,7 @@ def load_model(
     """The bare transformer of a folder."""
     checkpoint, args = open_model(folder)
     cpu = torch.device("cpu")
-    model = build_model(checkpoint, args, choose_recipe(dtype, cpu, quantize=quantize, kernels=kernels), cpu)
+    model = build_model(checkpoint, args, backend_of(dtype, quantize=quantize, kernels=kernels), cpu)
     model.prepare_rope(positions)
     return model
 
@@ -77,7 +92,8 @@ def fused_model(folder: Path, make: MakeLinear) -> Llama:
     """The same of joined layers of one kind."""
     model = load_model(folder)
     for block in model.layers:
-        fuse(block, {name: weight for name, weight in block.named_parameters() if "norm" not in name}, make, make)
+        weights = {name: weight for name, weight in block.named_parameters() if "norm" not in name}
+        fuse(block, weights, lambda weight, role: make(weight))
     return model
 
 

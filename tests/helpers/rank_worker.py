@@ -11,10 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from helpers.models import open_model
+from helpers.models import backend_of, open_model
 from torch import distributed
 
-from llama_cli.backends.choose import choose_recipe
 from llama_cli.checkpoint.build import build_model
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling, Token
@@ -31,8 +30,8 @@ COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
 
 def build(case, share):
     checkpoint, args = open_model(case["folder"])
-    recipe = choose_recipe(getattr(torch, case["dtype"]), CPU, quantize=case["quantize"])
-    model = build_model(checkpoint, args, recipe, CPU, share)
+    backend = backend_of(getattr(torch, case["dtype"]), quantize=case["quantize"])
+    model = build_model(checkpoint, args, backend, CPU, share)
     if share.size > 1:
         parallelize(model, args, share)
     return model, args

@@ -112,7 +112,7 @@ def test_rows_are_not_padded_for_nothing(places):
 def test_a_fused_model_is_the_model():
     whole, fused = random_model(SMALL), random_model(SMALL)
     for layer in fused.layers:
-        fuse(layer, layer.state_dict(), plain_linear, plain_linear)
+        fuse(layer, layer.state_dict(), lambda weight, role: plain_linear(weight))
     tokens = [4, 8, 15, 16, 23, 42]
     expected = forward(whole, new_cache(whole, 1, 8), tokens)
     torch.testing.assert_close(forward(fused, new_cache(fused, 1, 8), tokens), expected, atol=1e-5, rtol=1e-5)

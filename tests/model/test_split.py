@@ -6,9 +6,10 @@ import pytest
 import torch
 from helpers.folders import random_weights
 
+from llama_cli.backends.offers import ABLE, Wanted, choose_offer
 from llama_cli.checkpoint.params import read_params
 from llama_cli.checkpoint.reshard import read_slice
-from llama_cli.memory import can_split, plan_memory, possible_ranks
+from llama_cli.memory import Stored, can_split, plan_memory, possible_ranks
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.llama import Llama
 from llama_cli.model.split import Share, bounds_of, shared_args, vocabulary_of
@@ -71,4 +72,6 @@ def test_the_memory_plan_counts_what_the_fullest_rank_has(size, tied):
         part(name, weight, Share(0, size)).numel() * 2 for name, weight in weights.items() if name != "output.weight"
     )
     n_bytes += 0 if tied else part("output.weight", weights["output.weight"], Share(0, size)).numel() * 2
-    assert plan_memory(ARGS, n_slots=1, itemsize=2, tied=tied, n_ranks=size).weights == n_bytes
+    offer = choose_offer(Wanted("bfloat16", "cpu"), ABLE)
+    stored = Stored(2, is_tied=tied, is_copied=True)
+    assert plan_memory(ARGS, offer, stored, n_slots=1, n_ranks=size).weights == n_bytes

@@ -85,7 +85,7 @@ def test_bundled_goldens(n_ranks, tmp_path):
         assert_counted(result, n_ranks)
 
 
-@pytest.mark.skipif(not can_quantize(CPU), reason="this processor has no kernels for few bits")
+@pytest.mark.skipif(not can_quantize(), reason="this processor has no kernels for few bits")
 def test_rounded_folders_on_two_ranks(tmp_path):
     """Full weights give the same ids. What few bits make of inputs depends on the part that a rank sees of them."""
     folder, cases = DATA / "tiny/gqa", []
@@ -149,7 +149,7 @@ PRECISIONS = {"float32": ("float32", None), "bfloat16": ("bfloat16", None), "int
 @pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
 def test_any_stored_split_on_any_ranks(n_ranks, tmp_path):
     """Stored in 1, 2, 4, 8 files, split as Llama 2 and as Llama 3 do, in three precisions."""
-    names = [name for name in PRECISIONS if name != "int8" or can_quantize(CPU)]
+    names = [name for name in PRECISIONS if name != "int8" or can_quantize()]
     cases, kinds = [], []
     for model in ("kv8", "mha"):
         folder = DATA / "tiny" / model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from ...model.parts import multiply_parts, rows_of_a_part
 from ...model.quantized import Int4Weight, Weight, as_int4, as_int8, fits_int4, in_full
-from ..onednn_int import ZERO_POINT, multiply_rounded
+from ...model.weights import Role
+from ..onednn_int import SENSITIVE, ZERO_POINT, multiply_rounded
 from ..upcast import MANY_WITH_SLOW_BFLOAT16, many_rows
 from .library import Kind, Library, Matrix, address
 
@@ -20,7 +20,6 @@ from .library import Kind, Library, Matrix, address
 FEW = 32
 FEW_WITH_SLOW_BFLOAT16 = 128
 
-KIND_OF_DIGITS = {1: Kind.INT8, 2: Kind.INT8_FINE}
 KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
 
 
@@ -43,16 +42,14 @@ class NativeLayers:
         """All bits of the weights."""
         return NativeLinear(in_full(weight), self)
 
-    def int8(self, weight: Weight) -> nn.Module:
+    def int8(self, weight: Weight, role: Role) -> nn.Module:
         """8 bits for both sides."""
-        return NativeInt8Linear(weight, self.library, digits=1)
+        return NativeInt8Linear(weight, self.library, with_residual=role in SENSITIVE)
 
-    def fine_int8(self, weight: Weight) -> nn.Module:
-        """8 bits, and two digits of them for inputs."""
-        return NativeInt8Linear(weight, self.library, digits=2)
-
-    def int4(self, weight: Weight) -> nn.Module:
-        """4 bits where the shape allows it."""
+    def int4(self, weight: Weight, role: Role) -> nn.Module:
+        """4 bits where the shape allows it; 8 for the output matrix, which suffers most."""
+        if role == "output":
+            return self.int8(weight, role)
         if isinstance(weight, Int4Weight) or fits_int4(*weight.shape):
             return NativeInt4Linear(weight, self)
         return self.full(weight)
@@ -90,23 +87,22 @@ class NativeInt8Linear(nn.Module):
     scales: Tensor
     sums: Tensor
 
-    def __init__(self, weight: Weight, library: Library, digits: Literal[1, 2] = 1) -> None:
+    def __init__(self, weight: Weight, library: Library, *, with_residual: bool) -> None:
         super().__init__()
         self.library = library
-        self.digits = digits
+        self.with_residual = with_residual
         rounded = as_int8(weight)
         self.register_buffer("values", rounded.values.contiguous(), persistent=False)
         self.register_buffer("scales", rounded.scales.clone(), persistent=False)
         self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
-        self.matrix = Matrix(
-            *map(address, (self.values, self.scales, self.sums)), *weight.shape, KIND_OF_DIGITS[digits]
-        )
+        kind = Kind.INT8_FINE if with_residual else Kind.INT8
+        self.matrix = Matrix(*map(address, (self.values, self.scales, self.sums)), *weight.shape, kind)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
         if len(x) <= FEW:
             return self.library.linear(self.matrix, x.float()).type_as(x)
-        return multiply_rounded(x, self.digits, self._multiply)
+        return multiply_rounded(x, self._multiply, with_residual=self.with_residual)
 
     def _multiply(self, rounded: Tensor) -> Tensor:
         signed = rounded.bitwise_xor_(ZERO_POINT).view(torch.int8)  # in two's complement as good as subtracting it
@@ -114,7 +110,7 @@ class NativeInt8Linear(nn.Module):
 
 
 class NativeInt4Linear(nn.Module):
-    """x @ weight.T with weights of 4 bits, a scale and a middle for each group of 32."""
+    """x @ weight.T with weights of 4 bits, a scale and a zero point for each group of 32."""
 
     values: Tensor
     scales: Tensor

@@ -40,15 +40,14 @@ def native_model(args, kind, seed=0):
     if kind in ("int8", "int4") and not LIBRARY.has_int8:  # both have outputs of 8 bits
         pytest.skip("this processor cannot")
     model, layers = random_model(args, seed), NativeLayers(LIBRARY)
-    make = {"int8": layers.int8, "int4": layers.int4}.get(kind, layers.full)
-    make_w2 = {"int8": layers.fine_int8, "int4": layers.int4}.get(kind, layers.full)
+    make = {"int8": layers.int8, "int4": layers.int4}.get(kind, lambda weight, role: layers.full(weight))
     dtype = torch.float32 if kind in ("float32", "int8") else torch.bfloat16
     model.to(dtype)
     if kind == "int8":
         model.tok_embeddings.bfloat16()
     for layer in model.layers:
-        replace(layer, dict(layer.state_dict()), make, make_w2)
-    model.output = (layers.full if kind in ("float32", "bfloat16") else layers.fine_int8)(model.output.weight)
+        replace(layer, dict(layer.state_dict()), make)
+    model.output = make(model.output.weight, "output")
     return model
 
 
@@ -115,7 +114,7 @@ def test_a_row_never_depends_on_its_neighbours(kind):
 def test_which_models_it_takes():
     model = native_model(SMALL, "bfloat16")
     assert can_step(model, LIBRARY)
-    model.layers[1].attention.wk = NativeLayers(LIBRARY).int4(torch.zeros(16, 32))
+    model.layers[1].attention.wk = NativeLayers(LIBRARY).int4(torch.zeros(16, 32), "query_key_value")
     assert not can_step(model, LIBRARY), "its inputs lie another way"
     assert not can_step(native_model(dataclasses.replace(SMALL, dim=512, n_heads=1, n_kv_heads=1), "float32"), LIBRARY)
 

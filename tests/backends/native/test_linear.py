@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.models import DATA, forward, golden, golden_tensors, load_model, new_cache
+from helpers.models import DATA, backend_of, forward, golden, golden_tensors, load_model, new_cache
 
-from llama_cli.backends import choose as recipe
+from llama_cli.backends import backend
 from llama_cli.backends.native.library import native_library
 from llama_cli.backends.native.linear import FEW, NativeLayers, NativeLinear
 from llama_cli.backends.onednn import PackedLinear, can_pack
@@ -64,9 +64,9 @@ def test_int8_is_exactly_the_sum_of_whole_numbers(n_out, n_in):
     layers, weight = NativeLayers(LIBRARY), numbers(n_out, n_in)
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows) * 10
-        torch.testing.assert_close(layers.int8(weight)(x), Int8Linear(weight)(x), atol=0, rtol=0)
+        torch.testing.assert_close(layers.int8(weight, "gate_up")(x), Int8Linear(weight)(x), atol=0, rtol=0)
         torch.testing.assert_close(
-            layers.fine_int8(weight)(x), Int8Linear(weight, digits=2)(x), atol=1e-6 * n_in, rtol=1e-6
+            layers.int8(weight, "down")(x), Int8Linear(weight, with_residual=True)(x), atol=1e-6 * n_in, rtol=1e-6
         )
 
 
@@ -75,7 +75,7 @@ def test_int8_is_exactly_the_sum_of_whole_numbers(n_out, n_in):
 @pytest.mark.parametrize(("n_out", "n_in"), [(64, 64), (48, 96), (16, 1024)])
 def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, upcasts):
     rounded = round_int4(numbers(n_out, n_in))
-    layer = NativeLayers(LIBRARY, upcasts=upcasts).int4(rounded)
+    layer = NativeLayers(LIBRARY, upcasts=upcasts).int4(rounded, "gate_up")
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).bfloat16()
         exact = F.linear(x.double(), rounded.dequantize().double())
@@ -85,15 +85,21 @@ def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, upcasts):
 
 
 def test_int4_keeps_what_does_not_fit_its_groups():
-    assert isinstance(NativeLayers(LIBRARY).int4(numbers(16, 40).bfloat16()), NativeLinear)
+    assert isinstance(NativeLayers(LIBRARY).int4(numbers(16, 40).bfloat16(), "gate_up"), NativeLinear)
+
+
+def made(layers, name, weight, role="down"):
+    """A layer of weights in some numbers."""
+    if name in ("int4", "int8"):
+        return getattr(layers, name)(weight, role)
+    return layers.full(weight.to(getattr(torch, name)))
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int4", pytest.param("int8", marks=needs_int8)])
 @pytest.mark.parametrize(("n_out", "n_in"), [(80, 192), (48, 1056), (37, 1100)])
 def test_a_row_never_depends_on_its_neighbours(name, n_out, n_in):
     layers, weight = NativeLayers(LIBRARY, few=130), numbers(n_out, n_in)
-    make = {"float32": layers.full, "bfloat16": layers.full, "int4": layers.int4, "int8": layers.fine_int8}[name]
-    layer = make(weight.bfloat16() if name == "bfloat16" else weight)
+    layer = made(layers, name, weight)
     x = numbers(130, n_in, seed=1)
     x = x.bfloat16() if name in ("bfloat16", "int4") else x
     alone = torch.cat([layer(row[None]) for row in x])
@@ -105,8 +111,7 @@ def test_a_row_never_depends_on_its_neighbours(name, n_out, n_in):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nan_and_infinity_are_not_lost(name, bad):
     layers, weight = NativeLayers(LIBRARY), numbers(80, 192)
-    make = {"float32": layers.full, "bfloat16": layers.full, "int4": layers.int4, "int8": layers.int8}[name]
-    layer = make(weight.bfloat16() if name == "bfloat16" else weight)
+    layer = made(layers, name, weight, "gate_up")
     for rows in (1, 5, 8, 11):
         x = numbers(rows, 192)
         x[-1, 100] = bad
@@ -132,9 +137,8 @@ def test_a_native_model_is_metas_in_float32():
 
 
 def test_without_a_compiler_torchs_kernels_are_used(monkeypatch):
-    monkeypatch.setattr(recipe, "native_library", lambda: None)
-    made = recipe.choose_recipe(torch.bfloat16, CPU)
-    assert made.library is None
+    monkeypatch.setattr(backend, "native_library", lambda: None)
+    assert backend_of(torch.bfloat16).library is None
     if can_pack(torch.bfloat16, CPU):
         model = load_model(DATA / "tiny/gqa", torch.bfloat16, kernels="auto")
         assert isinstance(model.output, PackedLinear)
