@@ -52,6 +52,17 @@ def test_the_citation_names_the_version_that_is_here():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_the_site_leads_to_every_page():
+    shown = set(re.findall(r'"([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text()))
+    assert shown == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_the_readme_names_every_command():
+    table = README.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    commands = {path.stem for path in (ROOT / "docs/reference").glob("*.md")} - {"index", "help"}
+    assert not [name for name in commands if f"`{name}`" not in table]
+
+
 def test_lines_of_pages_are_short():
     """But for those of tables, which cannot be broken."""
     long = [

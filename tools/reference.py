@@ -68,18 +68,17 @@ def item(names: str, text: str) -> str:
 
 def options(command: Any, context: Any) -> Iterator[str]:
     """The arguments, then the options group by group, in the order of the help; what help hides is left out."""
-    shown = [(each, row_of(each)) for each in command.get_params(context)]
-    shown = [(each, record) for each, record in shown if record is not None]
-    arguments = [record for each, record in shown if each.param_type_name == "argument"]
+    shown = [(each, row) for each in command.get_params(context) if (row := row_of(each)) is not None]
+    arguments = [row for each, row in shown if each.param_type_name == "argument"]
     if arguments:
         yield "## Arguments"
-        yield "\n".join(item(*record) for record in arguments)
-    flags = [(panel_of(each), record) for each, record in shown if each.param_type_name != "argument"]
+        yield "\n".join(item(*row) for row in arguments)
+    flags = [(panel_of(each), row) for each, row in shown if each.param_type_name != "argument"]
     order = list(dict.fromkeys(panel for panel, _ in flags))
     flags.sort(key=lambda flag: order.index(flag[0]))
     for panel, group in groupby(flags, key=lambda flag: flag[0]):
         yield f"## {panel}"
-        yield "\n".join(item(*record) for _, record in group)
+        yield "\n".join(item(*row) for _, row in group)
 
 
 def page_of(name: str, command: Any, program: Any) -> str:
@@ -93,14 +92,22 @@ def page_of(name: str, command: Any, program: Any) -> str:
     return "\n\n".join([*parts, *examples(command.epilog), *options(command, context)]) + "\n"
 
 
+def group_of(command: Any) -> str | None:
+    """The group that the program's help lists a command in."""
+    return command.rich_help_panel if isinstance(command.rich_help_panel, str) else None
+
+
 def index_of(commands: dict[str, Any]) -> str:
-    """The page that lists the commands."""
-    lines = [item_of_index(name, command) for name, command in commands.items()]
-    return "\n\n".join(["# Commands", WRITTEN, "\n".join(lines)]) + "\n"
-
-
-def item_of_index(name: str, command: Any) -> str:
-    return f"- [`{PROGRAM} {name}`]({name}.md): {plain(command.get_short_help_str(WIDTH))}"
+    """The page that lists the commands, in the groups of the program's own help."""
+    order = list(dict.fromkeys(group_of(command) for command in commands.values()))
+    parts = ["# Commands", WRITTEN]
+    for panel in order:
+        named = [(name, each) for name, each in commands.items() if group_of(each) == panel]
+        listed = "\n".join(
+            f"- [`{PROGRAM} {name}`]({name}.md): {plain(each.get_short_help_str(WIDTH))}" for name, each in named
+        )
+        parts += [listed] if panel is None else [f"## {panel}", listed]
+    return "\n\n".join(parts) + "\n"
 
 
 def pages() -> dict[str, str]:

@@ -40,8 +40,8 @@ def batch(
     text. The same command again goes on where it stopped.
 
     Examples:
-      llama-cli batch prompts.jsonl -o answers.jsonl -m Llama3.2-1B-Instruct
-      llama-cli batch prompts.jsonl -o answers.jsonl --retry-errors
+      llama-cli batch prompts.jsonl -o answers.jsonl -m Llama3.2-1B
+      llama-cli batch prompts.jsonl -o answers.jsonl -m Llama3.2-1B --retry-errors
       llama-cli batch prompts.jsonl -o part1.jsonl --shard 1/2
     """
     messages.apply()

@@ -42,8 +42,8 @@ def convert(
     Any folder that `complete` runs, or a GGUF file of a Llama model. FOLDER is there whole, checked, or not at all.
 
     Examples:
-      llama-cli convert Llama3.1-8B llama-8b-int8 --quantize int8
-      llama-cli convert Llama3.1-70B llama-70b-hf --format hf
+      llama-cli convert ~/.llama/checkpoints/Llama3.1-8B 8b-int8 --quantize int8
+      llama-cli convert ~/.llama/checkpoints/Llama3.1-70B 70b-hf --format hf
       llama-cli convert model.gguf model
     """
     messages.apply()
