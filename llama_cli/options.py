@@ -57,43 +57,63 @@ class LoadOptions:
     are started here, or by torchrun, and end with the model. `tp` None is one, or all that torchrun has started.
     """
 
-    model: Annotated[str | Path | None, Field(description="The model's name or folder. Default: the bundled toy.")] = (
-        field(default=None, kw_only=False)
-    )
+    model: Annotated[
+        str | Path | None,
+        Field(description="A name that `llama-cli models` lists, or a folder. Default: the bundled toy."),
+    ] = field(default=None, kw_only=False)
     tokenizer: Annotated[
         str | Path | None,
-        Field(description="tokenizer.model, tokenizer.json or chars.json, if it lies elsewhere."),
+        Field(description="The tokenizer's file. Default: the one beside the model."),
     ] = None
     max_seq_len: Annotated[
         int | None,
-        Field(ge=1, le=2**31 - 1, description="Context in tokens. Default: what the family was trained for."),
+        Field(
+            ge=1, le=2**31 - 1, description="Context in tokens. Default: what the model was trained for, if that fits."
+        ),
     ] = None
-    batch_size: Annotated[int | None, Field(ge=1, le=4096, description="Rows at a time. Default: by memory.")] = 1
+    batch_size: Annotated[
+        int | None, Field(ge=1, le=4096, description="Rows at a time. Default: as many as fit into memory, at most 16.")
+    ] = 1
     dtype: Annotated[
         DtypeName, Field(description="Of weights and arithmetic; auto: as stored, a toy on a CPU in fp32.")
     ] = "auto"
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    threads: Annotated[int | None, Field(ge=1, le=4096, description="CPU threads. Default: all cores.")] = None
+    device: Annotated[
+        str, Field(description="cpu, cuda, cuda:N or mps; auto: cuda where there is a GPU, else cpu.")
+    ] = "auto"
+    threads: Annotated[
+        int | None, Field(ge=1, le=4096, description="CPU threads. Default: one for each core; one for a small model.")
+    ] = None
     quantize: Annotated[
         Quantization | None,
-        Field(description="Round the weights of linear layers: int8 is fastest, int4 smallest."),
+        Field(description="Round the weights of linear layers; int8 is fastest, int4 smallest. Default: as stored."),
     ] = None
     kernels: Annotated[
-        Kernels, Field(description="auto: ours, compiled on first use; torch: its fastest; plain: its F.linear.")
+        Kernels,
+        Field(description="auto: llama-cli's own, compiled on first use; torch: torch's fastest; plain: F.linear."),
     ] = "auto"
-    compile: Annotated[bool, Field(description="On GPUs, for long runs: torch.compile makes the layers' kernels.")] = (
-        False
-    )
+    compile: Annotated[
+        bool,
+        Field(
+            description="Let torch.compile make the layers' kernels, which takes half a minute: for GPUs and long runs."
+        ),
+    ] = False
     rope_scale_factor: Annotated[
-        float | None, Field(ge=1, description="Of Llama 3.1's RoPE; default 8, for 3.2 1B and 3B 32.")
+        float | None,
+        Field(
+            ge=1, description="Factor of Llama 3.1's RoPE where params.json has none. Default: 8; 32 for 3.2 1B and 3B."
+        ),
     ] = None
-    mmap: Annotated[bool, Field(description="Map the files, or read them into memory first.")] = True
+    mmap: Annotated[bool, Field(description="Map the model's files; --no-mmap reads them into memory first.")] = True
     chat_template: Annotated[
-        TemplateChoice, Field(description="The format of dialogs; auto: what the folder or the family says.")
+        TemplateChoice, Field(description="Format of dialogs; auto: what the folder or the family says.")
     ] = "auto"
     tp: Annotated[
         int | None,
-        Field(ge=1, le=1024, description="Processes that share the model, each with a part of every layer."),
+        Field(
+            ge=1,
+            le=1024,
+            description="Processes that share every layer of the model. Default: 1, or all of torchrun.",
+        ),
     ] = None
     dp: Annotated[
         int, Field(ge=1, le=1024, description="Groups of processes, each with a whole model; rows go to any.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from ..errors import UsageError
 from .dialog import Dialog, Kept
 from .options import (
     ChatModelOptions,
+    FromFile,
     MessageOptions,
     OneRow,
     Raw,
@@ -37,9 +37,7 @@ def chat(
         str | None, typer.Argument(metavar="MESSAGE", help="What to say first; - reads standard input.")
     ] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the message from a file.", rich_help_panel=INPUT_PANEL)
-    ] = None,
+    file: FromFile = None,
     stdin: UseStdin = True,
     stdin_lines: Annotated[
         bool,

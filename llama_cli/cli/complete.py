@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..engine.request import Sampling
 from ..errors import UsageError
-from .options import MessageOptions, ModelOptions, OneRow, Raw, UseStdin, Wrap, with_options
+from .options import AsIds, FromFile, MessageOptions, ModelOptions, OneRow, Raw, UseStdin, Wrap, with_options
 from .panels import INPUT_PANEL, OUTPUT_PANEL
 from .progress import Loading, shown_while_read
 from .prompts import check_text, read_prompt
@@ -31,13 +30,8 @@ def complete(
         str | None, typer.Argument(metavar="PROMPT", help="The text to continue; - reads standard input.")
     ] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.", rich_help_panel=INPUT_PANEL)
-    ] = None,
-    prompt_ids: Annotated[
-        str | None,
-        typer.Option("--prompt-ids", metavar="IDS", help="The prompt as ids: 1,2,3.", rich_help_panel=INPUT_PANEL),
-    ] = None,
+    file: FromFile = None,
+    prompt_ids: AsIds = None,
     stdin: UseStdin = True,
     suffix: Annotated[
         str | None,

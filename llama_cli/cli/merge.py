@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import SOME_ROWS_FAILED, OutputRefused
+from ..files.quoting import plural
 from ..jobs.output_names import refuse_other_names
 from .options import MessageOptions, with_options
 
@@ -43,10 +44,12 @@ def merge(
     from ..jobs.merge import merge_parts
 
     merged = merge_parts(parts, output)
-    messages.note(f"{merged.n_rows} rows, {merged.n_errors} errors, {merged.n_duplicates} duplicates left out")
+    counts = {"row": merged.n_rows, "error": merged.n_errors, "duplicate": merged.n_duplicates}
+    messages.note(f"{', '.join(f'{n} {plural(n, noun)}' for noun, n in counts.items())} left out")
     if merged.missing:
         gaps = [f"{a + 1}" if a == b else f"{a + 1}-{b + 1}" for a, b in merged.missing[:SHOWN]]
-        more = f" and {len(merged.missing) - SHOWN} gaps more" if len(merged.missing) > SHOWN else ""
+        n_more = len(merged.missing) - SHOWN
+        more = f" and {n_more} {plural(n_more, 'gap')} more" if n_more > 0 else ""
         messages.note(f"rows are missing: {', '.join(gaps)}{more}")
     for line in _findings(merged.findings):
         messages.note(line)

@@ -65,6 +65,14 @@ ModelArgument = Annotated[
     str | None,
     typer.Argument(metavar="MODEL", autocompletion=complete_model, help="The model's name or folder, as for -m."),
 ]
+FromFile = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="Read the text from a file; - is standard input.", rich_help_panel=INPUT_PANEL),
+]
+AsIds = Annotated[
+    str | None,
+    typer.Option("--prompt-ids", metavar="IDS", help="Token ids, not a text: 1,2,3.", rich_help_panel=INPUT_PANEL),
+]
 UseStdin = Annotated[
     bool,
     typer.Option(

@@ -100,6 +100,8 @@ def _remarks(parameter: Any, text: str) -> Iterator[str]:
             yield f"Default: {(parameter.opts if default else parameter.secondary_opts)[0]}."
         elif not isinstance(default, bool) and default not in (None, ""):
             yield f"Default: {default:g}." if isinstance(default, float) else f"Default: {default}."
+    if getattr(parameter, "multiple", False):
+        yield "May be given several times."
     if parameter.show_envvar and parameter.envvar:
         yield f"Environment: {parameter.envvar}."
 

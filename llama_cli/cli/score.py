@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..files.quoting import plural
 from ..options import LoadOptions
-from .options import MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
-from .panels import INPUT_PANEL, OUTPUT_PANEL, ROWS_PANEL
+from .options import AsIds, FromFile, MessageOptions, ModelOptions, OneJsonObject, UseStdin, with_options
+from .panels import OUTPUT_PANEL, ROWS_PANEL
 from .prompts import read_prompt
 from .rows import RowOptions, RowsSeen, file_of_rows, open_rows
 from .terminal import Terminal
@@ -40,13 +41,8 @@ def score(
         str | None, typer.Argument(metavar="TEXT", help="The text to score; - reads standard input.")
     ] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the text from a file.", rich_help_panel=INPUT_PANEL)
-    ] = None,
-    prompt_ids: Annotated[
-        str | None,
-        typer.Option("--prompt-ids", metavar="IDS", help="The text as ids: 1,2,3.", rich_help_panel=INPUT_PANEL),
-    ] = None,
+    file: FromFile = None,
+    prompt_ids: AsIds = None,
     stdin: UseStdin = True,
     choices: Annotated[
         list[str] | None, typer.Option("--choices", help="A continuation of the text; rank several of them.")
@@ -96,7 +92,8 @@ def score(
             raise UsageError("--rows has its texts and choices in the file", "leave the others out")
         _score_rows(rows, output, options, row_options, dataclasses.replace(model, batch_size=batch_size), messages)
         return
-    for flag in ["--output"] * (output is not None) + row_options.given():
+    given = [flag for flag, value in {"--output": output, "--batch-size": batch_size}.items() if value is not None]
+    for flag in given + row_options.given():
         raise UsageError(f"{flag} is about rows, and there are none", "--rows names a file of them")
     if choices and options.max_tokens is not None:
         raise UsageError("--max-tokens cuts texts, not continuations", "leave it out, or --choices")
@@ -152,7 +149,8 @@ def _format(described: dict[str, Any]) -> str:
         ranked = sorted(described["choices"], key=lambda choice: float(choice["nats"]))
         return "".join(f"{choice['nats']:.4f} nats  {choice['text']!r}\n" for choice in ranked)
     return (
-        f"{described['tokens']} tokens, {described['bytes']} bytes\n"
+        f"{described['tokens']} {plural(described['tokens'], 'token')},"
+        f" {described['bytes']} {plural(described['bytes'], 'byte')}\n"
         f"{described['nats_per_token']:.4f} nats per token, {described['bits_per_token']:.4f} bits per token,"
         f" {described['bits_per_byte']:.4f} bits per byte\n"
         f"perplexity {described['perplexity']:.4f}\n"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputRejected, UsageError
-from .options import MessageOptions, OneJsonObject, UseStdin, WhichModel, with_options
-from .panels import INPUT_PANEL, OUTPUT_PANEL
+from ..files.quoting import plural
+from .options import FromFile, MessageOptions, OneJsonObject, UseStdin, WhichModel, with_options
+from .panels import OUTPUT_PANEL
 from .prompts import parse_ids, read_prompt
 from .terminal import Terminal
 
@@ -27,9 +27,7 @@ def tokenize(
         str | None, typer.Argument(help="The text, or with --decode the ids; - reads standard input.")
     ] = None,
     *,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read it from a file.", rich_help_panel=INPUT_PANEL)
-    ] = None,
+    file: FromFile = None,
     stdin: UseStdin = True,
     decode: Annotated[bool, typer.Option("--decode", "-d", help="Ids to text.")] = False,
     bos: Annotated[bool, typer.Option("--bos", help="Put the begin token in front, as prompts have it.")] = False,
@@ -166,7 +164,8 @@ def _in_blocks(rows: Iterator[str]) -> Iterator[str]:
 
 
 def _summary(ids: list[int], text: str) -> str:
-    return f"{len(ids):,} tokens, {len(text):,} characters, {len(text.encode()):,} bytes\n"
+    counts = {"token": len(ids), "character": len(text), "byte": len(text.encode())}
+    return ", ".join(f"{n:,} {plural(n, noun)}" for noun, n in counts.items()) + "\n"
 
 
 def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:

@@ -39,30 +39,34 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 class Sampling:
     """How to choose tokens and when to stop: the flags, the JSON fields, the Python API and the defaults."""
 
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31, description="Most new tokens; cut to what the context holds.")] = (
-        256
-    )
+    max_tokens: Annotated[
+        int, Field(ge=0, lt=2**31, description="Most new tokens; fewer where the context is full.")
+    ] = 256
     temperature: Annotated[
-        float, BeforeValidator(_temperature), Field(ge=0, le=10, description="0 takes the likeliest token.")
+        float,
+        BeforeValidator(_temperature),
+        Field(ge=0, le=10, description="How freely to choose, up to 10; 0 takes the likeliest token."),
     ] = 0.6
     top_p: Annotated[
-        float, Field(ge=0, le=1, description="Keep the likeliest tokens up to this sum of probability.")
+        float, Field(ge=0, le=1, description="Keep the likeliest tokens up to this sum of probability; 1 keeps all.")
     ] = 0.9
     top_k: Annotated[int, Field(ge=0, lt=2**31, description="Keep this many tokens; 0 keeps all.")] = 0
     min_p: Annotated[
-        float, Field(ge=0, le=1, description="Keep tokens at least this likely, relative to the likeliest.")
+        float,
+        Field(ge=0, le=1, description="Keep tokens at least this likely, relative to the likeliest; 0 keeps all."),
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Field(ge=0.01, le=100, description="Above 1, make tokens seen so far less likely.")
+        float, Field(ge=0.01, le=100, description="Above 1: tokens of prompt and answer become less likely.")
     ] = 1.0
     presence_penalty: Annotated[
         float, Field(ge=-10, le=10, description="Taken off the logit of every token generated so far.")
     ] = 0.0
     frequency_penalty: Annotated[
-        float, Field(ge=-10, le=10, description="The same, times how often it was generated.")
+        float, Field(ge=-10, le=10, description="Taken off the logit of a token for each time it was generated.")
     ] = 0.0
     logit_bias: Annotated[
-        Mapping[TokenId, Bias], Field(max_length=1024, description="Added to the logit of a token: ID=BIAS.")
+        Mapping[TokenId, Bias],
+        Field(max_length=1024, description="Add BIAS, from -100 to 100, to the logit of the token ID."),
     ] = field(default_factory=dict)
     seed: Annotated[
         int | None, Field(ge=0, lt=2**64, description="Same seed, same text. Default: a new one every time.")
@@ -70,7 +74,7 @@ class Sampling:
     stop: Annotated[
         tuple[StopString, ...],
         BeforeValidator(_as_tuple),
-        Field(max_length=16, description="Stop before this text."),
+        Field(max_length=16, description="Stop before this text, which is left out."),
     ] = ()
     stop_token_ids: Annotated[
         tuple[TokenId, ...],
@@ -80,7 +84,9 @@ class Sampling:
     ignore_eos: Annotated[bool, Field(description="Go on past the model's own stop tokens.")] = False
     n: Annotated[int, Field(ge=1, le=128, description="How many answers to each prompt.")] = 1
     logprobs: Annotated[bool, Field(description="Report the log-probability of each new token.")] = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20, description="Report the likeliest tokens at each place.")] = 0
+    top_logprobs: Annotated[
+        int, Field(ge=0, le=20, description="Report so many of the likeliest tokens at each place, at most 20.")
+    ] = 0
     prompt_logprobs: Annotated[bool, Field(description="Report the prompt's log-probabilities too.")] = False
 
     @model_validator(mode="wrap")

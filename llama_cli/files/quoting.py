@@ -1,4 +1,4 @@
-"""How messages show names and paths that come from outside: on one line, without control characters."""
+"""How messages show names and paths that come from outside, on one line without control characters; and counts."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def quote(text: object, limit: int = 80) -> str:
 def hint_path(path: Path) -> str:
     """A path to type into a shell: whole, since half a path is of no use, and quoted, whatever it is called."""
     return shlex.quote(plain(path, 4096))
+
+
+def plural(n: int, noun: str) -> str:
+    """The noun as it stands behind the number."""
+    return noun if n == 1 else f"{noun}s"

@@ -11,6 +11,7 @@ from ..chat.conversation import Branch
 from ..chat.shapes import describe_prompt_scores, describe_scores
 from ..chat.transcript import branch_of, origin_of
 from ..engine.request import Request, Sampling
+from ..files.quoting import plural
 from ..llm import LLM
 from ..tokenizer.chat import Message
 from ..tokenizer.tool_calls import find_calls
@@ -108,4 +109,4 @@ class Answering:
     def summary(self, counts: Counts, seconds: float) -> str:
         """`12 tokens, 3.4 tok/s, 3.5 s`."""
         rate = counts.tokens / seconds if seconds else 0.0
-        return f"{counts.tokens} tokens, {rate:.1f} tok/s, {seconds:.1f} s"
+        return f"{counts.tokens} {plural(counts.tokens, 'token')}, {rate:.1f} tok/s, {seconds:.1f} s"

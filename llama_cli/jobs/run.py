@@ -15,6 +15,7 @@ from typing import Any, Generic
 
 from .. import __version__
 from ..errors import SOME_ROWS_FAILED, OutputRefused
+from ..files.quoting import plural
 from ..llm import LLM
 from ..loader import load_model
 from ..options import LoadOptions
@@ -41,6 +42,8 @@ WAYS_ON = (
     " or --force-resume to keep the old answers"
 )
 
+GO_ON = "stopped: run the same command again to go on"
+
 Output = PrintedRows | Ledger
 
 
@@ -59,7 +62,15 @@ class JobRun(Generic[RowT]):
         self.stopping = Stopping()
 
     def run(self) -> int:
-        """The exit code."""
+        """The exit code. A second Ctrl-C, which ends it at once, is told how to go on as the first one is."""
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            if self.settings.output is not None:
+                self.watcher.note(GO_ON)
+            raise
+
+    def _run(self) -> int:
         path = self.settings.output
         with ExitStack() as stack:
             if self.settings.strict:
@@ -220,7 +231,8 @@ class JobRun(Generic[RowT]):
         return SOME_ROWS_FAILED if counts.failed + left.errors_before.total() else 0
 
     def _report(self, summary: str, counts: Counts, left: RowsLeft[RowT]) -> Iterator[str]:
-        line = f"{counts.ok + counts.failed} rows: {counts.ok} ok, {_format_errors(counts.errors)}"
+        n_rows = counts.ok + counts.failed
+        line = f"{n_rows} {plural(n_rows, 'row')}: {counts.ok} ok, {_format_errors(counts.errors)}"
         if left.n_before:
             line += f", {left.n_before} done before"
         yield f"{line}, {summary}"
@@ -230,7 +242,7 @@ class JobRun(Generic[RowT]):
         if self.settings.output is None:
             return
         if self.stopping.requested:
-            yield "stopped: run the same command again to go on"
+            yield GO_ON
         elif counts.failed or before:
             yield "mend the input where it is wrong; the same command with --retry-errors runs these rows again"
 
@@ -239,4 +251,4 @@ def _format_errors(codes: Counter[str]) -> str:
     """`3 errors (2 timeout, 1 invalid_json)`."""
     counted = ", ".join(f"{n} {code}" for code, n in sorted(codes.items(), key=lambda each: (-each[1], each[0])))
     n_all = codes.total()
-    return f"{n_all} error{'' if n_all == 1 else 's'}" + (f" ({counted})" if counted else "")
+    return f"{n_all} {plural(n_all, 'error')}" + (f" ({counted})" if counted else "")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..answers.completion import Chunk, Completion
 from ..engine.request import Request
+from ..files.quoting import plural
 from ..llm import LLM
 from .lines import Format, Line
 from .results import json_line
@@ -107,4 +108,5 @@ class ScoringRows:
     def summary(self, counts: Counts, seconds: float) -> str:
         """`12 tokens, 3.4000 nats per token, 4.9051 bits per token`, of the rows of this run that are good."""
         mean = self._nats / max(self._n_tokens, 1)
-        return f"{self._n_tokens} tokens, {mean:.4f} nats per token, {mean / math.log(2):.4f} bits per token"
+        tokens = f"{self._n_tokens} {plural(self._n_tokens, 'token')}"
+        return f"{tokens}, {mean:.4f} nats per token, {mean / math.log(2):.4f} bits per token"

@@ -128,7 +128,7 @@ def test_rows_with_ids_may_come_go_and_move(files, tmp_path, capfd):
     capfd.readouterr()
     assert files.run() == 0
     error = capfd.readouterr().err
-    assert "1 rows: 1 ok" in error
+    assert "1 row: 1 ok" in error
     assert "are not in the input any more (1): row one" in error
     expected = clean_texts(tmp_path / "clean", new)
     assert {name: files.texts()[name] for name in expected} == expected

@@ -246,7 +246,7 @@ def test_strict_counts_all_bad_lines_of_a_pipe_too(files):
         ("\n".join(lines), 5, "8 rows are bad: line 3: prompt must be a text or a list of ids, is 0; line 4"),
         ("\n".join(lines), 5, "and 3 more"),
         ('{"prompt": "a", "max_tokens": 1}\n{"id": [], "prompt": "a"}', 5, "1 row is bad: line 2: custom_id must be"),
-        ('{"prompt": "a", "max_tokens": 1}\n', 0, "1 rows: 1 ok"),
+        ('{"prompt": "a", "max_tokens": 1}\n', 0, "1 row: 1 ok"),
     ]:
         words = ["-" if word == str(files.source) else word for word in files.arguments]
         ended = commands.run(*words, "--strict", stdin=text.encode(), prepare=commands.from_pipe)

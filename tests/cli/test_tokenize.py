@@ -42,7 +42,7 @@ def test_pieces_bytes_and_special_tokens_are_shown(run):
         "195  c3                        part of a character",
         "169  a9                        part of a character",
         "257  special                   <|end_of_text|>",
-        "4 tokens, 1 characters, 2 bytes",
+        "4 tokens, 1 character, 2 bytes",
     ]
 
 

@@ -247,7 +247,7 @@ def test_shards_and_strict(files, clean, capfd):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("flags", [["-o", "x"], ["--strict"], ["--shard", "1/2"], ["--row-timeout", "5"]])
+@pytest.mark.parametrize("flags", [["-o", "x"], ["--strict"], ["--shard", "1/2"], ["--row-timeout", "5"], ["-b", "4"]])
 def test_flags_of_rows_need_rows(capfd, flags):
     assert main(["score", "a text", *flags, *TINY[:2]]) == 2
     assert "is about rows, and there are none" in capfd.readouterr().err

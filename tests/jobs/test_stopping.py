@@ -6,6 +6,8 @@ import signal
 import time
 from itertools import count
 
+import pytest
+
 from llama_cli.cli.app import main
 from llama_cli.jobs.stopping import Stopping
 
@@ -56,3 +58,28 @@ def test_rows_that_wait_for_one_before_them_are_not_counted(tmp_path, monkeypatc
     assert "0 rows: 0 ok, 0 errors" in capfd.readouterr().err
     assert main(arguments) == 0
     assert "7 rows: 7 ok, 0 errors" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["batch", "in.jsonl"], ["score", "--rows", "in.jsonl"]])
+@pytest.mark.parametrize(("output", "says"), [("out.jsonl", True), ("-", False)])
+def test_an_interrupt_that_ends_it_at_once_says_how_to_go_on(command, output, says, tmp_path, monkeypatch, capfd):
+    """The first Ctrl-C said it; the second one ended without a word."""
+
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one", "text": "one"}\n')
+    monkeypatch.setattr("llama_cli.jobs.run.load_model", interrupted)
+    assert main([*command, "-o", output]) == 130
+    assert ("run the same command again to go on" in capfd.readouterr().err) == says
+
+
+def test_one_of_a_thing_is_told_as_one(tmp_path, capfd):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one", "max_tokens": 1, "ignore_eos": true}\n')
+    assert main(["batch", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl")]) == 0
+    assert "llama-cli: 1 row: 1 ok, 0 errors, 1 token, " in capfd.readouterr().err
+    assert main(["merge", str(tmp_path / "out.jsonl"), "-o", str(tmp_path / "all.jsonl")]) == 0
+    assert "1 row, 0 errors, 0 duplicates left out" in capfd.readouterr().err
+    assert main(["tokenize", "a", "-q"]) == 0
+    assert capfd.readouterr().out.endswith("1 token, 1 character, 1 byte\n")
