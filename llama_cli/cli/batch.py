@@ -24,10 +24,16 @@ def batch(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL to write, or to go on with; - prints it.")],
     input_format: Annotated[
-        Format, typer.Option("--format", help="Of the input.", rich_help_panel=ROWS_PANEL)
+        Format,
+        typer.Option(
+            "--format",
+            help="What the input is; auto: text, if its first row is no JSON object.",
+            rich_help_panel=ROWS_PANEL,
+        ),
     ] = "auto",
     output_format: Annotated[
-        OutputFormat, typer.Option("--output-format", help="Of the rows.", rich_help_panel=ROWS_PANEL)
+        OutputFormat,
+        typer.Option("--output-format", help="Shape of the rows that are written.", rich_help_panel=ROWS_PANEL),
     ] = "openai",
     rows: RowOptions,
     model: BatchModelOptions = AS_MANY_AS_FIT,

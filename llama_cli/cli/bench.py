@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..llm import LLM
 
 
-@with_options()
+@with_options("model", "batch", "as_json")
 def bench(
     *,
     batch: Annotated[
@@ -27,12 +27,16 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often to measure each; medians are shown.")] = 3,
     lengths: Annotated[
         str | None,
-        typer.Option("--lengths", metavar="N,N,...", help="Tokens of prompt, each with one row. Default: 128,512."),
+        typer.Option(
+            "--lengths",
+            metavar="N,N,...",
+            help="Lengths of prompt in tokens, each measured with one row. Default: 128,512.",
+        ),
     ] = None,
     rows: Annotated[
         str, typer.Option("--rows", metavar="N,N,...", help="Rows at a time, each measured at the first length.")
     ] = "1,4,16",
-    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens of answer.")] = 32,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=2, help="Tokens of each answer.")] = 32,
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-b", min=1, max=4096, help="With --batch: rows at a time.")
     ] = 16,
@@ -41,10 +45,10 @@ def bench(
         int, typer.Option("--alone", min=1, help="With --batch: how many of them to run one at a time.")
     ] = 8,
     prompt_range: Annotated[
-        str, typer.Option("--prompt-range", metavar="N-N", help="With --batch: shortest and longest prompt.")
+        str, typer.Option("--prompt-range", metavar="N-N", help="With --batch: shortest and longest prompt, in tokens.")
     ] = "16-512",
     answer_range: Annotated[
-        str, typer.Option("--answer-range", metavar="N-N", help="With --batch: shortest and longest answer.")
+        str, typer.Option("--answer-range", metavar="N-N", help="With --batch: shortest and longest answer, in tokens.")
     ] = "64-128",
     as_json: Annotated[bool, typer.Option("--json", help="Print the line for programs only.")] = False,
     model: ModelOptions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +22,25 @@ if TYPE_CHECKING:
     from .run import Run
 
 BETWEEN_SAMPLES = "\n---\n"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """How the text is printed: its flags are its fields."""
+
+    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.", rich_help_panel=OUTPUT_PANEL)] = False
+    stream: Annotated[
+        bool,
+        typer.Option("--stream/--no-stream", help="Print the text while it is made.", rich_help_panel=OUTPUT_PANEL),
+    ] = True
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for each sample.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
+    raw: Raw = False
+    wrap: Wrap = True
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Report speed and memory at the end.", rich_help_panel=OUTPUT_PANEL)
+    ] = False
 
 
 @with_options("model", "max_tokens", "temperature")
@@ -44,20 +63,7 @@ def complete(
     batch_size: OneRow = None,
     model: ModelOptions,
     sampling: Sampling,
-    echo: Annotated[bool, typer.Option("--echo", help="Print the prompt first.", rich_help_panel=OUTPUT_PANEL)] = False,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print as it is made.", rich_help_panel=OUTPUT_PANEL)
-    ] = True,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON object for each sample.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
-    raw: Raw = False,
-    wrap: Wrap = True,
-    stats: Annotated[
-        bool,
-        typer.Option("--stats", help="Report speed and memory at the end.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
+    printed: Printed,
     messages: MessageOptions,
 ) -> None:
     """Continue a text.
@@ -70,7 +76,7 @@ def complete(
       llama-cli complete -m Llama3.2-1B -f story.txt --stop "The end"
     """
     messages.apply()
-    if sampling.wants_logprobs and not as_json:
+    if sampling.wants_logprobs and not printed.as_json:
         raise UsageError("--logprobs, --top-logprobs and --prompt-logprobs need --json", "add --json")
     content = read_prompt(prompt, file, prompt_ids, stdin=stdin, note=messages.note)
     if isinstance(content, str):
@@ -80,7 +86,6 @@ def complete(
     messages.tell_of_toy(model.model)
 
     with Loading(model.model, quiet=messages.quiet) as loading:
-        from ..chat.shapes import describe_completion
         from ..loader import load_model
         from .run import Run
 
@@ -90,19 +95,26 @@ def complete(
         asked = session.encode_infilling(content, check_text(suffix, "--suffix"), sampling.max_tokens)
     (request,) = session.requests([asked], sampling)
     run = Run(session)
-    terminal = Terminal(raw=raw)
-    shown = _text_of(session, content, request) if echo else ""
-    if as_json:
-        for completion in run.collect([request]):
-            terminal.write_json(describe_completion(session, completion, shown, run.timings()))
-    else:
-        with terminal.answer(wrap=wrap) as write:
-            for text in _texts(run, request, shown, stream=stream, quiet=messages.quiet):
-                write(text)
-            write("\n")
+    terminal = Terminal(raw=printed.raw)
+    shown = _text_of(session, content, request) if printed.echo else ""
+    _print(run, request, shown, printed, terminal, quiet=messages.quiet)
     session.ensure_unchanged()
-    if stats:
+    if printed.stats:
         terminal.note(f"llama-cli: {format_stats(run.timings())}")
+
+
+def _print(run: Run, request: Request, shown: str, printed: Printed, terminal: Terminal, *, quiet: bool) -> None:
+    """The answer behind what is shown of the prompt."""
+    from ..chat.shapes import describe_completion
+
+    if printed.as_json:
+        for completion in run.collect([request]):
+            terminal.write_json(describe_completion(run.session, completion, shown, run.timings()))
+        return
+    with terminal.answer(wrap=printed.wrap) as write:
+        for text in _texts(run, request, shown, stream=printed.stream, quiet=quiet):
+            write(text)
+        write("\n")
 
 
 def _texts(run: Run, request: Request, shown: str, *, stream: bool, quiet: bool) -> Iterator[str]:

@@ -20,21 +20,24 @@ def convert(
     *,
     form: Annotated[
         Literal["pth", "safetensors", "hf"] | None,
-        typer.Option("--format", help="Meta's .pth (default), Meta's names in safetensors, or Hugging Face's folder."),
+        typer.Option(
+            "--format",
+            help="hf: a folder as Hugging Face's; else as Meta's. Default: pth, with --quantize safetensors.",
+        ),
     ] = None,
     mp: Annotated[int, typer.Option("--mp", min=1, max=99, help="Into how many .pth shards to split.")] = 1,
     dtype: Annotated[
         Literal["bf16", "fp16", "fp32"] | None,
-        typer.Option("--dtype", help="Of the weights. Default: as stored; of quantised GGUF files bf16."),
+        typer.Option("--dtype", help="Of the weights. Default: as stored; bf16 for a quantized GGUF file."),
     ] = None,
     quantize: Annotated[
         Literal["int8", "int4"] | None,
-        typer.Option("--quantize", help="Round the linear layers, as --quantize of a loading command. In safetensors."),
+        typer.Option("--quantize", help="Round the weights of linear layers. Default: as stored."),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="The tokenizer's file, if it lies elsewhere.")
+        Path | None, typer.Option("--tokenizer", help="The tokenizer's file. Default: the one beside the model.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder of a model at FOLDER.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FOLDER if it holds a model.")] = False,
     messages: MessageOptions,
 ) -> None:
     """Write a model in another form.

@@ -25,13 +25,14 @@ class Dialog:
     """What is said to the model beside the messages, and where they grow too long."""
 
     system: Annotated[
-        str | None, typer.Option("--system", "-s", help="The system prompt.", rich_help_panel=CHAT_PANEL)
+        str | None,
+        typer.Option("--system", "-s", help="The system prompt: what the model is to be.", rich_help_panel=CHAT_PANEL),
     ] = None
     on_overflow: Annotated[
         Literal["error", "truncate", "shift"],
         typer.Option(
             "--on-overflow",
-            help="Where the context is full: refuse, drop the oldest turns before an answer, or within one too.",
+            help="Full context: error refuses, truncate drops the oldest turns before an answer, shift within one too.",
             rich_help_panel=CHAT_PANEL,
         ),
     ] = "error"
@@ -44,7 +45,7 @@ class Dialog:
     ] = None
     tool_format: Annotated[
         ToolFormat,
-        typer.Option("--tool-format", help="How it is told to call them.", rich_help_panel=CHAT_PANEL),
+        typer.Option("--tool-format", help="How the model is told to call them.", rich_help_panel=CHAT_PANEL),
     ] = "json"
 
     def read_tools(self) -> list[dict[str, Any]] | None:
@@ -64,12 +65,16 @@ class Kept:
     go_on: Annotated[
         bool,
         typer.Option(
-            "--continue", help="Go on with the session's, or with the last conversation.", rich_help_panel=CHAT_PANEL
+            "--continue",
+            help="Go on with the conversation of --session, else with the last one.",
+            rich_help_panel=CHAT_PANEL,
         ),
     ] = False
     keep_cache: Annotated[
         bool,
-        typer.Option("--save-cache", help="Keep the cache too, in FILE.cache.", rich_help_panel=CHAT_PANEL),
+        typer.Option(
+            "--save-cache", help="With --session: keep the cache too, in FILE.cache.", rich_help_panel=CHAT_PANEL
+        ),
     ] = False
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ def merge(
     parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="Outputs of `batch --shard I/N`.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace the output.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")] = False,
     messages: MessageOptions,
 ) -> None:
     """Join the outputs of a sharded batch in the order of its input.

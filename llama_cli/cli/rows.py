@@ -26,21 +26,26 @@ class RowOptions:
     """How the rows of a file run."""
 
     unordered: Annotated[
-        bool, typer.Option("--unordered", help="Write rows as they finish.", rich_help_panel=ROWS_PANEL)
+        bool,
+        typer.Option(
+            "--unordered",
+            help="Write rows as they finish. Default: in the order of the input.",
+            rich_help_panel=ROWS_PANEL,
+        ),
     ] = False
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Run rows again that failed.", rich_help_panel=ROWS_PANEL)
+        bool, typer.Option("--retry-errors", help="Run the rows again that failed before.", rich_help_panel=ROWS_PANEL)
     ] = False
     rerun_changed: Annotated[
         bool,
         typer.Option(
             "--rerun-changed",
-            help="Run rows anew that are not what the output has answered.",
+            help="Run the rows anew that have changed since the output answered them.",
             rich_help_panel=ROWS_PANEL,
         ),
     ] = False
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse an input with any bad row.", rich_help_panel=ROWS_PANEL)
+        bool, typer.Option("--strict", help="Refuse an input that has a bad row.", rich_help_panel=ROWS_PANEL)
     ] = False
     shard: Annotated[
         str | None,
@@ -52,12 +57,15 @@ class RowOptions:
             "--row-timeout",
             metavar="SECONDS",
             min=0.001,
-            help="Give a row up after so many seconds.",
+            help="Give a row up after so many seconds. Default: never.",
             rich_help_panel=ROWS_PANEL,
         ),
     ] = None
     force_resume: Annotated[
-        bool, typer.Option("--force-resume", help="Go on though settings or rows differ.", rich_help_panel=ROWS_PANEL)
+        bool,
+        typer.Option(
+            "--force-resume", help="Go on although settings or rows are not as before.", rich_help_panel=ROWS_PANEL
+        ),
     ] = False
 
     def given(self) -> list[str]:

@@ -23,12 +23,16 @@ from .terminal import Terminal
 class ScoreOptions:
     """How texts are scored, one or all of a file."""
 
-    window: Annotated[int | None, typer.Option("--window", min=2, help="Tokens scored together. Default: all.")] = None
+    window: Annotated[
+        int | None,
+        typer.Option("--window", min=2, help="Tokens scored together. Default: as many as the context holds."),
+    ] = None
     stride: Annotated[
-        int | None, typer.Option("--stride", min=1, help="From one window to the next. Default: half a window.")
+        int | None, typer.Option("--stride", min=1, help="Tokens from one window to the next. Default: half a window.")
     ] = None
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "-n", min=2, help="Score the first tokens only.")
+        int | None,
+        typer.Option("--max-tokens", "-n", min=2, help="Score so many tokens of the beginning. Default: all."),
     ] = None
     logprobs: Annotated[
         bool, typer.Option("--logprobs", help="Add every token's log-probability.", rich_help_panel=OUTPUT_PANEL)
@@ -65,7 +69,12 @@ def score(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", "-b", min=1, max=4096, help="Of --rows. Default: by memory.", rich_help_panel=ROWS_PANEL
+            "--batch-size",
+            "-b",
+            min=1,
+            max=4096,
+            help="Of --rows: rows at a time. Default: as many as fit into memory, at most 16.",
+            rich_help_panel=ROWS_PANEL,
         ),
     ] = None,
     as_json: OneJsonObject = False,

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 LINES_AT_ONCE = 4096
 
 
-@with_options()
+@with_options("model", "decode", "count")
 def tokenize(
     text: Annotated[
-        str | None, typer.Argument(help="The text, or with --decode the ids; - reads standard input.")
+        str | None, typer.Argument(metavar="TEXT", help="The text, or with --decode the ids; - reads standard input.")
     ] = None,
     *,
     file: FromFile = None,
     stdin: UseStdin = True,
-    decode: Annotated[bool, typer.Option("--decode", "-d", help="Ids to text.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", "-d", help="Turn ids into a text.")] = False,
     bos: Annotated[bool, typer.Option("--bos", help="Put the begin token in front, as prompts have it.")] = False,
     eos: Annotated[bool, typer.Option("--eos", help="Put the end token behind.")] = False,
     special: Annotated[
@@ -40,7 +40,7 @@ def tokenize(
         bool, typer.Option("--ids", help="Print the ids alone, for --prompt-ids.", rich_help_panel=OUTPUT_PANEL)
     ] = False,
     count: Annotated[
-        bool, typer.Option("--count", help="Print how many tokens there are.", rich_help_panel=OUTPUT_PANEL)
+        bool, typer.Option("--count", help="Print the number of tokens alone.", rich_help_panel=OUTPUT_PANEL)
     ] = False,
     as_json: OneJsonObject = False,
     messages: MessageOptions,
@@ -70,25 +70,28 @@ def tokenize(
     from ..tokenizer import decode_text
 
     words = tokenizer_of(TOY if model.model is None else model.model, model.tokenizer)
-    ids = (
-        _checked(parse_ids(content, "--decode"), words)
-        if decode
-        else _encode(words, content, bos=bos, eos=eos, special=special)
-    )
-    shown = decode_text(words, ids) if decode else content
+    if decode:
+        ids = _checked(parse_ids(content, "--decode"), words)
+        content = decode_text(words, ids)
+    else:
+        ids = _encode(words, content, bos=bos, eos=eos, special=special)
     terminal = Terminal()
     if as_json:
-        terminal.write_json(_describe(words, ids, shown))
+        terminal.write_json(_describe(words, ids, content))
     elif count:
         terminal.write(f"{len(ids)}\n")
     elif ids_only:
         terminal.write(",".join(map(str, ids)) + "\n")
     elif decode:
-        terminal.write(shown + "\n")
+        terminal.write(content + "\n")
     else:
-        for lines in _in_blocks(_rows(words, ids)):
-            terminal.write(lines)
-        terminal.write(_summary(ids, shown))
+        _write_rows(terminal, words, ids)
+        terminal.write(_summary(ids, content))
+
+
+def _write_rows(terminal: Terminal, words: Tokenizer, ids: list[int]) -> None:
+    for lines in _in_blocks(_rows(words, ids)):
+        terminal.write(lines)
 
 
 def _encode(words: Tokenizer, text: str, *, bos: bool, eos: bool, special: bool) -> list[int]:

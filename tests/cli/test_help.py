@@ -1,7 +1,10 @@
 """--help: plain pages with the options in groups, and examples that work."""
 
 import os
+import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +166,30 @@ def test_help_comes_where_the_settings_are_broken(tmp_path, monkeypatch, capfd):
 def test_help_of_no_command(words, capfd):
     assert main(["help", *words]) == 2
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("shell", "asks"),
+    [
+        ("bash", {"COMP_WORDS": "llama-cli help b", "COMP_CWORD": "2"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "llama-cli help b"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "llama-cli help b", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_the_shell_completes_what_help_is_asked_of(shell, asks):
+    code = "import sys; from llama_cli.cli.app import main; sys.argv[0] = 'llama-cli'; main([])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asks, "_LLAMA_CLI_COMPLETE": f"complete_{shell}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert re.findall(r"\w+", done.stdout.replace("_arguments", "")) == ["batch", "bench"], done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["help", "chat"], ["complete", "--help"]], ids=str)
+def test_a_reader_of_the_first_line_alone_is_no_error(arguments):
+    """`llama-cli --help | head -1`"""
+    line = f"{shlex.join([sys.executable, '-m', 'llama_cli', *arguments])} | head -1"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: llama-cli")
+    assert done.stderr == ""
