@@ -280,7 +280,22 @@ def place_models(home: Path) -> None:
         (home / name).write_text(text)
 
 
+def in_home(home: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user who has `home` and no settings, in that folder."""
+    variables = {**os.environ, **empty_home(home), "PATH": f"{home}/bin:{os.environ['PATH']}"}
+    return subprocess.run(
+        command,
+        cwd=home,
+        env={**variables, "PYTHONPATH": str(ROOT), "LLAMA_CLI_CONFIG": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_lines_of_a_page_run(page, tmp_path):
     """One after the other in a shell, as they stand there; each must end with 0."""
@@ -290,21 +305,24 @@ def test_the_lines_of_a_page_run(page, tmp_path):
     place_models(tmp_path)
     program = tmp_path / "bin/llama-cli"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m llama_cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m llama_cli "$@"\n')
     program.chmod(0o755)
     (tmp_path / "bin/python").symlink_to(sys.executable)
     script = ["set -o pipefail"]
     for line in lines:
         told = f"[ $? = 0 ] || {{ echo {shlex.quote(str(line))} >&2; exit 1; }}"
         script += [line.text, *(["wait $!"] if line.text.endswith(" &") else []), told]
-    variables = {**os.environ, **empty_home(tmp_path), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", "\n".join(script)],
-        cwd=tmp_path,
-        env={**variables, "PYTHONPATH": str(ROOT), "LLAMA_CLI_CONFIG": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = in_home(tmp_path, "bash", "-c", "\n".join(script))
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_the_python_of_a_page_runs(name, tmp_path):
+    place_models(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        done = in_home(tmp_path, sys.executable, "-c", block)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
