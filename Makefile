@@ -80,13 +80,14 @@ test-real: $(REAL)/.installed ## Build SmolLM2 and others, let other programs ju
 	LLAMA_CLI_REAL=1 $(REAL)/bin/python -m pytest -q -n 2 -m '' --durations 10 tests/real
 
 # uv takes the lowest version that pyproject.toml allows of what it names; what those bring along is at its newest.
+# --seed gives the environment what Python's own venv would: on 3.10 setuptools too, which torch.compile imports there.
 test-floors: ## Run the tests with the lowest versions allowed on OLDEST=python3.10, and on NEWEST=python3.13
 	$(PYTHON) -m venv .venv-floors/uv
 	.venv-floors/uv/bin/python -m pip install --quiet uv==0.13.9
 	$(call tested_on,lowest,$(OLDEST),--resolution lowest-direct)
 	$(call tested_on,newest,$(NEWEST),--constraint constraints.txt)
 
-tested_on = .venv-floors/uv/bin/uv venv --quiet --clear --python $(2) .venv-floors/$(1) \
+tested_on = .venv-floors/uv/bin/uv venv --quiet --clear --seed --python $(2) .venv-floors/$(1) \
 	&& .venv-floors/uv/bin/uv pip install --quiet --python .venv-floors/$(1)/bin/python $(3) --editable '.[dev]' \
 	&& .venv-floors/$(1)/bin/python -m pytest -q -n 2
 

@@ -161,6 +161,7 @@ def test_a_web_page_is_named(tmp_path):
     assert "a web page" in refusal(folder, read_headers).message
 
 
+@pytest.mark.sampled(5, kind=lambda case: case["n_shards"])
 @pytest.mark.parametrize("case", FAMILY, ids=lambda case: f"{case['model']}-{case['variant']}")
 def test_every_model_of_the_family_by_its_headers(case, tmp_path):
     """Whole models of Meta's in sparse files: sizes, parts and parameter counts are the published ones."""

@@ -124,7 +124,7 @@ def test_a_setting_is_for_the_flag_it_means(run, file):
         ('dtype = "int3"', "dtype: Input should be 'auto', 'bf16', 'fp16' or 'fp32'", "edit it"),
         ("max_tokens = 1\nmax-tokens = 2", "there twice", "edit it"),
         ("temperature 1", "line 1", "LLAMA_CLI_CONFIG=/dev/null"),
-        ("temperature = 1\ntemperature = 2", "Cannot overwrite a value", "edit it"),
+        ("temperature = 1\ntemperature = 2", "overwrite a value", "edit it"),
         (b"\xff", "it is not valid UTF-8 at byte 0", "edit it"),
         ("#" * (1 << 20) + "\n", "it has more than", "edit it"),
     ],

@@ -124,6 +124,7 @@ FOLDERS = ["tiny/gqa", "tiny/ffnmult", "tiny/kv8"]
 
 
 @needs_kernels
+@pytest.mark.sampled(5)
 @both
 @pytest.mark.parametrize("source", [*FOLDERS, "mp/gqa-mp2", "hf/gqa-v4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -177,6 +178,7 @@ def test_elsewhere_it_is_a_model_of_full_weights(kind, tmp_path, monkeypatch, ca
     assert one.token_ids == two.token_ids
 
 
+@pytest.mark.sampled(3)
 @both
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_parts_of_ranks_are_those_of_the_full_weights(kind, size, tmp_path):
@@ -296,6 +298,7 @@ def test_blocks_make_what_the_whole_makes(tmp_path, monkeypatch):
     assert all(torch.equal(pieces[name], tensor) for name, tensor in whole.items())
 
 
+@pytest.mark.sampled(3)
 @both
 @pytest.mark.parametrize("form", ["pth", "safetensors", "hf"])
 def test_back_to_full_weights(kind, form, tmp_path):

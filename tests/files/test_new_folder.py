@@ -5,6 +5,7 @@ import fcntl
 import os
 
 import pytest
+from helpers import faults
 
 from llama_cli.errors import MORE_ROOM, OutputFailed, OutputRefused
 from llama_cli.files.new_folder import check_space, new_folder
@@ -191,7 +192,7 @@ def test_a_kill_between_the_renames_loses_nothing(at, tmp_path, monkeypatch):
             if calls == at:
                 os._exit(9)
 
-        os.rename = rename
+        faults.replace_call("rename", rename)
         make(target, replace=True)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9

@@ -4,6 +4,7 @@ With `commands.run(..., prepare=partial(faults.kill_at, "write", 3))` that is a 
 """
 
 import os
+import pathlib
 import resource
 import signal
 
@@ -26,7 +27,15 @@ def kill_at(call, count):
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
-    setattr(os, call, counted)
+    replace_call(call, counted)
+
+
+def replace_call(call, function):
+    """Let one of os's calls be another function."""
+    setattr(os, call, function)
+    accessor = getattr(pathlib, "_normal_accessor", None)  # where Path of Python 3.10 keeps its own
+    if hasattr(accessor, call):
+        setattr(accessor, call, function)
 
 
 def crash_at_row(max_tokens):

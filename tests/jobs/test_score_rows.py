@@ -64,6 +64,7 @@ def test_rows_in_a_file_are_those_that_are_printed(files, clean, capfdbinary):
     assert [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()] == printed
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("n_done", [1, 30, ROWS_TOGETHER - 1, ROWS_TOGETHER, ROWS_TOGETHER + 1, N_ROWS - 1, N_ROWS])
 @pytest.mark.parametrize("torn", [b"", b'{"id": "row'])
 def test_a_run_goes_on_to_the_same_bytes(files, clean, n_done, torn):

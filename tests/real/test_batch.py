@@ -145,6 +145,7 @@ def test_a_signal_leaves_whole_rows_and_the_same_command_goes_on(name, number, m
     assert out.read_bytes().startswith(written)
 
 
+@pytest.mark.real
 def test_bad_rows_are_told_and_the_others_run(smollm2, tmp_path):
     bad = ['{"prompt": 5}', "nonsense", '{"prompt": "x", "bogus": 1}', json.dumps({"prompt": "word " * 9000})]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
