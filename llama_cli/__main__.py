@@ -1,9 +1,14 @@
 """Starts the program: `llama-cli`, or `python -m llama_cli`."""
 
 import atexit
+import gc
 import os
 import signal
 import sys
+
+# The imports of a command make some 320,000 objects that stay. Looking for garbage among them after every 700, as
+# Python does, takes a sixth of the time until the first token. A row or a token leaves no cycles behind.
+FEWEST_TO_COLLECT = 500_000
 
 
 def _forget_current_folder() -> None:
@@ -29,6 +34,7 @@ def _leave(codes: list[int]) -> None:
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
     codes: list[int] = []
+    gc.set_threshold(FEWEST_TO_COLLECT)
     atexit.register(_leave, codes)  # the first to be registered is the last to be called
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until there is somebody to catch it, Ctrl-C is no exception in the middle of an import.
