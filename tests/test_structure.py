@@ -57,6 +57,22 @@ def test_the_site_leads_to_every_page():
     assert shown == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
 
 
+def anchors_of(page):
+    """What its headings are called in links, on a site and where repositories are shown."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            name, _, anchor = target.partition("#")
+            if not name.startswith("http"):
+                leads_to = page.parent / name if name else page
+                assert leads_to.exists(), f"{page.name}: {target}"
+                assert not anchor or anchor in anchors_of(leads_to), f"{page.name}: {target}"
+
+
 def test_the_readme_names_every_command():
     table = README.partition("\n## Commands\n")[2].partition("\n## ")[0]
     commands = {path.stem for path in (ROOT / "docs/reference").glob("*.md")} - {"index", "help"}
