@@ -14,14 +14,14 @@ from .weights import joined_with, spec_of
 
 GROUP = 32  # weights that share an int4 scale
 HALF = GROUP // 2
-BLOCK_VALUES = 1 << 20  # rounded at a time, so that little more than the result is in memory
+BLOCK_VALUES = 1 << 20  # quantized at a time
 BLOCK_ROWS = 64  # that the kernels take together, or a divisor of it
 INT4_ROWS = 16  # the int4 kernel takes multiples of so many
 SMALLEST = 1e-12  # keeps the scale of an all-zero row from dividing by zero
 
 
 class Int8Weight(NamedTuple):
-    """A matrix in whole steps, whose size each row has for itself."""
+    """int8 with a scale for each row: a weight is its value times the scale of its row."""
 
     values: Tensor  # int8 (out, in)
     scales: Tensor  # float32 (out,)
@@ -41,13 +41,14 @@ class Int8Weight(NamedTuple):
 
 
 class Int4Weight(NamedTuple):
-    """A matrix of 16 levels, whose size and middle each group of 32 in a row has for itself.
+    """int4 with a scale and a zero point for each group of 32 columns of a row.
 
-    Byte k of a group's 16 holds column k in its lower half and column k + 16 in its upper one.
+    A weight is (level - 8) · scale + zero point, its level from 0 to 15. Byte k of a group holds the level of column
+    k in its lower half and that of column k + 16 in its upper one.
     """
 
     values: Tensor  # uint8 (out, in / 2)
-    scales: Tensor  # bfloat16 (out, in / GROUP, 2): the size of a step, and what level 8 means
+    scales: Tensor  # bfloat16 (out, in / GROUP, 2): scale, zero point
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,9 +64,9 @@ class Int4Weight(NamedTuple):
 
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
         """Rows in float32."""
-        steps, middles = self.scales[rows, :, :, None].float().unbind(2)
+        scales, zero_points = self.scales[rows, :, :, None].float().unbind(2)
         levels = self.levels(rows, torch.float32).view(-1, self.scales.shape[1], GROUP)
-        return levels.sub_(8).mul_(steps).add_(middles).flatten(1)
+        return levels.sub_(8).mul_(scales).add_(zero_points).flatten(1)
 
     def narrow(self, dim: int, start: int, length: int) -> Int4Weight | None:
         """Part [start, start + length) along `dim`; None where that would cut a group."""
@@ -82,7 +83,7 @@ Weight: TypeAlias = Tensor | Int8Weight | Int4Weight
 
 
 def round_int8(weight: Tensor) -> Int8Weight:
-    """The nearest of 255 whole steps; the largest value of a row is 127 of them."""
+    """Quantize a matrix (out, in) to int8, rounding to nearest: the largest magnitude of a row becomes 127."""
     scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for rows in blocks(*weight.shape):
@@ -93,17 +94,17 @@ def round_int8(weight: Tensor) -> Int8Weight:
 
 
 def as_int8(weight: Weight) -> Int8Weight:
-    """A weight of 8 bits as it is, any other rounded."""
+    """A weight of int8 as it is, any other quantized to it."""
     return weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
 
 
 def as_int4(weight: Weight) -> Int4Weight:
-    """A weight of 4 bits as it is, any other rounded."""
+    """A weight of int4 as it is, any other quantized to it."""
     return weight if isinstance(weight, Int4Weight) else round_int4(in_full(weight))
 
 
 def round_int4(weight: Tensor) -> Int4Weight:
-    """The nearest of 16 levels between the smallest and the largest value of each group."""
+    """Quantize a matrix (out, in) to int4, rounding to nearest: a group's smallest value is level 0, its largest 15."""
     n_out, n_in = weight.shape
     values = torch.empty((n_out, n_in // 2), dtype=torch.uint8, device=weight.device)
     scales = torch.empty((n_out, n_in // GROUP, 2), dtype=torch.bfloat16, device=weight.device)
@@ -115,22 +116,22 @@ def round_int4(weight: Tensor) -> Int4Weight:
 
 
 def int4_levels(block: Tensor) -> tuple[Tensor, Tensor]:
-    """Levels of a few rows, int32 (N, in), and their steps and middles, (N, in / GROUP, 2)."""
+    """Levels of a few rows (N, in), int32, and their scales and zero points (N, in / GROUP, 2)."""
     grouped = block.float().view(len(block), -1, GROUP)
     low, high = grouped.amin(-1), grouped.amax(-1)
-    steps = ((high - low) / 15).clamp_min_(SMALLEST)
-    levels = ((grouped - low[..., None]) / steps[..., None]).round_().clamp_(0, 15).to(torch.int32).flatten(1)
-    return levels, torch.stack([steps, low + 8 * steps], -1)
+    scales = ((high - low) / 15).clamp_min_(SMALLEST)
+    levels = ((grouped - low[..., None]) / scales[..., None]).round_().clamp_(0, 15).to(torch.int32).flatten(1)
+    return levels, torch.stack([scales, low + 8 * scales], -1)
 
 
 def blocks(n_rows: int, n_columns: int) -> list[slice]:
-    """Rows to be rounded at a time."""
+    """Rows that are quantized at a time, so that little more than the result is in memory."""
     step = max(1, BLOCK_VALUES // n_columns // BLOCK_ROWS) * BLOCK_ROWS
     return [slice(first, first + step) for first in range(0, n_rows, step)]
 
 
 def join(parts: Sequence[Weight]) -> Weight:
-    """Matrices one below the other: rounded if all are rounded alike."""
+    """Matrices one below the other: quantized if all are quantized alike, else a tensor."""
     first, *others = parts
     if isinstance(first, Tensor) or any(type(part) is not type(first) for part in others):
         return torch.cat([in_full(part) for part in parts])
@@ -139,12 +140,12 @@ def join(parts: Sequence[Weight]) -> Weight:
 
 
 def in_full(weight: Weight) -> Tensor:
-    """A weight that is no longer rounded, in the dtype of its scales; a tensor as it is."""
+    """A weight dequantized, in the dtype of its scales; a tensor as it is."""
     return weight if isinstance(weight, Tensor) else weight.dequantize().to(weight.scales.dtype)
 
 
 def rounding_of(name: str, shapes: Mapping[str, Shape], quantization: Quantization) -> Quantization | None:
-    """How a model of such `shapes` rounds one of its weights; None for one that stays as it is.
+    """To what a model of such `shapes` quantizes one of its weights; None for one that stays as it is.
 
     The output matrix suffers most and has 8 bits at least. 4 bits are for shapes that the kernel takes.
     """

@@ -24,7 +24,7 @@ class Kind(IntEnum):
     BFLOAT16 = 1
     INT4 = 2
     INT8 = 3
-    INT8_FINE = 4
+    INT8_RESIDUAL = 4
 
 
 class Matrix(Structure):

@@ -95,7 +95,7 @@ class NativeInt8Linear(nn.Module):
         self.register_buffer("values", rounded.values.contiguous(), persistent=False)
         self.register_buffer("scales", rounded.scales.clone(), persistent=False)
         self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
-        kind = Kind.INT8_FINE if with_residual else Kind.INT8
+        kind = Kind.INT8_RESIDUAL if with_residual else Kind.INT8
         self.matrix = Matrix(*map(address, (self.values, self.scales, self.sums)), *weight.shape, kind)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ inline void take_row(const Sum* found, int64_t row, int64_t n_rows, int64_t n, N
     for (int64_t out = in_tiles; out < n; out++) into[out] = found[out][row];
 }
 
-// Where the results of a product belong; rows of bytes are those of the first digit, then those of the second.
+// Where the results of a product belong; rows of bytes are those of the inputs, then those of their residuals.
 struct Results {
     float* y;
     int64_t stride, n_rows;
@@ -216,7 +216,7 @@ inline void product(const Matrix& m, const Inputs& in, Range outs, int64_t n_row
 #if HAS_BYTE_PRODUCTS
         default:
             return multiply(Int8{(const int8_t*)m.weights, (const float*)m.scales, m.sums, n_in}, outs,
-                            digits_of(m.kind) * n_rows, in.bytes, to);
+                            roundings_of(m.kind) * n_rows, in.bytes, to);
 #endif
     }
 }

@@ -12,7 +12,7 @@ constexpr float ZERO_POINT = 128.0f;
 constexpr float BYTE_LIMIT = 127.0f;
 constexpr float SMALLEST = 1e-12f;  // keeps the step of an all-zero row from dividing by zero
 
-enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_FINE };
+enum Kind : int32_t { FLOAT32, BFLOAT16, INT4, INT8, INT8_RESIDUAL };
 
 // How weights lie, and what makes vectors of a block of their columns. Inputs lie so that they meet: see `prepare`.
 
@@ -55,7 +55,7 @@ struct BFloat16 : OfFloats {
 // 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
 struct Int4 : OfFloats {
     const uint8_t* weights;
-    const uint16_t* scales;  // of each group the size of a step, and what level 8 means
+    const uint16_t* scales;  // of each group: scale, zero point
     int64_t n_in;
     Int4(const void* weights, const void* scales, int64_t n_in)
         : weights((const uint8_t*)weights), scales((const uint16_t*)scales), n_in(n_in) {}
@@ -67,8 +67,8 @@ struct Int4 : OfFloats {
         int64_t group = (out * n_in + column) / GROUP;
         Words both = upcast(load<Nibbles>(weights + group * LANES));
         Words scale = Words{} + load<uint32_t>(scales + 2 * group);
-        Floats step = (Floats)(scale << 16), middle = (Floats)(scale & 0xffff0000u);
-        return {level(both) * step + middle, level(both >> 4) * step + middle};
+        Floats step = (Floats)(scale << 16), zero = (Floats)(scale & 0xffff0000u);
+        return {level(both) * step + zero, level(both >> 4) * step + zero};
     }
     float one(int64_t, int64_t) const { return 0; }  // rows are whole groups
 };
@@ -102,8 +102,8 @@ inline int64_t groups_of(int64_t n_rows) { return (n_rows + ROWS - 1) / ROWS; }
 inline int64_t first_row(int64_t group, int64_t n_rows) { return n_rows * group / groups_of(n_rows); }
 inline int64_t group_of(int64_t row, int64_t n_rows) { return ((row + 1) * groups_of(n_rows) - 1) / n_rows; }
 
-// Where a row lies among those of its group: a block of columns of each, then the next block, and what lies behind the
-// last whole block by rows.
+// Where a row lies among those of its group. They take turns, a block of columns of each and then the next block; the
+// columns behind the last whole block lie row by row.
 struct Place {
     int64_t first, rows, place, n_in, whole, block;
     Place(int64_t row, int64_t n_rows, int64_t n_in, int64_t block)
@@ -118,11 +118,11 @@ struct Place {
 // Rows as a product wants them, in groups: floats in the order of the weights, or bytes with the size of their steps.
 struct Inputs {
     float* floats;   // (rows, n_in)
-    uint8_t* bytes;  // (digits · rows, n_in)
-    float* steps;    // (digits · rows,)
+    uint8_t* bytes;  // (roundings · rows, n_in): the rounded rows, then their rounded residuals
+    float* steps;    // (roundings · rows,)
 };
 
-inline int64_t digits_of(int32_t kind) { return kind == INT8_FINE ? 2 : 1; }
+inline int64_t roundings_of(int32_t kind) { return kind == INT8_RESIDUAL ? 2 : 1; }
 inline bool is_bytes(int32_t kind) { return kind >= INT8; }
 
 // The largest magnitude; NaN if any is NaN.
@@ -155,10 +155,10 @@ inline void round_row(const float* x, const Place& to, float step, uint8_t* byte
     round(to.whole, to.n_in - to.whole, bytes + to.behind());
 }
 
-// What rounding left of a row.
-inline void subtract_rounded(const float* x, const Place& at, float step, const uint8_t* bytes, float* rest) {
+// The residual: what rounding left of a row.
+inline void subtract_rounded(const float* x, const Place& at, float step, const uint8_t* bytes, float* residual) {
     const auto subtract = [&](int64_t from, int64_t n, const uint8_t* rounded) {
-        for (int64_t i = 0; i < n; i++) rest[from + i] = x[from + i] - step * (float(rounded[i]) - ZERO_POINT);
+        for (int64_t i = 0; i < n; i++) residual[from + i] = x[from + i] - step * (float(rounded[i]) - ZERO_POINT);
     };
     for (int64_t i = 0; i < at.whole; i += BYTES) subtract(i, BYTES, bytes + at.of_block(i));
     subtract(at.whole, at.n_in - at.whole, bytes + at.behind());
@@ -166,16 +166,16 @@ inline void subtract_rounded(const float* x, const Place& at, float step, const 
 
 // Puts a row of inputs where a product with weights of that kind looks for it.
 inline void prepare(int32_t kind, const float* x, int64_t n_in, int64_t row, int64_t n_rows, const Inputs& in) {
-    const int64_t n_digits = digits_of(kind);
+    const int64_t n_roundings = roundings_of(kind);
     if (is_bytes(kind)) {
-        float* const rest = in.floats + row * n_in;
-        for (int64_t digit = 0; digit < n_digits; digit++) {
-            const Place place(digit * n_rows + row, n_digits * n_rows, n_in, BYTES);
+        float* const residual = in.floats + row * n_in;
+        for (int64_t rounding = 0; rounding < n_roundings; rounding++) {
+            const Place place(rounding * n_rows + row, n_roundings * n_rows, n_in, BYTES);
             const float largest = largest_of(x, n_in), step = (largest < SMALLEST ? SMALLEST : largest) / BYTE_LIMIT;
             round_row(x, place, step, in.bytes);
-            in.steps[digit * n_rows + row] = step;
-            if (digit + 1 < n_digits) subtract_rounded(x, place, step, in.bytes, rest);
-            x = rest;
+            in.steps[rounding * n_rows + row] = step;
+            if (rounding + 1 < n_roundings) subtract_rounded(x, place, step, in.bytes, residual);
+            x = residual;
         }
         return;
     }
