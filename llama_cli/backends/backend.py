@@ -16,6 +16,7 @@ from ..model.llama import Llama
 from ..options import Quantization
 from . import cuda, onednn_int
 from .cuda_graphs import GROWTH_OF_CACHE, DecodeGraphs, cuda_graphs
+from .machine import processor
 from .native.decode import NativeSteps, can_step
 from .native.library import Library, native_library
 from .native.linear import NativeLayers
@@ -83,7 +84,7 @@ def machine_of(device: torch.device) -> Machine:
     cpu = torch.device("cpu")
     return Machine(
         has_native=True,
-        has_native_int8=True,
+        has_native_int8=processor().has_byte_kernels,
         packed=frozenset(dtype for dtype in ("float32", "bfloat16") if can_pack(getattr(torch, dtype), cpu)),
         has_onednn_int=onednn_int.can_quantize(),
         upcasts=many_rows() is not None,

@@ -155,7 +155,7 @@ def _gpu_int(wanted: Wanted, machine: Machine) -> Offer | None:
 
 
 def _native_int(wanted: Wanted, machine: Machine) -> Offer | None:
-    can = wanted.device == "cpu" and wanted.kernels == "auto" and machine.has_onednn_int
+    can = wanted.device == "cpu" and wanted.kernels == "auto"
     if not (can and machine.has_native and machine.has_native_int8):
         return None
     return _quantized("native", wanted, *_dtypes_on_cpu(wanted), steps="native")

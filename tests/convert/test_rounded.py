@@ -169,7 +169,7 @@ def test_elsewhere_it_is_a_model_of_full_weights(kind, tmp_path, monkeypatch, ca
     plain = llama_cli.load(folder, kernels="plain")
     assert plain.info.dtype == "float32"
     assert caplog.text == ""
-    other_machine = dataclasses.replace(machine_of(CPU), has_onednn_int=False)
+    other_machine = dataclasses.replace(machine_of(CPU), has_native_int8=False, has_onednn_int=False)
     monkeypatch.setattr("llama_cli.loader.machine_of", lambda device: other_machine)
     other = llama_cli.load(folder)
     assert other.info.dtype == "float32"
