@@ -16,14 +16,12 @@ from helpers.commands import run
 from helpers.models import DATA, empty_home
 
 from llama_cli.cli.app import app
+from llama_cli.cli.spellings import ALIASES
 from llama_cli.toy import __file__ as toy
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    path
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-    if path.name != "CHANGELOG.md" and re.search(r"^```(?:sh|console)$", path.read_text(), re.MULTILINE)
-]
+ALL = [page for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]) if page.name != "CHANGELOG.md"]
+PAGES = [page for page in ALL if re.search(r"^```(?:sh|console)$", page.read_text(), re.MULTILINE)]
 RUN = [page for page in PAGES if page.parent.name != "reference"]  # whose examples tests/cli/test_help.py runs
 
 # What stands in the pages for a model of the reader's: the bundled one, or one of random weights that knows all texts.
@@ -80,6 +78,7 @@ NOT_RUN = {
     "python benchmarks/": "minutes, and peers",
     "grep -c": "an error to count",
 }
+OF_OTHERS = {"--minutes", "--name", "--node-rank"}  # flags of our scripts, and of torchrun
 
 
 class Line(NamedTuple):
@@ -197,6 +196,18 @@ def test_pages_show_commands():
 def test_a_line_of_a_page_parses(line):
     for arguments in line.ours:
         parse([argument for argument in arguments if argument != "COMMAND"])
+
+
+def test_flags_in_the_text_of_pages_exist():
+    """Those of `code` in sentences and tables, whichever command has them."""
+    program: Any = typer.main.get_command(app)
+    options = [parameter for command in (program, *program.commands.values()) for parameter in command.params]
+    known = {name for option in options for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+    for page in ALL:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        flags = {flag for code in re.findall(r"`([^`]+)`", text) for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code)}
+        told = {"--" + ALIASES.get(flag[2:].replace("_", "-"), flag[2:]) for flag in flags}
+        assert not told - known - OF_OTHERS, page
 
 
 def test_every_program_of_a_page_is_known():
