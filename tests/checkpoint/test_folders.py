@@ -293,7 +293,7 @@ def test_facts(folder):
     assert checkpoint.params == PARAMS
     assert checkpoint.files == (folder / SHARD,)
     assert checkpoint.dtype == torch.bfloat16
-    assert checkpoint.n_bytes == sum(tensor.nbytes for tensor in WEIGHTS.values())
+    assert checkpoint.headers.n_bytes == sum(tensor.nbytes for tensor in WEIGHTS.values())
     assert not checkpoint.is_tied
 
 
@@ -309,7 +309,7 @@ def test_tied_output_is_left_out(how, n_shards, tmp_path):
     checkpoint, args = checked(tmp_path)
     expected = {name: tensor for name, tensor in WEIGHTS.items() if name != "output.weight"}
     assert checkpoint.is_tied
-    assert checkpoint.n_bytes == sum(
+    assert checkpoint.headers.n_bytes == sum(
         tensor.nbytes * (n_shards if "norm" in name else 1) for name, tensor in expected.items()
     )
     assert_same(dict(checkpoint.tensors(args)), expected)

@@ -51,7 +51,7 @@ def test_hugging_face_weights_are_metas(n_files, tmp_path):
     assert_same(dict(checkpoint.tensors(args)), WEIGHTS)
     assert len(checkpoint.files) == n_files
     assert checkpoint.params_name == "config.json"
-    assert checkpoint.n_bytes == sum(tensor.nbytes for tensor in WEIGHTS.values())
+    assert checkpoint.headers.n_bytes == sum(tensor.nbytes for tensor in WEIGHTS.values())
     assert weight_shapes(args) == weight_shapes(ARGS)
     assert (args.max_seq_len, args.norm_eps, args.rope_theta) == (4096, 1e-5, 500000.0)
 
