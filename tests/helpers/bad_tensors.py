@@ -1,11 +1,12 @@
 """What can be wrong with one tensor of a good .pth."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 
-def spoil(folder: Path, rank: int, change) -> None:
+def spoil(folder: Path, rank: int, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     path = folder / f"consolidated.{rank:02d}.pth"
     weights = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     change(weights)

@@ -17,7 +17,7 @@ FOREIGN = [
 ]
 
 
-def lines(n=256):
+def lines(n: int = 256) -> list[bytes]:
     return [base64.b64encode(bytes([i])) + b" %d" % i for i in range(n)]
 
 

@@ -67,7 +67,7 @@ class Started:
         for name, data in (("in", stdin), ("out", b""), ("err", b"")):
             (self.folder / name).write_bytes(data)
         words = [str(argument) for argument in arguments]
-        self.process = _CONTEXT.Process(target=_run, args=(str(self.folder), words, prepare))  # type: ignore[attr-defined]
+        self.process = _CONTEXT.Process(target=_run, args=(str(self.folder), words, prepare))
         self.process.start()
 
     @property
@@ -115,8 +115,7 @@ class OnTerminal:
 
     def __init__(self, path: str, arguments: Sequence[object], environment: Mapping[str, str]) -> None:
         words = [str(argument) for argument in arguments]
-        # multiprocessing's own types know no process of the fork server's context
-        self.process = _CONTEXT.Process(target=_run_on, args=(path, words, dict(environment)))  # type: ignore[attr-defined]
+        self.process = _CONTEXT.Process(target=_run_on, args=(path, words, dict(environment)))
         self.process.start()
 
 
@@ -125,7 +124,7 @@ class Call:
 
     def __init__(self, path: Path, function: Callable[..., object], *arguments: object) -> None:
         self.path = path
-        self.process = _CONTEXT.Process(target=_call, args=(str(path), function, *arguments))  # type: ignore[attr-defined]
+        self.process = _CONTEXT.Process(target=_call, args=(str(path), function, *arguments))
         self.process.start()
 
     def wait(self, seconds: float = 120) -> bytes:

@@ -7,16 +7,18 @@ import os
 import pathlib
 import resource
 import signal
+from collections.abc import Callable
+from typing import Any
 
 
-def kill_at(call, count):
+def kill_at(call: str, count: int) -> None:
     """Kill this process at its `count`-th call of os.write, os.pwrite, os.fsync or os.rename.
 
     A write is cut in half first: that is what a kill in the middle of one leaves behind.
     """
     real, n_calls = getattr(os, call), 0
 
-    def counted(*arguments):
+    def counted(*arguments: Any) -> object:
         nonlocal n_calls
         n_calls += 1
         if n_calls < count:
@@ -30,7 +32,7 @@ def kill_at(call, count):
     replace_call(call, counted)
 
 
-def replace_call(call, function):
+def replace_call(call: str, function: Callable[..., object]) -> None:
     """Let one of os's calls be another function."""
     setattr(os, call, function)
     accessor = getattr(pathlib, "_normal_accessor", None)  # where Path of Python 3.10 keeps its own
@@ -38,13 +40,14 @@ def replace_call(call, function):
         setattr(accessor, call, function)
 
 
-def crash_at_row(max_tokens):
+def crash_at_row(max_tokens: int) -> None:
     """End the process, without a word, when a row that asks for so many tokens begins to run."""
     from llama_cli.engine.engine import Engine
+    from llama_cli.engine.request import Request
 
     real = Engine._start
 
-    def start(engine, request):
+    def start(engine: Engine, request: Request) -> object:
         if request.sampling.max_tokens == max_tokens:
             os._exit(9)
         return real(engine, request)
@@ -52,13 +55,13 @@ def crash_at_row(max_tokens):
     Engine._start = start
 
 
-def stop_after_rows(n_rows):
+def stop_after_rows(n_rows: int) -> None:
     """Suspend this process, as Ctrl-Z does, when its batch has written so many rows: it cannot end before."""
     from llama_cli.jobs.ledger import Ledger
 
     real, n_written = Ledger.append, 0
 
-    def append(ledger, row):
+    def append(ledger: Ledger, row: bytes) -> None:
         nonlocal n_written
         real(ledger, row)
         n_written += 1
@@ -68,6 +71,6 @@ def stop_after_rows(n_rows):
     Ledger.append = append
 
 
-def limit_files(n_bytes):
+def limit_files(n_bytes: int) -> None:
     """No file may become larger: what a full disk does, without one."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))

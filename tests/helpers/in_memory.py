@@ -6,13 +6,13 @@ import io
 class InMemory(io.BufferedReader):
     """What `Lines` reads from."""
 
-    def __init__(self, content, name="in.jsonl"):
+    def __init__(self, content: bytes, name: str = "in.jsonl") -> None:
         super().__init__(io.BytesIO(content))
         self._name = name
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self._name
 
-    def rewind(self):
+    def rewind(self) -> None:
         self.seek(0)

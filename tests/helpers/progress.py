@@ -4,8 +4,8 @@
 class Silent:
     """What `convert` tells of its way."""
 
-    def begin(self, what, n_bytes):
+    def begin(self, what: str, n_bytes: int) -> None:
         self.left = n_bytes
 
-    def advance(self, n_bytes):
+    def advance(self, n_bytes: int) -> None:
         self.left -= n_bytes

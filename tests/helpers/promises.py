@@ -4,6 +4,8 @@ A test says which promise it proves by @pytest.mark.promise("P5"). It counts as 
 by record_property("cases", n). At its end pytest shows a table: promise, cases, cases asked for, failures.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import pytest
@@ -53,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties.append(("promise", marker.args[0]))
 
 
-def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """The table; of a part of the tests only the promises that they prove."""
     counts = {name: [0, 0] for name in PROMISES}
     for outcome in ("passed", "failed", "error"):

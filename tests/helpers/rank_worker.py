@@ -9,16 +9,19 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from helpers.models import backend_of, open_model
-from torch import distributed
+from torch import Tensor, distributed
 
 from llama_cli.checkpoint.build import build_model
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling, Token
 from llama_cli.engine.runner import ModelRunner
+from llama_cli.model.args import ModelArgs
 from llama_cli.model.batch import Batch
+from llama_cli.model.llama import Llama
 from llama_cli.model.span import Span
 from llama_cli.model.split import Share, parallelize
 from llama_cli.parallel.leader import Leader, repeat
@@ -28,7 +31,7 @@ CPU = torch.device("cpu")
 COLLECTIVES = ("all_reduce", "all_gather", "broadcast")
 
 
-def build(case, share):
+def build(case: dict[str, Any], share: Share) -> tuple[Llama, ModelArgs]:
     checkpoint, args = open_model(case["folder"])
     backend = backend_of(getattr(torch, case["dtype"]), quantize=case["quantize"])
     model = build_model(checkpoint, args, backend, CPU, share)
@@ -38,13 +41,13 @@ def build(case, share):
 
 
 @torch.inference_mode()
-def logits_of(runner, ids):
+def logits_of(runner: ModelRunner, ids: list[int]) -> Tensor:
     runner.reserve(len(ids))
     return runner.model(Batch.of([Span(0, 0, len(ids), len(ids))], ids, runner.model.rope, runner.cache), runner.cache)
 
 
-def greedy(engine, prompts, n):
-    answers = [[] for _ in prompts]
+def greedy(engine: Engine, prompts: list[list[int]], n: int) -> list[list[int]]:
+    answers: list[list[int]] = [[] for _ in prompts]
     sampling = Sampling(temperature=0, max_tokens=n, ignore_eos=True)
     for event in engine.generate([Request(key, tuple(ids), sampling, 0) for key, ids in enumerate(prompts)]):
         if isinstance(event, Token):
@@ -52,13 +55,13 @@ def greedy(engine, prompts, n):
     return answers
 
 
-def count_collectives():
+def count_collectives() -> Counter[str]:
     """The calls from now on, as they are made."""
-    calls = Counter()
+    calls: Counter[str] = Counter()
     for name in COLLECTIVES:
         real = getattr(distributed, name)
 
-        def counted(*arguments, _real=real, _name=name, **more):
+        def counted(*arguments: Any, _real: Any = real, _name: str = name, **more: Any) -> Any:
             calls[_name] += 1
             return _real(*arguments, **more)
 

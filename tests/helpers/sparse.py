@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,13 +29,13 @@ class Described:
     def __init__(self, key: int, shape: tuple[int, ...]) -> None:
         self.storage, self.shape = Storage(str(key), math.prod(shape)), shape
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         strides = tuple(math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape)))
         return torch._utils._rebuild_tensor_v2, (self.storage, 0, self.shape, strides, False, OrderedDict())
 
 
 class Pickler(pickle.Pickler):
-    def persistent_id(self, value: object):
+    def persistent_id(self, value: object) -> tuple[Any, ...] | None:
         return ("storage", torch.BFloat16Storage, *value[:1], "cpu", value[1]) if isinstance(value, Storage) else None
 
 
