@@ -70,10 +70,10 @@ format: install ## Rewrite the sources as `check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install ## Run the tests, about five minutes
+test: install ## Run the tests, about two and a half minutes on two cores
 	$(BIN)/python -m pytest -q -n 2
 
-test-all: install ## Run the slow tests too; ends with the table of promises
+test-all: install ## Run every case, the slow ones too; ends with the table of promises
 	$(BIN)/python -m pytest -q -n 2 -m 'not real'
 
 test-real: $(REAL)/.installed ## Build SmolLM2 and others, let other programs judge; in an environment of its own

@@ -341,7 +341,8 @@ def test_blocks_in_commands(home, tmp_path):
     """Enter within the quotes sent the command with its first line, quotes and all."""
     kept = tmp_path / "s.jsonl"
     with Terminal(
-        ["chat", "-m", TINY, "-n", "3", "--session", str(kept)], env={**home, "SSH_CONNECTION": "far away"}
+        ["chat", "-m", TINY, "-n", "3", "--ignore-eos", "--session", str(kept)],
+        env={**home, "SSH_CONNECTION": "far away"},
     ) as terminal:
         terminal.wait_for_prompt(1)
         terminal.type('/system """two')

@@ -55,12 +55,14 @@ def torchrun(n_ranks, *options):
 
 def outside_listeners(process):
     """Sockets of a process and its children that listen on more than the loopback."""
-    found = []
-    for each in [process, *process.children(recursive=True)]:
-        for connection in each.net_connections(kind="inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::1"):
-                found.append(connection)
-    return found
+    numbers = {each.pid for each in [process, *process.children(recursive=True)]}
+    return [
+        connection
+        for connection in psutil.net_connections(kind="inet")
+        if connection.pid in numbers
+        and connection.status == psutil.CONN_LISTEN
+        and connection.laddr.ip not in ("127.0.0.1", "::1")
+    ]
 
 
 def test_complete_reads_a_pipe_and_listens_to_nobody_outside():
