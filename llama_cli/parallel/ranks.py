@@ -147,6 +147,19 @@ def _tensor(numbers: Sequence[int]) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Drop what libraries print of what they do: fairscale through Python, and Gloo, in torch 2.10, past it."""
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
+
+
 class Ranks:
     """The processes that share one model, once they have met."""
 
@@ -155,7 +168,7 @@ class Ranks:
         from torch import cuda, distributed
 
         self.place = place
-        with _on_loopback(place):
+        with _on_loopback(place), _unheard():
             store = _store(place)
             backend = "cpu:gloo,cuda:nccl" if cuda.is_available() else "gloo"
             distributed.init_process_group(
@@ -168,7 +181,7 @@ class Ranks:
         from fairscale.nn.model_parallel import initialize_model_parallel
         from torch import distributed
 
-        with _on_loopback(self.place), contextlib.redirect_stdout(io.StringIO()):  # fairscale prints what it does
+        with _on_loopback(self.place), contextlib.redirect_stdout(io.StringIO()), _unheard():
             initialize_model_parallel(tp)
             groups = [
                 distributed.new_group(list(range(first, first + tp)), backend="gloo", timeout=PATIENCE)
