@@ -147,14 +147,14 @@ def test_copied_prefix_continues_like_the_original():
 
 
 def test_making_a_model_imports_no_compiler():
-    """torch's own initialisation of an embedding on the meta device imports torch._dynamo and sympy: 1.6 s."""
+    """torch's own initialisation of an embedding on the meta device imports torch._dynamo: 1.6 s."""
     code = """
 import sys, torch
 from llama_cli.model.args import ModelArgs
 from llama_cli.model.llama import Llama
 with torch.device("meta"):
     Llama(ModelArgs(n_layers=1))
-print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+print("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == "False\n"
