@@ -19,9 +19,9 @@ from .backends.offers import DTYPES, SMALL_MODEL_BYTES, Wanted
 from .chat.template import choose_template
 from .checkpoint import Checkpoint, Slice, open_checkpoint
 from .checkpoint.build import build_model
-from .checkpoint.catalog import TOY, expand
 from .checkpoint.family import doubt_about
 from .checkpoint.fingerprint import fingerprint_of_model, fingerprint_of_weights
+from .checkpoint.folders import TOY, expand
 from .checkpoint.installed import model_name
 from .checkpoint.plan import plan_model, what_is_wanted
 from .checkpoint.tokenizer_file import check_vocabulary, open_tokenizer
@@ -82,7 +82,7 @@ def load_model(options: LoadOptions) -> LLM:
         weights=fingerprint_of_weights(opened.checkpoint),
         args=opened.args,
         plan=plan,
-        n_words=min(opened.tokenizer.n_words, opened.args.vocab_size),
+        tokenizer_size=min(opened.tokenizer.vocab_size, opened.args.vocab_size),
         stop_tokens=opened.tokenizer.stop_tokens | (template.format.stop_tokens if template.format else frozenset()),
     )
     team = Team(job) if job.n_ranks > 1 else None
@@ -90,8 +90,8 @@ def load_model(options: LoadOptions) -> LLM:
     opened.checkpoint.ensure_unchanged()
     engine = Engine(
         team.lead(runner) if team else runner,
-        n_words=job.n_words,
-        n_ids=opened.args.vocab_size,
+        tokenizer_size=job.tokenizer_size,
+        vocab_size=opened.args.vocab_size,
         stop_tokens=job.stop_tokens,
     )
     info = describe(opened, way, load_seconds=time.perf_counter() - began)

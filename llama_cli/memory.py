@@ -75,7 +75,7 @@ class MemoryPlan:
         return max(1, int(left // (self.per_token * context)))
 
 
-Rounding = Literal["kept", "undone"]
+StoredQuantization = Literal["kept", "dequantized"]
 
 
 class Stored(NamedTuple):
@@ -84,7 +84,7 @@ class Stored(NamedTuple):
     linear_bytes: float  # of a value of a linear layer
     is_tied: bool  # the output matrix is the embedding, so it is made first
     is_copied: bool  # no tensor is used as it is mapped: another dtype, parts to be joined, or read into memory
-    rounding: Rounding | None = None  # what becomes of linear layers that `convert` has rounded
+    quantization: StoredQuantization | None = None  # what becomes of linear layers that `convert` has quantized
 
 
 def plan_memory(args: ModelArgs, offer: Offer, stored: Stored, *, n_slots: int, n_ranks: int = 1) -> MemoryPlan:
@@ -144,12 +144,12 @@ def _loading_bytes(args: ModelArgs, offer: Offer, stored: Stored) -> int:
     itemsize, linear_bytes, output_bytes = map(offer.bytes_of, LIKE)
     if not offer.is_on_cpu:
         return int(largest * itemsize)
-    page_bytes, is_tied, is_copied, rounding = stored
-    if rounding == "kept":
+    page_bytes, is_tied, is_copied, quantization = stored
+    if quantization == "kept":
         return int(max((layer + largest) * page_bytes, output * output_bytes))
-    is_copied, is_rounded = offer.joins and (is_copied or rounding == "undone"), linear_bytes < itemsize
-    of_layer = layer * page_bytes + largest * itemsize * (is_copied or is_rounded)
-    of_output = output * (max(page_bytes, STORED_OUTPUT) + itemsize * is_copied + linear_bytes * is_rounded)
+    is_copied, is_quantized = offer.joins and (is_copied or quantization == "dequantized"), linear_bytes < itemsize
+    of_layer = layer * page_bytes + largest * itemsize * (is_copied or is_quantized)
+    of_output = output * (max(page_bytes, STORED_OUTPUT) + itemsize * is_copied + linear_bytes * is_quantized)
     return int(max(of_layer, 0 if is_tied else of_output))
 
 

@@ -52,7 +52,7 @@ class LoadOptions:
     `batch_size` None means as many rows as memory holds, at most 16. `max_seq_len` is the context in tokens; the
     default is what the family was trained for, or what fits into memory. `dtype` auto is the dtype that the weights
     are stored in, float32 for a toy on a CPU. `quantize` rounds the weights of linear layers to int8 or int4; a folder
-    that `convert` has rounded runs so without it. `compile` takes half a minute and is for GPUs and long runs.
+    that `convert` has quantized runs so without it. `compile` takes half a minute and is for GPUs and long runs.
     `tp` processes share the model, each with a part of every layer, and `dp` groups of them share the prompts; they
     are started here, or by torchrun, and end with the model. `tp` None is one, or all that torchrun has started.
     """

@@ -60,12 +60,12 @@ def write_family(folder, name, n_shards=1, dtype=torch.bfloat16):
     is_old = params.get("vocab_size", -1) == -1
     if is_old:
         place = folder.parent if name.startswith("Llama 2") else folder  # one level up, as download.sh leaves it
-        n_words = write_sentencepiece(place / "tokenizer.model", MARKS if name == "Code Llama 7B" else None)
-        n_words += -n_words % 16
+        vocab_size = write_sentencepiece(place / "tokenizer.model", MARKS if name == "Code Llama 7B" else None)
+        vocab_size += -vocab_size % 16
     else:
         shutil.copy(DATA / "tokenizer/bytes256.model", folder / "tokenizer.model")
-        n_words = params["vocab_size"]
-    args = read_params(params, vocab_size=n_words)
+        vocab_size = params["vocab_size"]
+    args = read_params(params, vocab_size=vocab_size)
     weights = random_weights(args, dtype=dtype)
     shards = shards_of(weights, n_shards, llama2=is_old) if n_shards > 1 else [weights]
     for rank, shard in enumerate(shards):

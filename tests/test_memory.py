@@ -133,10 +133,10 @@ def test_a_mapped_embedding_stays_in_its_file():
     assert plan(is_tied=False, is_copied=True).total(1) > plan(is_tied=False, is_copied=False).total(1) + embedding
 
 
-def write_words(path, n_words):
+def write_words(path, vocab_size):
     """A tokenizer of so many tokens, its 256 special ones included: bytes, then pairs of bytes."""
     tokens = [bytes([byte]) for byte in range(256)] + [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
-    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens[: n_words - 256])]
+    lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens[: vocab_size - 256])]
     path.write_bytes(b"".join(lines))
 
 

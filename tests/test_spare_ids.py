@@ -19,7 +19,7 @@ from llama_cli.checkpoint.verify import Verification
 from llama_cli.errors import ModelRejected
 
 TOKENIZER = DATA / "tokenizer/bytes256.model"
-N_WORDS = 512
+TOKENIZER_SIZE = 512
 PARAMS = {"dim": 32, "n_layers": 1, "n_heads": 4, "n_kv_heads": 2, "vocab_size": -1, "multiple_of": 16}
 OTHERS = torch.randn(64, 32, generator=torch.Generator().manual_seed(7)).bfloat16()
 ZEROS = torch.zeros(64, 32).bfloat16()
@@ -27,7 +27,7 @@ ZEROS = torch.zeros(64, 32).bfloat16()
 
 def write(folder, rows, n_shards=1, *, llama2=False):
     """A model whose embedding has `rows` behind the tokenizer's."""
-    args = read_params(PARAMS, vocab_size=N_WORDS)
+    args = read_params(PARAMS, vocab_size=TOKENIZER_SIZE)
     weights = random_weights(args)
     for name in ("tok_embeddings.weight", "output.weight"):
         weights[name] = torch.cat([weights[name], rows])
@@ -42,7 +42,7 @@ def everywhere(folder, caplog):
     with caplog.at_level(logging.WARNING):
         session = llama_cli.load(folder)
     (answer,) = session.complete([[5, 6]], Sampling(max_tokens=20, ignore_eos=True, seed=1))
-    assert max(answer.token_ids) < N_WORDS
+    assert max(answer.token_ids) < TOKENIZER_SIZE
     loading = [record.getMessage() for record in caplog.records]
     headers = read_headers(folder)
     tokenizer = describe_model(headers, headers.configuration())["tokenizer"]
@@ -99,9 +99,9 @@ def test_many_trained_rows_belong_to_another_tokenizer(tmp_path):
 
 
 def test_of_hugging_faces_files_too(tmp_path, caplog):
-    args = read_params(PARAMS, vocab_size=N_WORDS + 2)
+    args = read_params(PARAMS, vocab_size=TOKENIZER_SIZE + 2)
     config = {
-        "vocab_size": N_WORDS + 2, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "vocab_size": TOKENIZER_SIZE + 2, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
         "num_key_value_heads": 2, "intermediate_size": args.ffn_dim,
     }  # fmt: skip
     folder = write_hf(tmp_path, random_weights(args), **config)

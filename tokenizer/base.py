@@ -36,7 +36,7 @@ class Tokenizer(Protocol):
         """`tiktoken`, `char` or `sentencepiece`."""
 
     @property
-    def n_words(self) -> int:
+    def vocab_size(self) -> int:
         """Size of the vocabulary, special tokens included."""
 
     @property

@@ -150,9 +150,9 @@ class BPETokenizer:
         self._name, self.vocabulary = name, vocabulary
         self.special_tokens: dict[str, int] = {**marks.names, **_without(vocabulary.specials, marks.names)}
         ranked = (len(vocabulary.ranks) - 1,) if vocabulary.ids is None else filter(None, vocabulary.ids)
-        self.n_words = 1 + max(*self.special_tokens.values(), *vocabulary.unmerged, *ranked, 0)
+        self.vocab_size = 1 + max(*self.special_tokens.values(), *vocabulary.unmerged, *ranked, 0)
         self.max_token_bytes = max(map(len, vocabulary.ranks))
-        check_ids(marks, self.n_words)
+        check_ids(marks, self.vocab_size)
         own = vocabulary.bos_id if marks.bos_token is None else self.special_tokens.get(marks.bos_token)
         self.bos_id = {None: vocabulary.bos_id, True: own, False: None}[marks.adds_bos]
         self.eos_id = vocabulary.eos_id if marks.eos_token is None else self.special_tokens.get(marks.eos_token)
@@ -170,7 +170,7 @@ class BPETokenizer:
     @cached_property
     def _bytes(self) -> list[bytes]:
         """What each id says; an id that nothing is said of says nothing."""
-        found = [b""] * self.n_words
+        found = [b""] * self.vocab_size
         ids = self.vocabulary.ids
         for rank, token in enumerate(self.vocabulary.ranks):
             number = rank if ids is None else ids[rank]
@@ -204,8 +204,8 @@ class BPETokenizer:
         return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.n_words:
-            raise EncodeError(f"id {token_id} is outside the vocabulary of {self.n_words}")
+        if not 0 <= token_id < self.vocab_size:
+            raise EncodeError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
         return self._bytes[token_id]
 
 

@@ -59,7 +59,7 @@ class CharTokenizer:
         path.write_text(json.dumps(self.symbols) + "\n")
 
     @property
-    def n_words(self) -> int:
+    def vocab_size(self) -> int:
         return len(self.symbols)
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:

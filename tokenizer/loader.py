@@ -46,7 +46,7 @@ def load_tokenizer(path: str | Path, marks: Marks = NO_MARKS) -> Tokenizer:
         return open_tokenizer_json(path, marks)
     if kind == "char":
         tokenizer = CharTokenizer.from_file(path)
-        check_ids(marks, tokenizer.n_words)
+        check_ids(marks, tokenizer.vocab_size)
         tokenizer.stop_tokens = marks.stop_ids
         return tokenizer
     from .spm import SentencePieceTokenizer

@@ -28,11 +28,11 @@ class Marks:
 NO_MARKS = Marks()
 
 
-def check_ids(marks: Marks, n_words: int) -> None:
+def check_ids(marks: Marks, vocab_size: int) -> None:
     """TokenizerError if an end is an id that the tokenizer lacks."""
-    outside = sorted(number for number in marks.stop_ids if not 0 <= number < n_words)
+    outside = sorted(number for number in marks.stop_ids if not 0 <= number < vocab_size)
     if outside:
         raise TokenizerError(
-            f"the model's files end answers with id {outside[0]}; its tokenizer has {n_words:,} tokens",
+            f"the model's files end answers with id {outside[0]}; its tokenizer has {vocab_size:,} tokens",
             "do these files belong together? see stop_token_ids in params.json, eos_token_id in config.json",
         )

@@ -45,7 +45,7 @@ class SentencePieceTokenizer:
             raise TokenizerError(f"{path.name} is damaged: SentencePiece cannot read it") from None
         model = self._model
         n_pieces: int = model.GetPieceSize()
-        self.n_words: int = 1 + max(n_pieces - 1, *marks.names.values(), 0)
+        self.vocab_size: int = 1 + max(n_pieces - 1, *marks.names.values(), 0)
         self.bos_id: int | None = None if marks.adds_bos is False else model.bos_id()
         self.eos_id: int = model.eos_id()
         control = (token_id for token_id in range(n_pieces) if model.IsControl(token_id))
@@ -57,13 +57,13 @@ class SentencePieceTokenizer:
         self._spelt_out = {token_id: self._spell(name) for name, token_id in named.items()}
         self.special_tokens = {**marks.names, **{n: i for n, i in self.special_tokens.items() if n not in marks.names}}
         ends = (self.special_tokens[name] for name in (*ENDS, marks.eos_token) if name in self.special_tokens)
-        check_ids(marks, self.n_words)
+        check_ids(marks, self.vocab_size)
         self.stop_tokens = marks.stop_ids.union({self.eos_id}, ends)
         self._n_shield = len(model.EncodeAsIds(SHIELD))
         self.puts_space = str(model.IdToPiece(model.EncodeAsIds("a")[0])).startswith(SPACE)
         added = {token_id: name.encode() for name, token_id in marks.names.items()}
         pieces = dict(enumerate(map(self._bytes_of, range(n_pieces))))
-        self._bytes = [pieces.get(token_id, added.get(token_id, b"")) for token_id in range(self.n_words)]
+        self._bytes = [pieces.get(token_id, added.get(token_id, b"")) for token_id in range(self.vocab_size)]
         self.max_token_bytes = max(map(len, self._bytes))
 
     def _bytes_of(self, token_id: int) -> bytes:
@@ -107,6 +107,6 @@ class SentencePieceTokenizer:
         return b"".join(self.token_bytes(token_id) for token_id in ids).decode("utf-8", errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id < self.n_words:
-            raise EncodeError(f"id {token_id} is outside the vocabulary of {self.n_words}")
+        if not 0 <= token_id < self.vocab_size:
+            raise EncodeError(f"id {token_id} is outside the vocabulary of {self.vocab_size}")
         return self._bytes[token_id]

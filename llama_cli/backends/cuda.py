@@ -25,9 +25,9 @@ class WeightOnlyInt8Linear(nn.Module):
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        rounded = as_int8(weight)
-        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
-        self.register_buffer("scales", rounded.scales.clone(), persistent=False)
+        quantized = as_int8(weight)
+        self.register_buffer("values", quantized.values.contiguous(), persistent=False)
+        self.register_buffer("scales", quantized.scales.clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
@@ -47,11 +47,11 @@ class WeightOnlyInt4Linear(nn.Module):
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        rounded = as_int4(weight)
-        tiles = next(n for n in TILES if rounded.shape[1] % (16 * n) == 0)
-        packed = torch.ops.aten._convert_weight_to_int4pack(pairs_of_levels(rounded.levels(dtype=torch.uint8)), tiles)
+        quantized = as_int4(weight)
+        tiles = next(n for n in TILES if quantized.shape[1] % (16 * n) == 0)
+        packed = torch.ops.aten._convert_weight_to_int4pack(pairs_of_levels(quantized.levels(dtype=torch.uint8)), tiles)
         self.register_buffer("packed", packed, persistent=False)
-        scales = rounded.scales.transpose(0, 1).contiguous()  # (in / GROUP, out, 2)
+        scales = quantized.scales.transpose(0, 1).contiguous()  # (in / GROUP, out, 2)
         self.register_buffer("scales", scales, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

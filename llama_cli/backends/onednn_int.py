@@ -1,4 +1,4 @@
-"""Linear layers with weights of 8 or 4 bits, made from full weights or from rounded ones (CPU)."""
+"""Linear layers with weights of 8 or 4 bits, made from full weights or from quantized ones (CPU)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def can_quantize() -> bool:
 
 
 class Int8Linear(nn.Module):
-    """x @ weight.T with both sides rounded to 8 bits: a scale for each weight row, and one for each token.
+    """x @ weight.T with both sides quantized to 8 bits: a scale for each weight row, and one for each token.
 
     Sums are exact integers, so a token's result does not depend on its neighbours in the batch. `with_residual` rounds
     what is left of the inputs to 8 bits too: the rows double, which costs little where reading the weights takes the
@@ -50,26 +50,26 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Weight, *, with_residual: bool = False) -> None:
         super().__init__()
         self.with_residual = with_residual
-        rounded = as_int8(weight)
-        packed = torch.ops.onednn.qlinear_prepack(rounded.values, None)
+        quantized = as_int8(weight)
+        packed = torch.ops.onednn.qlinear_prepack(quantized.values, None)
         self.register_buffer("packed", packed, persistent=False)
-        self.register_buffer("scales", rounded.scales.clone(), persistent=False)  # not mapped from a file
-        self.register_buffer("zeros", torch.zeros(len(rounded.scales), dtype=torch.int64), persistent=False)
+        self.register_buffer("scales", quantized.scales.clone(), persistent=False)  # not mapped from a file
+        self.register_buffer("zeros", torch.zeros(len(quantized.scales), dtype=torch.int64), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
-        return multiply_rounded(x, self._multiply, with_residual=self.with_residual)
+        return multiply_quantized(x, self._multiply, with_residual=self.with_residual)
 
-    def _multiply(self, rounded: Tensor) -> Tensor:
+    def _multiply(self, quantized: Tensor) -> Tensor:
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            *(rounded, 1.0, ZERO_POINT, self.packed, self.scales, self.zeros, None),
+            *(quantized, 1.0, ZERO_POINT, self.packed, self.scales, self.zeros, None),
             *(1.0, 0, torch.float32, "none", [], ""),
         )
         return out
 
 
-def multiply_rounded(x: Tensor, multiply: Callable[[Tensor], Tensor], *, with_residual: bool) -> Tensor:
-    """The product of x (N, in), rounded to 8 bits, with the weights of `multiply`: (N, out) in the dtype of x.
+def multiply_quantized(x: Tensor, multiply: Callable[[Tensor], Tensor], *, with_residual: bool) -> Tensor:
+    """The product of x (N, in), quantized to 8 bits, with the weights of `multiply`: (N, out) in the dtype of x.
 
     `multiply` takes rows of uint8 that mean their difference from ZERO_POINT, (M, in), and gives float32 (M, out).
     """

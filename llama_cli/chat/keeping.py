@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..checkpoint.catalog import TOY
+from ..checkpoint.folders import TOY
 from ..checkpoint.installed import find_model
 from ..errors import LlamaError, OutputRefused
 from ..files.claim import Claim, ensure_writable

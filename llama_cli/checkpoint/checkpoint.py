@@ -27,7 +27,7 @@ from .reshard import Part, Shape, Slice, read_slice, split_dimension
 from .shard import Shard
 from .spare_rows import n_trained
 from .stored.doubled_heads import is_doubled, read_once
-from .stored.rounded import RoundedWeights
+from .stored.quantized import QuantizedWeights
 from .stored.row_blocks import ComputedMatrix
 from .unsupported import unnested
 
@@ -63,7 +63,7 @@ class Checkpoint:
 
     @property
     def quantization(self) -> Quantization | None:
-        """To which `convert` has rounded the linear layers."""
+        """To which `convert` has quantized the linear layers."""
         return self.headers.quantization
 
     @property
@@ -219,7 +219,7 @@ class Checkpoint:
             yield name, self.read(name, shape, wanted, head_dim=args.head_dim)
 
     def stored(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Weight]]:
-        """The same, but matrices that the files have rounded stay so."""
+        """The same, but matrices that the files have quantized stay so."""
         for name, shape, wanted in self._wanted(args, part):
             yield name, self.read_stored(name, shape, wanted, head_dim=args.head_dim)
 
@@ -244,11 +244,11 @@ class Checkpoint:
         return tensor.clone() if is_mapped and not self.mmap else tensor
 
     def read_stored(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Weight:
-        """One slice as the files have it: rounded where they do, unless that would cut what shares a scale."""
+        """One slice as the files have it: quantized where they do, unless that would cut what shares a scale."""
         (shard, *_) = self.shards
-        rounded = shard.rounded(name) if isinstance(shard, RoundedWeights) else None
+        quantized = shard.quantized(name) if isinstance(shard, QuantizedWeights) else None
         dim, begin, end = wanted
-        part = rounded and rounded.narrow(dim, begin, end - begin)
+        part = quantized and quantized.narrow(dim, begin, end - begin)
         return self.read(name, shape, wanted, head_dim=head_dim) if part is None else part
 
     def drop_pages(self) -> None:

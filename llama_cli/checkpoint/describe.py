@@ -112,7 +112,7 @@ def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:
     ends = {names.get(number, repr(words.decode([number]))): number for number in sorted(words.stop_tokens)}
     return described | {
         "kind": words.kind,
-        "n_words": words.n_words,
+        "n_words": words.vocab_size,
         "known": known_tokenizer(headers.tokenizer),
         "chat_format": FORMATS.get(template),
         "chat_template": template,
@@ -175,7 +175,7 @@ def plan_table(
 def offer_of(headers: Headers, precision: Precision, machine: Machine, device: str) -> Offer | None:
     """How `load` would run a model in a precision; None where it could not.
 
-    Weights that `convert` has rounded are full ones where --kernels plain asks for it.
+    Weights that `convert` has quantized are full ones where --kernels plain asks for it.
     """
     dtype, quantize = PRECISIONS[precision]
     kernels: Kernels = "plain" if headers.quantization and quantize is None else "auto"

@@ -13,7 +13,7 @@ CLOSE = 0.8
 
 FAMILY = re.compile(r"llama\d|llama-guard|codellama")
 
-# What ollama and others put behind a name: a quantisation, or which one is meant.
+# What ollama and others put behind a name: a quantization, or which one is meant.
 TAGS = re.compile(r"(:latest|[-:](q\d\w*|fp16|bf16|int[48]|gguf|hf|original)(-\w+)*)+$")
 
 

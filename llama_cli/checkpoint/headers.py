@@ -18,7 +18,7 @@ from ..files.regular_file import Identity
 from ..model.weights import EMBEDDING, LAST_NORM, OUTPUT
 from ..tokenizer import TokenizerError
 from ..tokenizer.loader import kind_of
-from .catalog import expand, find_tokenizer
+from .folders import expand, find_tokenizer
 from .header import TensorHeader, is_extra
 from .installed import find_model, model_name
 from .params import Configuration, read_configuration
@@ -27,7 +27,7 @@ from .pth.shards import shard_paths
 from .safetensors_folder import StoredWeights, open_safetensors_folder
 from .spare_rows import stored_rows
 from .stored.doubled_heads import has_copies, is_doubled, once
-from .stored.rounded import RoundedWeights
+from .stored.quantized import QuantizedWeights
 from .unsupported import refuse_unsupported, unnested
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Headers:
     shards: Sequence[Mapping[str, TensorHeader]]
     identities: Mapping[Path, Identity]  # of the files with the weights
     has_doubled_heads: bool = False  # the files hold each key/value head twice, `params` counts it once
-    quantization: Quantization | None = None  # to which `convert` has rounded the linear layers
+    quantization: Quantization | None = None  # to which `convert` has quantized the linear layers
     embedding_files: Sequence[Path] = ()  # that hold the embedding, in the order of the shards
 
     @cached_property
@@ -98,7 +98,7 @@ class Headers:
                     yield tensor
 
     def _dtype_read(self, tensor: TensorHeader) -> Dtype:
-        """What a tensor is as a full one: that of the embedding where `convert` has rounded it, bfloat16 where Meta."""
+        """In what a weight is read: as the embedding where `convert` has quantized it, bfloat16 where Meta has."""
         stored = tensor.dtype if tensor.dtype in FLOATS else self.shards[0][EMBEDDING].dtype
         return FLOATS.get(stored, "bfloat16")
 
@@ -196,7 +196,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         )
     found = open_safetensors_folder(folder)
     weights = found.weights
-    if isinstance(weights, RoundedWeights):
+    if isinstance(weights, QuantizedWeights):
         tensors = weights.describe_all()
     else:
         tensors = {name: weights.describe(name) for name in weights.names()}

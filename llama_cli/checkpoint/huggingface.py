@@ -77,7 +77,7 @@ USE_BF16 = "use the bf16 checkpoint of the same model"
 def params_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json in the words of params.json; both styles of RoPE settings are understood."""
     if config.get("quantization_config") is not None:
-        raise NotComputed("config.json: the weights are quantised (quantization_config); not supported", USE_BF16)
+        raise NotComputed("config.json: the weights are quantized (quantization_config); not supported", USE_BF16)
     architectures = config.get("architectures") or [ARCHITECTURE]
     if architectures != [ARCHITECTURE]:
         kind = next((name for word, name in RELATIVES.items() if word in str(architectures)), None)

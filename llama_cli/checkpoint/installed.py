@@ -14,8 +14,8 @@ from ..errors import ModelRejected
 from ..files.json_file import read_object
 from ..files.quoting import plain, quote
 from ..files.regular_file import read_small
-from .catalog import TOY, expand, find_folder
 from .downloads import CLOSE, META, asked_for, how_to_get, is_known, normal
+from .folders import TOY, expand, find_folder
 
 HUB_FOLDER = "models--"
 SHOWN = 6  # names in one message

@@ -25,7 +25,7 @@ def open_checkpoint(path: str | Path, *, tokenizer: str | Path | None = None, mm
     import torch
 
     from .checkpoint import Checkpoint
-    from .quantised import plain_shards
+    from .meta_quantized import plain_shards
 
     require_safe_torch(torch.__version__)
     headers = read_headers(path, tokenizer=tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..backends.offers import BYTES, Machine, Offer, Wanted, choose_dtype, choose_offer
-from ..memory import MemoryPlan, Rounding, Stored, plan_memory
+from ..memory import MemoryPlan, Stored, StoredQuantization, plan_memory
 from ..model.args import ModelArgs
 from ..options import DtypeName, Kernels, Quantization
 from .headers import Headers
@@ -22,17 +22,17 @@ def what_is_wanted(
 ) -> Wanted:
     """What a model is to run in, by options that may leave it open.
 
-    As its linear layers were rounded, where that runs; elsewhere they are made full ones.
+    As its linear layers were quantized, where that runs; elsewhere they are made full ones.
     """
     asked = Wanted(choose_dtype(dtype, headers.dtype, headers.n_bytes, device), device, quantize, kernels)
     if quantize is not None or headers.quantization is None or kernels == "plain":
         return asked
-    as_rounded = replace(asked, quantize=headers.quantization)
-    return asked if choose_offer(as_rounded, machine) is None else as_rounded
+    as_stored = replace(asked, quantize=headers.quantization)
+    return asked if choose_offer(as_stored, machine) is None else as_stored
 
 
 def runs_as_stored(headers: Headers, offer: Offer) -> bool:
-    """Whether weights that are rounded in the files are those that an offer would make."""
+    """Whether weights that are quantized in the files are those that an offer would make."""
     return headers.quantization is not None and headers.quantization == offer.quantization
 
 
@@ -49,5 +49,5 @@ def _stored(headers: Headers, offer: Offer, *, mmap: bool) -> Stored:
         return Stored(1, is_tied, is_copied=True)
     if headers.quantization is None:
         return Stored(BYTES[headers.dtype], is_tied, is_copied)
-    rounding: Rounding = "kept" if runs_as_stored(headers, offer) else "undone"
-    return Stored(BYTES[headers.quantization], is_tied, is_copied, rounding)
+    quantization: StoredQuantization = "kept" if runs_as_stored(headers, offer) else "dequantized"
+    return Stored(BYTES[headers.quantization], is_tied, is_copied, quantization)

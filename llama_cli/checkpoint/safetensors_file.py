@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}  # of weights that this program has rounded
+DTYPES = FLOATS | {"I8": "int8", "U8": "uint8"}  # of weights that this program has quantized
 INDEX_SUFFIX = ".safetensors.index.json"
 
 

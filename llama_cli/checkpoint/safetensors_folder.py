@@ -12,7 +12,7 @@ from ..files.regular_file import Identity
 from .huggingface import HuggingFaceWeights, params_of, speaks_hugging_face
 from .safetensors_file import SafetensorsFiles, open_safetensors
 from .schemes import own_scheme
-from .stored.rounded import RoundedWeights
+from .stored.quantized import QuantizedWeights
 from .tokenizer_marks import read_their_template
 from .unsupported import unnested
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..options import Quantization
 
 
-StoredWeights = SafetensorsFiles | HuggingFaceWeights | RoundedWeights
+StoredWeights = SafetensorsFiles | HuggingFaceWeights | QuantizedWeights
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SafetensorsFolder:
 
     @property
     def quantization(self) -> Quantization | None:
-        return self.weights.quantization if isinstance(self.weights, RoundedWeights) else None
+        return self.weights.quantization if isinstance(self.weights, QuantizedWeights) else None
 
 
 def open_safetensors_folder(folder: Path) -> SafetensorsFolder:
@@ -57,6 +57,6 @@ def open_safetensors_folder(folder: Path) -> SafetensorsFolder:
         tied = "lm_head.weight" not in files.names()
     quantization = None if theirs else own_scheme(unnested(params))
     if quantization is not None:
-        return SafetensorsFolder(RoundedWeights(files, quantization), params, source, identities)
+        return SafetensorsFolder(QuantizedWeights(files, quantization), params, source, identities)
     files.require_floats()
     return SafetensorsFolder(HuggingFaceWeights(files, tied=tied) if theirs else files, params, source, identities)

@@ -14,7 +14,7 @@ QUANTIZATION_KEYS = ("quantization_args", "lora_args")
 # The one scheme of quantization that Meta's files name, those of Llama 3.2 1B and 3B.
 INT4_SCHEME = "int4_weight_int8_dynamic_activation"
 
-# What params.json names in folders with rounded weights of this program's; another program refuses them.
+# What params.json names in folders with quantized weights of this program's; another program refuses them.
 OWN_SCHEMES: Mapping[str, Quantization] = {"llama_cli_int8": "int8", "llama_cli_int4": "int4"}
 
 
@@ -26,5 +26,5 @@ def scheme_of(settings: Mapping[str, Any]) -> str | None:
 
 
 def own_scheme(settings: Mapping[str, Any]) -> Quantization | None:
-    """How this program rounded the weights of a folder; None for one of other weights."""
+    """How this program quantized the weights of a folder; None for one of other weights."""
     return OWN_SCHEMES.get(scheme_of(settings) or "")

@@ -39,7 +39,7 @@ def stored_rows(parts: Mapping[Path, TensorHeader], begin: int, end: int, dim: i
     return [b"".join(row) for row in zip(*halves, strict=False)]
 
 
-def added_names(folder: Path, n_words: int) -> list[str]:
+def added_names(folder: Path, tokenizer_size: int) -> list[str]:
     """Tokens that Hugging Face's files beside the weights name for ids behind the tokenizer's."""
     for name in ADDED_TOKENS:
         try:
@@ -50,7 +50,7 @@ def added_names(folder: Path, n_words: int) -> list[str]:
         named = {word: number for word, number in found.items() if type(number) is int and name == ADDED_TOKENS[0]}
         if isinstance(decoder, Mapping):
             named |= {_content(entry): int(number) for number, entry in decoder.items() if ID.fullmatch(number)}
-        behind = sorted((number, word) for word, number in named.items() if word and n_words <= number)
+        behind = sorted((number, word) for word, number in named.items() if word and tokenizer_size <= number)
         if behind:
             return [word for _, word in behind]
     return []

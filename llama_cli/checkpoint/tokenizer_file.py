@@ -11,7 +11,7 @@ from ..errors import ModelRejected
 from ..files.quoting import plain, quote
 from ..tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from ..tokenizer.marks import NO_MARKS, Marks
-from .catalog import TOKENIZER_NAMES, expand, find_tokenizer
+from .folders import TOKENIZER_NAMES, expand, find_tokenizer
 from .installed import find_model
 from .spare_rows import MOST, added_names, n_trained
 from .tokenizer_marks import read_marks
@@ -84,12 +84,12 @@ def check_vocabulary(
 
     `folder` is where the weights lie.
     """
-    spare = vocab_size - tokenizer.n_words
-    rows = read_rows(tokenizer.n_words, vocab_size) if 0 < spare < MOST else []
-    found = SpareIds(max(spare, 0), n_trained(rows), added_names(folder, tokenizer.n_words) if spare > 0 else ())
+    spare = vocab_size - tokenizer.vocab_size
+    rows = read_rows(tokenizer.vocab_size, vocab_size) if 0 < spare < MOST else []
+    found = SpareIds(max(spare, 0), n_trained(rows), added_names(folder, tokenizer.vocab_size) if spare > 0 else ())
     if not 0 <= spare < MOST or (spare > SPARE_IDS and found.trained):
         raise ModelRejected(
-            f"the tokenizer has {tokenizer.n_words:,} tokens, the model {vocab_size:,}",
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens, the model {vocab_size:,}",
             f"{path} belongs to another model: give the right one with --tokenizer",
         )
     if spare:

@@ -24,7 +24,7 @@ def refuse_unsupported(raw: Mapping[str, Any], source: str, *, of_shards: bool =
     whole, raw = raw, unnested(raw)
     if of_shards and own_scheme(raw):
         raise ModelRejected(
-            f"{source} speaks of weights rounded to {own_scheme(raw)}, which lie in consolidated.safetensors;"
+            f"{source} speaks of weights quantized to {own_scheme(raw)}, which lie in consolidated.safetensors;"
             " here are .pth files",
             "it belongs to another folder: use the params.json of these weights",
         )

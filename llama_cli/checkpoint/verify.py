@@ -16,10 +16,10 @@ from ..files.regular_file import ensure_unchanged
 from ..model.args import ModelArgs
 from ..model.weights import n_params, weight_shapes
 from ..tokenizer.known import known_tokenizer
-from .catalog import expand, find_tokenizer
 from .checklist import CHECKLIST, TOKENIZER_CHECKLIST, Checksum, blob_checksum, read_checklist
 from .contents import Contents, Survey, read_contents, survey
 from .family import doubt_about
+from .folders import expand, find_tokenizer
 from .installed import find_model, model_name
 from .pth.shards import shard_paths
 from .tokenizer_file import check_vocabulary, open_tokenizer
@@ -132,7 +132,7 @@ class Verification:
         known = known_tokenizer(self._tokenizer)
         whose = known or ("the toy's own" if words.kind == "char" else "not one of Meta's known files")
         ends = ", ".join(map(str, sorted(words.stop_tokens))) or "nothing"
-        self._add("tokenizer", file, "ok", f"{words.kind}, {words.n_words:,} tokens, {whose}; answers end at {ends}")
+        self._add("tokenizer", file, "ok", f"{words.kind}, {words.vocab_size:,} tokens, {whose}; answers end at {ends}")
 
     def _read_spare_rows(self, begin: int, end: int) -> list[bytes]:
         return [] if self._checkpoint is None else self._checkpoint.spare_rows(begin, end)

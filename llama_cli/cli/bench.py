@@ -72,7 +72,7 @@ def bench(
         from ..loader import load_model
 
         session = load_model(replace(model, batch_size=batch_size))
-        requests = mixed_requests(prompts, session.engine.limits.n_words, *wanted)
+        requests = mixed_requests(prompts, session.engine.limits.tokenizer_size, *wanted)
         _check_length(session, max(len(request.prompt) + request.sampling.max_tokens for request in requests))
         figures = _measure_batch(session, requests, batch_size, alone)
     else:

@@ -51,14 +51,14 @@ def convert(
     """
     messages.apply()
     if quantize is not None and form not in (None, "safetensors"):
-        raise UsageError(f"--format {form}: rounded weights are stored in safetensors", "leave out --format")
+        raise UsageError(f"--format {form}: quantized weights are stored in safetensors", "leave out --format")
     form = form or ("safetensors" if quantize else "pth")
     if mp > 1 and form != "pth":
         flag = "--quantize" if quantize else "--format"
         raise UsageError(f"--mp {mp}: only .pth files are split by rank", f"leave out {flag}, or --mp")
 
     from ..backends.dtype import DTYPES
-    from ..checkpoint.catalog import expand
+    from ..checkpoint.folders import expand
     from ..convert.conversion import convert as run
     from ..convert.gguf import is_gguf, open_gguf
     from ..convert.outputs import Target

@@ -71,7 +71,7 @@ def info(
 
 def chosen_model(name: str | None, model: str | Path | None) -> str | Path:
     """The model given in one of the two ways, or the toy. A name goes before -m's environment variable."""
-    from ..checkpoint.catalog import TOY
+    from ..checkpoint.folders import TOY
 
     return name or model or TOY
 
@@ -101,11 +101,11 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
         known = f", {words['known']}" if words["known"] else ""
         tokenizer = f"{words['kind']}, {words['n_words']:,} tokens{known}: {words['path']}"
     ends = ", ".join(f"{name} ({number})" for name, number in (words["stop_tokens"] or {}).items())
-    rounded = described["quantization"]
+    quantized = described["quantization"]
     runs = [
         (
-            "rounded",
-            f"to {rounded} by llama-cli convert; runs so on an x86 CPU and on NVIDIA GPUs, as full weights elsewhere",
+            "quantized",
+            f"to {quantized} by llama-cli convert; runs so on an x86 CPU and on NVIDIA GPUs, as full weights elsewhere",
         )
     ]
     return [
@@ -113,7 +113,7 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
         ("folder", described["folder"]),
         ("files", files),
         ("stored as", ", ".join(f"{dtype} {format_bytes(size)}" for dtype, size in described["dtypes"].items())),
-        *(runs if rounded else []),
+        *(runs if quantized else []),
         ("output matrix", "the embedding (tied)" if described["tied"] else "of its own"),
         ("tokenizer", tokenizer),
         *([("warning", words["warning"])] if words["warning"] else []),

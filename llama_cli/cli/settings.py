@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from ..checkpoint.catalog import expand
+from ..checkpoint.folders import expand
 from ..engine.request import Sampling
 from ..errors import InputRejected, UsageError
 from ..files.user_folders import NoHome, user_folder

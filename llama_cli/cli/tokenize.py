@@ -65,7 +65,7 @@ def tokenize(
     if model.model is None and model.tokenizer is None:
         messages.note("no --model given: the bundled toy's characters")
 
-    from ..checkpoint.catalog import TOY
+    from ..checkpoint.folders import TOY
     from ..checkpoint.tokenizer_file import tokenizer_of
     from ..tokenizer import decode_text
 
@@ -123,9 +123,9 @@ def _encode_with_special(words: Tokenizer, text: str, *, bos: bool, eos: bool) -
 
 def _checked(ids: list[int], words: Tokenizer) -> list[int]:
     for place, token_id in enumerate(ids):
-        if not 0 <= token_id < words.n_words:
+        if not 0 <= token_id < words.vocab_size:
             raise InputRejected(
-                f"id {token_id} (number {place + 1}) is outside the vocabulary of {words.n_words:,}",
+                f"id {token_id} (number {place + 1}) is outside the vocabulary of {words.vocab_size:,}",
                 "ids of another model? give the right one with -m",
             )
     return ids
@@ -136,7 +136,7 @@ def _rows(words: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     from ..tokenizer import names_of
 
     specials = names_of(words)
-    width = len(str(words.n_words))
+    width = len(str(words.vocab_size))
     known: dict[int, str] = {}  # a text has few tokens, often
     for token_id in ids:
         row = known.get(token_id)
@@ -191,5 +191,5 @@ def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
         "n_tokens": len(ids),
         "n_characters": len(text),
         "n_bytes": len(text.encode()),
-        "tokenizer": {"kind": words.kind, "n_words": words.n_words},
+        "tokenizer": {"kind": words.kind, "n_words": words.vocab_size},
     }

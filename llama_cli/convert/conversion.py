@@ -46,7 +46,7 @@ def convert(source: Source, folder: Path, target: Target, progress: Progress, *,
     with new_folder(folder, replace=replace) as partial:
         check_space(folder.resolve().parent, n_bytes + n_small + ROOM_FOR_REST)
         write_small_files(partial, source, target.form, values.dtype, target.quantization)
-        output = open_output(partial, values.shapes, target, values.dtype, source, values.roundings)
+        output = open_output(partial, values.shapes, target, values.dtype, source, values.quantizations)
         progress.begin("writing", n_bytes)
         checksums = _write(source, values, output, progress)
         source.ensure_unchanged()
@@ -75,7 +75,7 @@ def _check(
     checksums: Mapping[tuple[str, int], int],
     progress: Progress,
 ) -> None:
-    """Open what was written as any model, and compare all of it with what was read, or rounded."""
+    """Open what was written as any model, and compare all of it with what was read, or quantized."""
     written = open_folder(folder)
     assert resolved(written.args) == resolved(source.args), "the settings mean the same"
     assert written.is_tied == (OUTPUT not in values.shapes), "the output matrix is shared or not"

@@ -64,7 +64,7 @@ def is_gguf(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class GgufSource:
-    """One GGUF file, read row by row and dequantised; with rows in a new order if tokens got other ids."""
+    """One GGUF file, read row by row and dequantized; with rows in a new order if tokens got other ids."""
 
     path: Path
     identity: Identity
@@ -214,7 +214,7 @@ def _by_metas_names(path: Path, stored: Sequence[ReaderTensor]) -> tuple[dict[st
 
 
 def _check_types(path: Path, stored: Sequence[ReaderTensor]) -> None:
-    """Dequantise one row of each kind, to find out now whether the library can."""
+    """Dequantize one row of each kind, to find out now whether the library can."""
     from gguf import dequantize
 
     for kind, tensor in {tensor.tensor_type: tensor for tensor in stored}.items():
@@ -222,8 +222,8 @@ def _check_types(path: Path, stored: Sequence[ReaderTensor]) -> None:
             dequantize(tensor.data[:1], kind)
         except Exception:
             raise ModelRejected(
-                f"{plain(path.name)}: {quote(tensor.name)} is stored as {kind.name}, which cannot be dequantised",
-                "use another quantisation of the same model, such as Q8_0 or F16",
+                f"{plain(path.name)}: {quote(tensor.name)} is stored as {kind.name}, which cannot be dequantized",
+                "use another quantization of the same model, such as Q8_0 or F16",
             ) from None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoint.huggingface import NAMES
 from ..checkpoint.pth.shards import shard_name
-from ..checkpoint.stored.rounded import scales_of
+from ..checkpoint.stored.quantized import scales_of
 from ..model.quantized import GROUP, Weight, in_full
 from ..model.weights import EMBEDDING, OUTPUT
 from ..options import Quantization
@@ -101,14 +101,14 @@ class HuggingFaceOutput:
 
 
 class SafetensorsOutput:
-    """consolidated.safetensors with Meta's names; beside rounded matrices lie their scales."""
+    """consolidated.safetensors with Meta's names; beside quantized matrices lie their scales."""
 
     def __init__(
-        self, folder: Path, weights: Mapping[str, Shape], dtype: torch.dtype, roundings: Mapping[str, Quantization]
+        self, folder: Path, weights: Mapping[str, Shape], dtype: torch.dtype, quantizations: Mapping[str, Quantization]
     ) -> None:
         tensors: dict[str, Blank] = {}
         for name, shape in weights.items():
-            tensors |= stored_as(name, shape, dtype, roundings.get(name))
+            tensors |= stored_as(name, shape, dtype, quantizations.get(name))
         self._files = SafetensorsSet(folder, "consolidated", tensors)
 
     def append(self, name: str, rows: Weight) -> None:
@@ -122,12 +122,12 @@ class SafetensorsOutput:
         self._files.close()
 
 
-def stored_as(name: str, shape: Shape, dtype: torch.dtype, rounding: Quantization | None) -> dict[str, Blank]:
-    """The tensors that hold a weight, as checkpoint/stored/rounded.py reads them."""
-    if rounding is None:
+def stored_as(name: str, shape: Shape, dtype: torch.dtype, quantization: Quantization | None) -> dict[str, Blank]:
+    """The tensors that hold a weight, as checkpoint/stored/quantized.py reads them."""
+    if quantization is None:
         return {name: Blank(shape, dtype)}
     n_out, n_in = shape
-    if rounding == "int8":
+    if quantization == "int8":
         return {name: Blank(shape, torch.int8), scales_of(name): Blank((n_out,), torch.float32)}
     scales = Blank((n_out, n_in // GROUP, 2), torch.bfloat16)
     return {name: Blank((n_out, n_in // 2), torch.uint8), scales_of(name): scales}
@@ -139,13 +139,13 @@ def open_output(
     target: Target,
     dtype: torch.dtype,
     source: Source,
-    roundings: Mapping[str, Quantization],
+    quantizations: Mapping[str, Quantization],
 ) -> Output:
     if target.form == "pth":
         return ShardedOutput(folder, weights, dtype, target.n_shards, source.embedding_dim, tied=source.is_tied)
     if target.form == "hf":
         return HuggingFaceOutput(folder, weights, dtype, source.args.head_dim)
-    return SafetensorsOutput(folder, weights, dtype, roundings)
+    return SafetensorsOutput(folder, weights, dtype, quantizations)
 
 
 def _divided(shape: Shape, dim: int | None, n_shards: int) -> Shape:

@@ -47,7 +47,7 @@ def with_context(params: Mapping[str, Any], args: ModelArgs, *, llama2: bool) ->
 
 
 def with_scheme(params: Mapping[str, Any], quantization: Quantization | None) -> dict[str, Any]:
-    """The object of weights that are rounded so."""
+    """The object of weights that are quantized so."""
     if quantization is None:
         return dict(params)
     scheme = next(scheme for scheme, kind in OWN_SCHEMES.items() if kind == quantization)

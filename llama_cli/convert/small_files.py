@@ -110,7 +110,7 @@ def marks_beside(tokenizer: Tokenizer, plain: Tokenizer, cuts: Cuts) -> Marks:
         name: number
         for name, number in tokenizer.special_tokens.items()
         if plain.special_tokens.get(name) != number and not name.startswith(RESERVED)
-        if number >= plain.n_words or plain.token_bytes(number) not in (name.encode(), UNKNOWN)
+        if number >= plain.vocab_size or plain.token_bytes(number) not in (name.encode(), UNKNOWN)
     }
     begin = next((name for name, number in tokenizer.special_tokens.items() if number == tokenizer.bos_id), None)
     same_begin = tokenizer.bos_id == plain.bos_id
@@ -127,7 +127,7 @@ def marks_beside(tokenizer: Tokenizer, plain: Tokenizer, cuts: Cuts) -> Marks:
 def _params_bytes(
     source: Source, tokenizer: Tokenizer | None, marks: Marks, quantization: Quantization | None
 ) -> bytes:
-    """A params.json for weights that are rounded so: the source's own, unless its weights were of another kind."""
+    """A params.json for weights that are quantized so: the source's own, unless its weights were of another kind."""
     there = source.small_files.get("params.json")
     if there is None:
         params = params_of(source.args) | params_of_marks(marks) | _template_params(source, tokenizer)

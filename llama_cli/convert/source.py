@@ -51,7 +51,7 @@ class Source(Protocol):
 
     @property
     def quantization(self) -> Quantization | None:
-        """To which `convert` has rounded its linear layers before."""
+        """To which `convert` has quantized its linear layers before."""
 
     @property
     def embedding_dim(self) -> int:
@@ -131,7 +131,7 @@ class FolderSource:
         return block
 
     def stored_rows(self, name: str, begin: int, end: int) -> Weight:
-        """The same as the files have them: rounded, if they are."""
+        """The same as the files have them: quantized, if they are."""
         shape = weight_shapes(self.args)[name]
         self.checkpoint.drop_pages()  # of the rows before, which are mapped
         return self.checkpoint.read_stored(name, shape, Slice(0, begin, end), head_dim=self.args.head_dim)

@@ -32,7 +32,7 @@ def of_byte_pairs(tokenizer: BPETokenizer) -> dict[str, Any]:
     words = {spell(token): rank for rank, token in enumerate(vocabulary.ranks)}
     merges = [(spell(first), spell(second)) for first, second in merges_of(vocabulary.ranks)]
     specials, names = [], set()
-    for number in range(len(words), tokenizer.n_words):
+    for number in range(len(words), tokenizer.vocab_size):
         name = tokenizer.token_bytes(number).decode() or f"<|unnamed_{number}|>"
         name = name if name not in names else f"<|unnamed_{number}|>"
         names.add(name)

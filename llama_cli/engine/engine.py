@@ -62,13 +62,13 @@ class Engine:
         self,
         runner: Runner,
         *,
-        n_words: int,
+        tokenizer_size: int,
         stop_tokens: frozenset[int],
-        n_ids: int | None = None,
+        vocab_size: int | None = None,
         chunk: int = CHUNK,
         guide: Callable[[Request], Guides] = no_guides,
     ) -> None:
-        """`n_words` ids have a token; the model knows `n_ids`, by default no more than those.
+        """`tokenizer_size` ids have a token; the model knows `vocab_size`, by default no more than those.
 
         Requests are data, which crosses processes: `guide` makes of one, where it runs, what is alive in a sample of
         it. It is called for each sample, and a LlamaError that it raises ends that sample.
@@ -76,7 +76,7 @@ class Engine:
         self._guide = guide
         self._constraints: dict[Sequence, Constraint] = {}
         self.runner = runner
-        self.limits = Limits(n_ids or n_words, n_words, runner.max_seq_len)
+        self.limits = Limits(vocab_size or tokenizer_size, tokenizer_size, runner.max_seq_len)
         self.stop_tokens = stop_tokens
         self.scheduler = Scheduler(runner.n_slots, chunk)
         self.stats = Stats()
@@ -193,7 +193,7 @@ class Engine:
         began = time.perf_counter()
         plan = self.scheduler.plan()
         try:
-            logits = self.runner.run(plan)[:, : self.limits.n_words]
+            logits = self.runner.run(plan)[:, : self.limits.tokenizer_size]
         except torch.OutOfMemoryError:
             yield from self._make_room()
             return

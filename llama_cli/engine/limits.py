@@ -12,8 +12,8 @@ from .request import Request
 class Limits(NamedTuple):
     """The sizes of a model that requests must keep to."""
 
-    n_ids: int  # rows of the embedding: a prompt may hold them all
-    n_words: int  # those with a token: the others have no text, are never chosen and have no probability
+    vocab_size: int  # rows of the embedding: a prompt may hold them all
+    tokenizer_size: int  # those with a token: the others have no text, are never chosen and have no probability
     max_seq_len: int
 
     def fault_of(self, request: Request) -> LlamaError | None:
@@ -42,9 +42,10 @@ class Limits(NamedTuple):
         for token_id in checked:
             if type(token_id) is not int:  # asked here, too: a prompt may have 100,000 ids
                 _check_int("prompt id", token_id)
-            if not 0 <= token_id < self.n_ids:
+            if not 0 <= token_id < self.vocab_size:
                 raise InputRejected(
-                    f"prompt id {token_id} is not in 0 ... {self.n_ids - 1}", "ids of another model? llama-cli tokenize"
+                    f"prompt id {token_id} is not in 0 ... {self.vocab_size - 1}",
+                    "ids of another model? llama-cli tokenize",
                 )
         return checked
 
@@ -58,9 +59,9 @@ class Limits(NamedTuple):
     def _check_tokens(self, what: str, ids: Iterable[int]) -> None:
         """Ids that are to be chosen, or not to be."""
         for token_id in ids:
-            if token_id >= self.n_words:
+            if token_id >= self.tokenizer_size:
                 raise InputRejected(
-                    f"{what}: {token_id} is no token of this model, which has 0 ... {self.n_words - 1}",
+                    f"{what}: {token_id} is no token of this model, which has 0 ... {self.tokenizer_size - 1}",
                     "ids of another model? llama-cli tokenize",
                 )
 
@@ -72,11 +73,11 @@ class Limits(NamedTuple):
                 "leave it out to score the whole prompt",
             )
         if request.sampling.prompt_logprobs:
-            spare = [token_id for token_id in request.prompt[request.score_from :] if token_id >= self.n_words]
+            spare = [token_id for token_id in request.prompt[request.score_from :] if token_id >= self.tokenizer_size]
             if spare:
                 raise InputRejected(
                     f"prompt id {spare[0]} has no token, so it has no probability; the tokens are 0 ... "
-                    f"{self.n_words - 1}",
+                    f"{self.tokenizer_size - 1}",
                     "leave it out of what is scored",
                 )
 

@@ -91,7 +91,7 @@ def run_rows(engine: Generator, n_rows: int, n_prompt: int, n_new: int) -> Speed
     """So many rows of one length at a time; nothing of their prompts is taken from the cache."""
     engine.forget()
     before = replace(engine.stats)
-    run_together(engine, mixed_requests(n_rows, engine.limits.n_words, (n_prompt, n_prompt), (n_new, n_new)))
+    run_together(engine, mixed_requests(n_rows, engine.limits.tokenizer_size, (n_prompt, n_prompt), (n_new, n_new)))
     after = engine.stats
     return Speed(
         (after.n_prompt - before.n_prompt) / (after.prefill_seconds - before.prefill_seconds),

@@ -78,11 +78,11 @@ class Int4Weight(NamedTuple):
         return Int4Weight(values.contiguous(), self.scales.narrow(1, start // GROUP, length // GROUP))
 
 
-Rounded: TypeAlias = Int8Weight | Int4Weight
+QuantizedWeight: TypeAlias = Int8Weight | Int4Weight
 Weight: TypeAlias = Tensor | Int8Weight | Int4Weight
 
 
-def round_int8(weight: Tensor) -> Int8Weight:
+def quantize_int8(weight: Tensor) -> Int8Weight:
     """Quantize a matrix (out, in) to int8, rounding to nearest: the largest magnitude of a row becomes 127."""
     scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     values = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
@@ -95,15 +95,15 @@ def round_int8(weight: Tensor) -> Int8Weight:
 
 def as_int8(weight: Weight) -> Int8Weight:
     """A weight of int8 as it is, any other quantized to it."""
-    return weight if isinstance(weight, Int8Weight) else round_int8(in_full(weight))
+    return weight if isinstance(weight, Int8Weight) else quantize_int8(in_full(weight))
 
 
 def as_int4(weight: Weight) -> Int4Weight:
     """A weight of int4 as it is, any other quantized to it."""
-    return weight if isinstance(weight, Int4Weight) else round_int4(in_full(weight))
+    return weight if isinstance(weight, Int4Weight) else quantize_int4(in_full(weight))
 
 
-def round_int4(weight: Tensor) -> Int4Weight:
+def quantize_int4(weight: Tensor) -> Int4Weight:
     """Quantize a matrix (out, in) to int4, rounding to nearest: a group's smallest value is level 0, its largest 15."""
     n_out, n_in = weight.shape
     values = torch.empty((n_out, n_in // 2), dtype=torch.uint8, device=weight.device)
@@ -144,7 +144,7 @@ def in_full(weight: Weight) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight.dequantize().to(weight.scales.dtype)
 
 
-def rounding_of(name: str, shapes: Mapping[str, Shape], quantization: Quantization) -> Quantization | None:
+def quantization_of(name: str, shapes: Mapping[str, Shape], quantization: Quantization) -> Quantization | None:
     """To what a model of such `shapes` quantizes one of its weights; None for one that stays as it is.
 
     The output matrix suffers most and has 8 bits at least. 4 bits are for shapes that the kernel takes.

@@ -103,10 +103,10 @@ class SharedEmbedding(nn.Module):
 class SharedOutput(nn.Module):
     """An output layer of which every rank has the rows of some ids; every rank gets all logits."""
 
-    def __init__(self, layer: nn.Module, n_words: int, padding: int) -> None:
+    def __init__(self, layer: nn.Module, vocab_size: int, padding: int) -> None:
         super().__init__()
         self.layer = layer
-        self.n_words = n_words  # V
+        self.vocab_size = vocab_size  # V
         self.padding = padding  # to E
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class SharedOutput(nn.Module):
 
         part = F.pad(multiply(self.layer, x), (0, self.padding))  # (M, E)
         gathered: Tensor = gather_from_model_parallel_region(part)
-        return gathered[:, : self.n_words]
+        return gathered[:, : self.vocab_size]
 
 
 def parallelize(model: Llama, args: ModelArgs, share: Share) -> None:

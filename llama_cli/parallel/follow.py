@@ -64,7 +64,9 @@ def _work(place: Place, load_part: LoadPart) -> None:
         repeat(runner, ranks.group.receive)
         return
     leader = Leader(runner, ranks.group.send, lambda error: error) if job.tp > 1 else None
-    engine = Engine(leader or runner, n_words=job.n_words, n_ids=job.args.vocab_size, stop_tokens=job.stop_tokens)
+    engine = Engine(
+        leader or runner, tokenizer_size=job.tokenizer_size, vocab_size=job.args.vocab_size, stop_tokens=job.stop_tokens
+    )
     try:
         _serve(engine, Link(0))
     except Exception as error:

@@ -37,7 +37,7 @@ class Job:
     weights: str  # changes with the files
     args: ModelArgs
     plan: MemoryPlan  # of one rank
-    n_words: int
+    tokenizer_size: int
     stop_tokens: frozenset[int]
 
     @property

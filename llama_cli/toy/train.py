@@ -210,7 +210,7 @@ def run(options: argparse.Namespace) -> int:
     tokenizer = CharTokenizer.from_text(text)
     ids = torch.tensor(tokenizer.encode(text))
     cut = int(0.9 * len(ids))
-    params = {**PARAMS, "vocab_size": tokenizer.n_words, "max_seq_len": CONTEXT}
+    params = {**PARAMS, "vocab_size": tokenizer.vocab_size, "max_seq_len": CONTEXT}
     model = new_model(read_params(params))
     budget = Budget(options.steps or sys.maxsize, 60 * options.minutes if not options.steps else float("inf"))
     best, last, exit_code = float("inf"), float("nan"), 0

@@ -12,27 +12,27 @@ from llama_cli.backends.backend import choose_backend
 from llama_cli.backends.cuda import WeightOnlyInt4Linear, WeightOnlyInt8Linear
 from llama_cli.backends.offers import ABLE, Wanted
 from llama_cli.errors import UsageError
-from llama_cli.model.quantized import round_int4, round_int8
+from llama_cli.model.quantized import quantize_int4, quantize_int8
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("rows", [1, 7, 8, 40])
-def test_it_is_a_linear_of_the_rounded_weights(dtype, rows):
+def test_it_is_a_linear_of_the_quantized_weights(dtype, rows):
     generator = torch.Generator().manual_seed(rows)
-    rounded = round_int8(torch.randn(96, 64, generator=generator))
+    quantized = quantize_int8(torch.randn(96, 64, generator=generator))
     x = torch.randn(rows, 64, generator=generator).to(dtype)
-    expected = F.linear(x.double(), rounded.dequantize().double())
-    got = WeightOnlyInt8Linear(rounded)(x)
+    expected = F.linear(x.double(), quantized.dequantize().double())
+    got = WeightOnlyInt8Linear(quantized)(x)
     assert got.dtype == dtype
     slack = 0.15 if dtype == torch.bfloat16 else 1e-4  # 3 roundings to 8 bits of sums of about 8 to 30
     torch.testing.assert_close(got.double(), expected, atol=slack, rtol=2**-6 if dtype == torch.bfloat16 else 1e-5)
 
 
-def test_full_weights_are_rounded_first():
+def test_full_weights_are_quantized_first():
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
-    rounded, layer = round_int8(weight), WeightOnlyInt8Linear(weight)
-    assert torch.equal(layer.values, rounded.values)
-    assert torch.equal(layer.scales, rounded.scales)
+    quantized, layer = quantize_int8(weight), WeightOnlyInt8Linear(weight)
+    assert torch.equal(layer.values, quantized.values)
+    assert torch.equal(layer.scales, quantized.scales)
 
 
 def test_a_model_stays_near_metas():
@@ -92,6 +92,6 @@ def test_int4_lies_as_torch_documents_it(monkeypatch):
     monkeypatch.setattr(torch.ops.aten, "_weight_int4pack_mm", multiply)
     weight = torch.randn(32, 128, generator=torch.Generator().manual_seed(0))
     x = torch.randn(5, 128, generator=torch.Generator().manual_seed(1))
-    rounded = round_int4(weight)
-    for made in (WeightOnlyInt4Linear(weight), WeightOnlyInt4Linear(rounded)):
-        torch.testing.assert_close(made(x), x @ rounded.dequantize().T, atol=1e-4, rtol=1e-5)
+    quantized = quantize_int4(weight)
+    for made in (WeightOnlyInt4Linear(weight), WeightOnlyInt4Linear(quantized)):
+        torch.testing.assert_close(made(x), x @ quantized.dequantize().T, atol=1e-4, rtol=1e-5)

@@ -28,7 +28,7 @@ from helpers.folders import (
 from helpers.models import DATA, KIT, TINY, needs_kit
 
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.checkpoint.catalog import find_tokenizer
+from llama_cli.checkpoint.folders import find_tokenizer
 from llama_cli.checkpoint.open import require_safe_torch
 from llama_cli.checkpoint.params import read_params
 from llama_cli.errors import ModelRejected

@@ -10,7 +10,7 @@ from helpers.folders import CONFIG, write_hf, write_meta
 from helpers.models import DATA
 
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.checkpoint.catalog import TOY
+from llama_cli.checkpoint.folders import TOY
 from llama_cli.checkpoint.installed import find_model, installed_models, model_name
 from llama_cli.errors import ModelRejected
 

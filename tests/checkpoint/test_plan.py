@@ -41,7 +41,7 @@ MUCH = 1 << 50
 
 @pytest.fixture(name="folders", scope="module")
 def _folders(tmp_path_factory):
-    """Models of several forms: tied or not, in several files, in each dtype, rounded, Hugging Face's."""
+    """Models of several forms: tied or not, in several files, in each dtype, quantized, Hugging Face's."""
     place = tmp_path_factory.mktemp("models")
 
     def write(name, dtype=torch.bfloat16, *, is_tied=False, n_shards=1):

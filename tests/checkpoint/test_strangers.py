@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.folders import SHARD, random_weights, read_all, refusal, write_hf, write_meta, write_params
 
-from llama_cli.checkpoint.catalog import find_folder
+from llama_cli.checkpoint.folders import find_folder
 from llama_cli.checkpoint.headers import read_headers
 
 

@@ -114,7 +114,7 @@ def test_a_tensor_with_gaps_is_mended_by_the_command(tmp_path):
 
 
 def test_norms_in_float32(tmp_path):
-    """The dtype of most bytes is the model's; the others are widened or rounded as they are used."""
+    """The dtype of most bytes is the model's; the others are upcast or rounded as they are used."""
     mixed = {name: tensor.float() if tensor.dim() == 1 else tensor for name, tensor in WEIGHTS.items()}
     assert_same(write_meta(tmp_path, mixed), mixed)
     checkpoint, _ = checked(tmp_path)

@@ -16,7 +16,9 @@ TINY = str(DATA / "tiny/bpe1024")
 
 def test_every_way_makes_the_same_number_of_tokens():
     requests = mixed_requests(10, 96, (3, 30), (2, 9))
-    engine = Engine(ModelRunner(random_model(SMALL), n_slots=4, max_seq_len=64), n_words=96, stop_tokens=frozenset())
+    engine = Engine(
+        ModelRunner(random_model(SMALL), n_slots=4, max_seq_len=64), tokenizer_size=96, stop_tokens=frozenset()
+    )
     wanted = sum(request.sampling.max_tokens for request in requests)
     assert run_together(engine, requests).n_tokens == wanted
     assert run_one_by_one(engine, requests).n_tokens == wanted
@@ -27,7 +29,9 @@ def test_every_way_makes_the_same_number_of_tokens():
 def test_groups_run_to_the_longest(monkeypatch):
     """Counted where it is computed: every row of a group has the longest prompt and the longest answer."""
     requests = mixed_requests(10, 96, (3, 30), (2, 9))
-    engine = Engine(ModelRunner(random_model(SMALL), n_slots=4, max_seq_len=64), n_words=96, stop_tokens=frozenset())
+    engine = Engine(
+        ModelRunner(random_model(SMALL), n_slots=4, max_seq_len=64), tokenizer_size=96, stop_tokens=frozenset()
+    )
     seen = []
     monkeypatch.setattr(
         benchmark, "run_together", lambda engine, group: seen.append(group) or run_together(engine, group)
@@ -41,7 +45,9 @@ def test_groups_run_to_the_longest(monkeypatch):
 
 
 def test_rows_are_computed_anew_each_time():
-    engine = Engine(ModelRunner(random_model(SMALL), n_slots=4, max_seq_len=64), n_words=96, stop_tokens=frozenset())
+    engine = Engine(
+        ModelRunner(random_model(SMALL), n_slots=4, max_seq_len=64), tokenizer_size=96, stop_tokens=frozenset()
+    )
     for _ in range(2):
         before = engine.stats.n_prompt, engine.stats.n_decoded
         speed = run_rows(engine, 3, 20, 5)

@@ -198,9 +198,9 @@ def test_llama_1_by_its_files(name, n_shards, run, tmp_path):
     folder = tmp_path / name
     folder.mkdir()
     (folder / "params.json").write_text(json.dumps(params))
-    n_words = write_sentencepiece(tmp_path / "tokenizer.model")
+    vocab_size = write_sentencepiece(tmp_path / "tokenizer.model")
     write_sparse_model(folder, read_params(params, vocab_size=32000), n_shards)
     code, out, _ = run(folder, "--json")
     described = json.loads(out)
     assert (code, described["family"], described["context"]) == (0, "LLaMA 1", 2048)
-    assert described["tokenizer"]["n_words"] in (n_words, None)
+    assert described["tokenizer"]["n_words"] in (vocab_size, None)

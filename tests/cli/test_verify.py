@@ -17,7 +17,7 @@ from helpers.sparse import write_sparse
 from safetensors.torch import load_file, save_file
 
 from llama_cli.checkpoint import contents
-from llama_cli.checkpoint.catalog import TOY
+from llama_cli.checkpoint.folders import TOY
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
 from llama_cli.model.weights import weight_shapes

@@ -165,7 +165,7 @@ def greedy_ids(folder, ids, capfd):
 
 
 @pytest.mark.parametrize("kind", [KINDS.F32, KINDS.F16, KINDS.BF16])
-def test_unquantised_files_give_metas_ids(kind, tiny, tmp_path, capfd):
+def test_unquantized_files_give_metas_ids(kind, tiny, tmp_path, capfd):
     """bfloat16 weights of this size lose nothing in any of the three."""
     args, weights = tiny
     path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words(), kind)
@@ -182,11 +182,11 @@ def test_unquantised_files_give_metas_ids(kind, tiny, tmp_path, capfd):
             assert greedy_ids(folder, case["ids"], capfd) == case["greedy32_f32"]
 
 
-QUANTISED = [KINDS.Q8_0, KINDS.Q4_0, KINDS.Q4_1, KINDS.Q5_0, KINDS.Q5_1]
+QUANTIZED = [KINDS.Q8_0, KINDS.Q4_0, KINDS.Q4_1, KINDS.Q5_0, KINDS.Q5_1]
 
 
-@pytest.mark.parametrize("kind", QUANTISED)
-def test_quantised_files_are_dequantised(kind, tiny, tmp_path):
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_quantized_files_are_dequantized(kind, tiny, tmp_path):
     args, weights = tiny
     path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words(), kind)
     found = tensors(converted(path, tmp_path / "model", dtype=torch.float32))
@@ -230,7 +230,7 @@ def test_other_vocabularies_are_put_into_metas_order(tied, tiny, tmp_path):
     read, said = found["tok_embeddings.weight"], found["output.weight"]
     theirs_read, theirs_said = (weights.get(name, weights["tok_embeddings.weight"]).float() for name in
                                 ("tok_embeddings.weight", "output.weight"))  # fmt: skip
-    assert len(read) == len(said) == tokenizer.n_words == len(tokens) - 4 + 2 + 256
+    assert len(read) == len(said) == tokenizer.vocab_size == len(tokens) - 4 + 2 + 256
     bytes_of = {letter: byte for byte, letter in letters().items()}
     for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
         if kind == NORMAL:
@@ -257,7 +257,7 @@ def test_other_vocabularies_are_put_into_metas_order(tied, tiny, tmp_path):
 
 
 def _rank_of(tokenizer, token):
-    return next((rank for rank in range(tokenizer.n_words - 256) if tokenizer.token_bytes(rank) == token), None)
+    return next((rank for rank in range(tokenizer.vocab_size - 256) if tokenizer.token_bytes(rank) == token), None)
 
 
 def test_rows_of_no_token_never_win(tiny, tmp_path):
@@ -382,7 +382,7 @@ def test_a_sentencepiece_vocabulary_is_written_again(pieces, tiny, tmp_path):
     text = pieces.with_name("text").read_text()
     for sample in (text, "Hello world", "  two  spaces\n\ttabs ", "naïve 日本語 🙂", "<s> is text", ""):
         assert before.encode(sample) == after.encode(sample), sample
-    assert (after.bos_id, after.eos_id, after.n_words) == (before.bos_id, before.eos_id, before.n_words)
+    assert (after.bos_id, after.eos_id, after.vocab_size) == (before.bos_id, before.eos_id, before.vocab_size)
     assert after.special_tokens == before.special_tokens
     assert [after.token_bytes(n) for n in numbers] == [before.token_bytes(n) for n in numbers]
     shape = open_archive(folder / "consolidated.00.pth").shape("tok_embeddings.weight")

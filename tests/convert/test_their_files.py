@@ -71,7 +71,7 @@ def test_every_file_is_written(theirs):
 
 def test_the_tokenizer_reads_back_the_same(theirs):
     metas, again = load_tokenizer(TINY / "tokenizer.model"), tokenizer_of(theirs)
-    assert (again.bos_id, again.eos_id, again.n_words) == (metas.bos_id, metas.special_tokens["<|eot_id|>"], 1024)
+    assert (again.bos_id, again.eos_id, again.vocab_size) == (metas.bos_id, metas.special_tokens["<|eot_id|>"], 1024)
     assert again.stop_tokens == metas.stop_tokens
     for text in [*TEXTS, "<|eot_id|>"]:
         assert again.encode(text, bos=True) == metas.encode(text, bos=True)

@@ -81,7 +81,7 @@ def test_the_context_ends_an_answer(model, n_prompt, max_tokens, n_new):
 
 
 def test_ids_without_text_are_never_chosen(model):
-    engine = make_engine(model=model, n_words=40)
+    engine = make_engine(model=model, tokenizer_size=40)
     request = Request(0, (1, 2), Sampling(max_tokens=60, temperature=2.0, top_p=1.0), seed=1)
     assert max(run(engine, [request])[0][0, 0][0]) < 40
 

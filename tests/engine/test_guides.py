@@ -67,7 +67,7 @@ def _model():
 
 def guided(model, guide, n_slots=1, stops=frozenset(), **more):
     runner = ModelRunner(model, n_slots=n_slots, max_seq_len=256)
-    return Engine(runner, n_words=N_IDS, stop_tokens=stops, guide=guide, **more)
+    return Engine(runner, tokenizer_size=N_IDS, stop_tokens=stops, guide=guide, **more)
 
 
 def ids_of(answers):
@@ -326,7 +326,7 @@ def test_ranks_repeat_guesses(model):
     plain, _ = run(make_engine(3, model=model), requests)
     leader = Leader(leading, said.put, lambda error: error)
     guide = lambda request: Guides(proposer=Script(request.prompt, plain[request.key, 0][0], 3, 4))  # noqa: E731
-    engine = Engine(leader, n_words=N_IDS, stop_tokens=frozenset(), guide=guide)
+    engine = Engine(leader, tokenizer_size=N_IDS, stop_tokens=frozenset(), guide=guide)
     assert ids_of(run(engine, requests)[0]) == ids_of(plain)
     leader.clear(1, 20)
     leader.end()

@@ -16,7 +16,7 @@ from llama_cli.options import SettingRejected
 from llama_cli.parallel.replicas import Replicas
 
 TINY = DATA / "tiny/bpe1024"
-N_WORDS = 1024
+TOKENIZER_SIZE = 1024
 
 
 @pytest.fixture(scope="module", name="spacious")
@@ -28,7 +28,7 @@ def _spacious(tmp_path_factory):
         weights[name] = torch.cat([weights[name], weights[name][:2]])
     torch.save(weights, folder / "consolidated.00.pth")
     params = json.loads((TINY / "params.json").read_text())
-    (folder / "params.json").write_text(json.dumps(params | {"vocab_size": N_WORDS + 2}))
+    (folder / "params.json").write_text(json.dumps(params | {"vocab_size": TOKENIZER_SIZE + 2}))
     (folder / "tokenizer.model").write_bytes((TINY / "tokenizer.model").read_bytes())
     return folder
 
@@ -81,12 +81,12 @@ def test_a_prompt_that_is_too_long_is_told_apart():
 
 def test_ids_without_a_token_are_read_and_nothing_else():
     model = random_model(SMALL)
-    engine = make_engine(model=model, n_words=40)
+    engine = make_engine(model=model, tokenizer_size=40)
     assert "error" in {end.reason for end in engine.generate([GOOD._replace(prompt=(1, 60))])}
 
     def limited(**more):
-        engine = make_engine(model=model, n_words=40)
-        engine.limits = engine.limits._replace(n_ids=96)
+        engine = make_engine(model=model, tokenizer_size=40)
+        engine.limits = engine.limits._replace(vocab_size=96)
         return run(engine, [GOOD._replace(prompt=(1, 60, 2), **more)])
 
     plain, _ = limited(sampling=Sampling(max_tokens=5, temperature=0))
@@ -113,10 +113,10 @@ def test_ids_without_a_token_are_read_and_nothing_else():
         ([[1.0]], None),
         ([[True]], None),
         ([[numpy.int32(7)]], None),
-        ([[N_WORDS + 2]], None),
-        (["a"], Sampling(logit_bias={N_WORDS: 1.0})),
-        (["a"], Sampling(stop_token_ids=(N_WORDS + 1,))),
-        ([[1, N_WORDS]], Sampling(prompt_logprobs=True)),
+        ([[TOKENIZER_SIZE + 2]], None),
+        (["a"], Sampling(logit_bias={TOKENIZER_SIZE: 1.0})),
+        (["a"], Sampling(stop_token_ids=(TOKENIZER_SIZE + 1,))),
+        ([[1, TOKENIZER_SIZE]], Sampling(prompt_logprobs=True)),
     ],
     ids=str,
 )
@@ -150,15 +150,15 @@ def test_settings_that_are_none(settings, message, hint):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["score", "--prompt-ids", f"1,2,{N_WORDS}"],
-        ["score", "--prompt-ids", f"1,2,{N_WORDS + 2}"],
-        ["complete", "--prompt-ids", f"1,{N_WORDS + 1}", "--prompt-logprobs", "--json"],
-        ["complete", "--prompt-ids", f"1,{N_WORDS + 1}", "--echo"],
-        ["complete", "--prompt-ids", f"1,{N_WORDS + 2}"],
+        ["score", "--prompt-ids", f"1,2,{TOKENIZER_SIZE}"],
+        ["score", "--prompt-ids", f"1,2,{TOKENIZER_SIZE + 2}"],
+        ["complete", "--prompt-ids", f"1,{TOKENIZER_SIZE + 1}", "--prompt-logprobs", "--json"],
+        ["complete", "--prompt-ids", f"1,{TOKENIZER_SIZE + 1}", "--echo"],
+        ["complete", "--prompt-ids", f"1,{TOKENIZER_SIZE + 2}"],
         ["complete", "a", "--logit-bias", "999999=-100"],
-        ["complete", "a", "--logit-bias", f"{N_WORDS}=-100", "--json"],
-        ["complete", "a", "--stop-token-ids", str(N_WORDS)],
-        ["chat", "a", "--chat-template", "none", "--logit-bias", f"{N_WORDS}=5"],
+        ["complete", "a", "--logit-bias", f"{TOKENIZER_SIZE}=-100", "--json"],
+        ["complete", "a", "--stop-token-ids", str(TOKENIZER_SIZE)],
+        ["chat", "a", "--chat-template", "none", "--logit-bias", f"{TOKENIZER_SIZE}=5"],
     ],
     ids=" ".join,
 )
@@ -172,10 +172,10 @@ def test_commands_refuse_with_one_line(spacious, capfdbinary, arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["score", "--prompt-ids", f"{N_WORDS},2,3"],
-        ["score", "--prompt-ids", f"2,{N_WORDS}", "--choices", "a"],
-        ["complete", "--prompt-ids", f"1,{N_WORDS}", "--repetition-penalty", "1.2", "-n", "3"],
-        ["complete", "--prompt-ids", f"1,{N_WORDS}", "--logprobs", "--top-logprobs", "20", "--json", "-n", "3"],
+        ["score", "--prompt-ids", f"{TOKENIZER_SIZE},2,3"],
+        ["score", "--prompt-ids", f"2,{TOKENIZER_SIZE}", "--choices", "a"],
+        ["complete", "--prompt-ids", f"1,{TOKENIZER_SIZE}", "--repetition-penalty", "1.2", "-n", "3"],
+        ["complete", "--prompt-ids", f"1,{TOKENIZER_SIZE}", "--logprobs", "--top-logprobs", "20", "--json", "-n", "3"],
     ],
     ids=" ".join,
 )
@@ -194,7 +194,7 @@ def test_a_row_that_asks_for_another_models_ids_is_an_error_row(spacious, tmp_pa
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     codes = [row["error"] and row["error"]["code"] for row in found]
     assert codes == ["invalid_request", None, "invalid_request", None]
-    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": [1, 2, N_WORDS]}) + '\n{"text": [1, 2, 3]}\n')
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": [1, 2, TOKENIZER_SIZE]}) + '\n{"text": [1, 2, 3]}\n')
     assert main(["score", "--rows", str(tmp_path / "texts.jsonl"), "-m", str(spacious), "-c", "64"]) == 6
     first, second = map(json.loads, capfdbinary.readouterr().out.splitlines())
     assert first["error"]["code"] == "invalid_request"

@@ -90,7 +90,7 @@ def test_a_mark_before_lines_files_and_settings(tmp_path, capfdbinary, monkeypat
     assert main(["config"]) == 2
     assert b"it is UTF-16, not UTF-8" in capfdbinary.readouterr().err
     (tmp_path / "chars.json").write_bytes(MARK + b'["a", "b"]')
-    assert load_tokenizer(tmp_path / "chars.json").n_words == 2
+    assert load_tokenizer(tmp_path / "chars.json").vocab_size == 2
 
 
 def test_utf_16_prompts_exit_5(tmp_path, capfdbinary):

@@ -312,7 +312,7 @@ PICKLE = [
 ]
 
 
-def quantised() -> torch.Tensor:
+def quantized() -> torch.Tensor:
     return torch.quantize_per_tensor(torch.ones(32), 0.1, 0, torch.qint8)
 
 
@@ -321,7 +321,7 @@ def nested_tensor() -> torch.Tensor:
 
 
 TENSORS = [
-    BadArchive("quantised", with_value(quantised), "quantised tensors"),
+    BadArchive("quantized", with_value(quantized), "quantized tensors"),
     BadArchive("sparse", with_value(lambda: torch.eye(32).to_sparse()), "sparse tensors"),
     BadArchive("sparse rows", with_value(sparse_csr), "sparse tensors"),
     BadArchive("nested tensor", with_value(nested_tensor), "nested tensors"),

@@ -39,7 +39,7 @@ FIELDS = {
     "head does not divide": (changed(n_heads=7, n_kv_heads=7), "n_heads"),
     "kv head does not divide": (changed(n_kv_heads=3), "n_kv_heads"),
     "odd head": (changed(head_dim=3), "odd"),
-    "quantised": (changed(quantization_args={"group_size": 32}), "quantization_args"),
+    "quantized": (changed(quantization_args={"group_size": 32}), "quantization_args"),
     "lora": (changed(lora_args={"rank": 16}), "lora_args"),
     "vision": (changed(vision_chunk_size=448), "vision_chunk_size"),
     "experts": (changed(moe_args={"num_experts": 16}), "moe_args"),

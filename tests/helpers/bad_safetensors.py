@@ -23,7 +23,7 @@ BAD_CONFIGS = {
     "attention bias": ({"attention_bias": True}, "attention_bias is 'True'"),
     "mlp bias": ({"mlp_bias": True}, "mlp_bias is 'True'"),
     "half rotary": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is '0.5'"),
-    "quantised": ({"quantization_config": {"quant_method": "awq"}}, "quantised"),
+    "quantized": ({"quantization_config": {"quant_method": "awq"}}, "quantized"),
     "no size": ({"hidden_size": None}, "hidden_size must be given"),
     "no vocabulary": ({"vocab_size": None}, "vocab_size must be given"),
     "linear rope of more": ({"rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 1}}, "'alpha'"),

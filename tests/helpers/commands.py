@@ -27,7 +27,7 @@ _PRELOADED = [
     "llama_cli.cli.app",
     # What commands import when they run.
     "llama_cli.checkpoint.describe",
-    "llama_cli.checkpoint.quantised",
+    "llama_cli.checkpoint.meta_quantized",
     "llama_cli.checkpoint.verify",
     "llama_cli.cli.chat_screen",
     "llama_cli.convert.conversion",

@@ -50,11 +50,11 @@ def make_engine(
     stops: frozenset[int] = frozenset(),
     model: Llama | None = None,
     max_seq_len: int = 256,
-    n_words: int | None = None,
+    tokenizer_size: int | None = None,
 ) -> Engine:
     model = model or random_model(SMALL)
     runner = ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len)
-    return Engine(runner, n_words=n_words or model.args.vocab_size, stop_tokens=stops, chunk=chunk)
+    return Engine(runner, tokenizer_size=tokenizer_size or model.args.vocab_size, stop_tokens=stops, chunk=chunk)
 
 
 def run(engine: Engine, requests: Iterable[Request | None]) -> tuple[Answers, Scores]:
@@ -103,4 +103,4 @@ class Recorder:
 def recording_engine(model: Llama, n_slots: int, recorder: Record, max_seq_len: int = 256, growth: int = 256) -> Engine:
     make_steps = partial(DecodeGraphs, record=recorder)
     runner = ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=make_steps, growth=growth)
-    return Engine(runner, n_words=model.args.vocab_size, stop_tokens=frozenset())
+    return Engine(runner, tokenizer_size=model.args.vocab_size, stop_tokens=frozenset())

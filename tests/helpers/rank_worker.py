@@ -88,7 +88,7 @@ def work(file: str, place: Place) -> None:
             repeat(runner, ranks.group.receive)
             continue
         leader = Leader(runner, ranks.group.send, lambda error: error) if ranks else runner
-        engine = Engine(leader, n_words=args.vocab_size, stop_tokens=frozenset())
+        engine = Engine(leader, tokenizer_size=args.vocab_size, stop_tokens=frozenset())
         answers = greedy(engine, case["prompts"], case["n"])
         list(engine.generate([Request(0, (1,), Sampling(temperature=0, max_tokens=0), 0)]))
         leader.reserve(longest)

@@ -23,8 +23,8 @@ WINDOWS = Windows(128, 64)
 def _pieces(tmp_path_factory):
     """A model of random weights with a SentencePiece tokenizer."""
     folder = tmp_path_factory.mktemp("pieces")
-    n_words = write_sentencepiece(folder / "tokenizer.model")
-    params = {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 8, "vocab_size": n_words, "multiple_of": 16}
+    vocab_size = write_sentencepiece(folder / "tokenizer.model")
+    params = {"dim": 32, "n_layers": 2, "n_heads": 8, "n_kv_heads": 8, "vocab_size": vocab_size, "multiple_of": 16}
     (folder / "params.json").write_text(json.dumps(params))
     torch.save(random_weights(read_params(params)), folder / "consolidated.00.pth")
     return folder

@@ -24,7 +24,9 @@ def _model():
 
 def make_engine(model, max_seq_len=256):
     return Engine(
-        ModelRunner(model, n_slots=1, max_seq_len=max_seq_len), n_words=model.args.vocab_size, stop_tokens=frozenset()
+        ModelRunner(model, n_slots=1, max_seq_len=max_seq_len),
+        tokenizer_size=model.args.vocab_size,
+        stop_tokens=frozenset(),
     )
 
 

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def engine_of(model, *, lead=False, **more):
     runner = ModelRunner(model, n_slots=3, max_seq_len=256)
     leader = Leader(runner, lambda numbers: None, lambda error: error) if lead else runner
-    return Engine(leader, n_words=model.args.vocab_size, stop_tokens=frozenset(), **more)
+    return Engine(leader, tokenizer_size=model.args.vocab_size, stop_tokens=frozenset(), **more)
 
 
 def scores_of(engine, ids=IDS):

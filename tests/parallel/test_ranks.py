@@ -86,7 +86,7 @@ def test_bundled_goldens(n_ranks, tmp_path):
 
 
 @pytest.mark.skipif(not can_quantize(), reason="this processor has no kernels for few bits")
-def test_rounded_folders_on_two_ranks(tmp_path):
+def test_quantized_folders_on_two_ranks(tmp_path):
     """Full weights give the same ids. What few bits make of inputs depends on the part that a rank sees of them."""
     folder, cases = DATA / "tiny/gqa", []
     for kind in ("int8", "int4"):

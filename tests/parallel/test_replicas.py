@@ -286,7 +286,7 @@ def test_who_repeats_has_the_same_cache():
     thread = threading.Thread(target=repeat, args=(following, said.get), daemon=True)
     thread.start()
     leader = Leader(leading, said.put, explain)
-    engine = Engine(leader, n_words=leading.model.args.vocab_size, stop_tokens=frozenset(), chunk=7)
+    engine = Engine(leader, tokenizer_size=leading.model.args.vocab_size, stop_tokens=frozenset(), chunk=7)
     expected = run(make_engine(), requests_of({"temperature": 0}))
     assert ids_of(run(engine, requests_of({"temperature": 0}))) == ids_of(expected)
     leader.clear(1)

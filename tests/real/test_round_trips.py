@@ -41,7 +41,7 @@ def test_shards_there_and_back(pieces, models, tmp_path):
 
 @pytest.mark.parametrize("name", ["smollm2", "pieces"])
 @pytest.mark.parametrize("kind", ["int8", "int4"])
-def test_rounded_at_load_and_before(name, kind, models, tmp_path):
+def test_quantized_at_load_and_before(name, kind, models, tmp_path):
     """`--quantize` of a loading command and of convert make the same ids."""
     run("convert", models[name], tmp_path / kind, "--quantize", kind, "-q")
     flags = ["-n", "12", "-t", "0", "-q"]

@@ -68,7 +68,7 @@ def test_every_golden_decoding(pair):
 def test_special_ids(pair):
     tokenizer, goldens = pair
     assert (tokenizer.bos_id, tokenizer.eos_id) == (goldens["bos_id"], goldens["eos_id"])
-    assert tokenizer.n_words == goldens["n_words"]
+    assert tokenizer.vocab_size == goldens["n_words"]
     assert sorted(tokenizer.stop_tokens) == goldens["stop_tokens"]
     for name, token_id in goldens["special_tokens_first_16"].items():
         assert tokenizer.special_tokens[name] == token_id
@@ -78,11 +78,11 @@ def test_special_ids(pair):
 def test_both_generations_of_names_resolve(pair):
     """Llama 3 called its last five ids reserved 246 to 250; 3.1 counts to 245 and means other ids by 2 to 4."""
     tokenizer, _ = pair
-    last = tokenizer.n_words - 1
+    last = tokenizer.vocab_size - 1
     assert tokenizer.special_tokens["<|reserved_special_token_250|>"] == last
     assert tokenizer.special_tokens["<|reserved_special_token_245|>"] == last
     assert tokenizer.special_tokens["<|reserved_special_token_246|>"] == last - 4
-    assert tokenizer.special_tokens["<|reserved_special_token_2|>"] == tokenizer.n_words - 256 + 12
+    assert tokenizer.special_tokens["<|reserved_special_token_2|>"] == tokenizer.vocab_size - 256 + 12
 
 
 def test_begin_and_end_are_asked_for(pair):
@@ -93,8 +93,8 @@ def test_begin_and_end_are_asked_for(pair):
 
 def test_every_id_decodes(pair):
     tokenizer, _ = pair
-    assert all(tokenizer.token_bytes(token_id) for token_id in range(tokenizer.n_words))
-    for outside in (-1, tokenizer.n_words):
+    assert all(tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size))
+    for outside in (-1, tokenizer.vocab_size):
         with pytest.raises(EncodeError, match=f"id {outside} is outside the vocabulary"):
             tokenizer.token_bytes(outside)
 
@@ -121,7 +121,8 @@ def test_streams_add_up_to_the_whole(record_property, whole):
     tokenizer, chance = tiny(), random.Random(11)
     for _ in range(n_streams):
         ids = [
-            chance.randrange(tokenizer.n_words if chance.random() < 0.1 else 300) for _ in range(chance.randint(0, 8))
+            chance.randrange(tokenizer.vocab_size if chance.random() < 0.1 else 300)
+            for _ in range(chance.randint(0, 8))
         ]
         decoder = StreamDecoder(tokenizer)
         parts = [decoder.feed(token_id) for token_id in ids]
@@ -182,7 +183,7 @@ def test_the_form_of_line_ends_does_not_matter(tmp_path):
     path = tmp_path / "tokenizer.model"
     for joined in (b"\n".join(lines()), b"\r\n".join(lines()) + b"\r\n", b"\n".join(lines()) + b"\n\n"):
         path.write_bytes(joined)
-        assert load_tokenizer(path).n_words == 512
+        assert load_tokenizer(path).vocab_size == 512
 
 
 @needs_kit

@@ -11,7 +11,7 @@ def test_ids_are_places_in_the_sorted_characters():
     assert tokenizer.symbols == (" ", "e", "h", "l", "o", "é")
     assert tokenizer.encode("hé l") == [2, 5, 0, 3]
     assert tokenizer.decode([2, 5, 0, 3]) == "hé l"
-    assert (tokenizer.bos_id, tokenizer.n_words) == (None, 6)
+    assert (tokenizer.bos_id, tokenizer.vocab_size) == (None, 6)
 
 
 def test_an_unknown_character_is_named_with_its_place():

@@ -43,7 +43,7 @@ def test_sentencepiece_ids_of_a_trained_model():
     folder = kit_folder("stories260k-sp")
     tokenizer = load_tokenizer(folder / "tokenizer.model")
     assert tokenizer.kind == "sentencepiece"
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.n_words) == (1, 2, 512)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (1, 2, 512)
     for case in json.loads((folder / "golden.json").read_text())["cases"]:
         assert tokenizer.encode(case["prompt"], bos=True) == case["prompt_ids"]
         assert case["text"].startswith((case["prompt"] + tokenizer.decode(case["greedy_ids_f32"])).strip()[:40])

@@ -125,7 +125,7 @@ def test_ids_decode_as_sentencepiece_itself_does(plain):
         [*words[:-3]],
         [0, 0, words[1]],
     ]
-    cases += [generator.choices(range(tokenizer.n_words), k=12) for _ in range(300)]
+    cases += [generator.choices(range(tokenizer.vocab_size), k=12) for _ in range(300)]
     for ids in cases:
         stream = StreamDecoder(tokenizer)
         assert "".join([*map(stream.feed, ids), stream.finish()]) == tokenizer.decode(ids)

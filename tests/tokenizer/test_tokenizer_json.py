@@ -103,7 +103,7 @@ def test_metas_order_is_metas_tokenizer(tmp_path):
     begin = {"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}}
     processor = {"type": "Sequence", "processors": [BYTE_LEVEL, {"type": "TemplateProcessing", "single": [begin]}]}
     theirs = opened(tmp_path, words(post_processor=processor))
-    assert (theirs.n_words, theirs.bos_id, theirs.eos_id) == (metas.n_words, metas.bos_id, metas.eos_id)
+    assert (theirs.vocab_size, theirs.bos_id, theirs.eos_id) == (metas.vocab_size, metas.bos_id, metas.eos_id)
     assert (theirs.stop_tokens, theirs.special_tokens) == (metas.stop_tokens, metas.special_tokens)
     for text in TEXTS:
         assert theirs.encode(text, bos=True, eos=True) == metas.encode(text, bos=True, eos=True)

@@ -12,7 +12,7 @@ from helpers.models import SMALL, forward, new_cache, random_model
 
 import llama_cli
 from llama_cli.checkpoint import open_checkpoint
-from llama_cli.checkpoint.catalog import TOY
+from llama_cli.checkpoint.folders import TOY
 from llama_cli.checkpoint.params import read_params
 from llama_cli.tokenizer import CharTokenizer
 from llama_cli.toy import train as training
@@ -54,7 +54,7 @@ def test_a_few_steps_learn(text_file):
     tokenizer = CharTokenizer.from_text(text)
     ids = torch.tensor(tokenizer.encode(text))
     args = read_params({**training.PARAMS, "dim": 48, "n_layers": 1, "n_heads": 3, "n_kv_heads": 1,
-                        "vocab_size": tokenizer.n_words, "max_seq_len": 32})  # fmt: skip
+                        "vocab_size": tokenizer.vocab_size, "max_seq_len": 32})  # fmt: skip
     model = training.new_model(args)
     budget = training.Budget(steps=60, seconds=float("inf"))
     progress = list(training.train(model, ids, ids[-2000:], budget, dropout=0.1, seed=1))

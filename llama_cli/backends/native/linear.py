@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...model.parts import multiply_parts, rows_of_a_part
 from ...model.quantized import Int4Weight, Weight, as_int4, as_int8, fits_int4, in_full
 from ...model.weights import Role
-from ..onednn_int import SENSITIVE, ZERO_POINT, multiply_rounded
+from ..onednn_int import SENSITIVE, ZERO_POINT, multiply_quantized
 from ..upcast import MANY_WITH_SLOW_BFLOAT16, many_rows
 from .library import Kind, Library, Matrix, address
 
@@ -81,7 +81,7 @@ class NativeLinear(nn.Module):
 
 
 class NativeInt8Linear(nn.Module):
-    """x @ weight.T with both sides rounded to 8 bits, as onednn_int.Int8Linear does."""
+    """x @ weight.T with both sides quantized to 8 bits, as onednn_int.Int8Linear does."""
 
     values: Tensor
     scales: Tensor
@@ -91,9 +91,9 @@ class NativeInt8Linear(nn.Module):
         super().__init__()
         self.library = library
         self.with_residual = with_residual
-        rounded = as_int8(weight)
-        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
-        self.register_buffer("scales", rounded.scales.clone(), persistent=False)
+        quantized = as_int8(weight)
+        self.register_buffer("values", quantized.values.contiguous(), persistent=False)
+        self.register_buffer("scales", quantized.scales.clone(), persistent=False)
         self.register_buffer("sums", library.sum_rows(self.values), persistent=False)
         kind = Kind.INT8_RESIDUAL if with_residual else Kind.INT8
         self.matrix = Matrix(*map(address, (self.values, self.scales, self.sums)), *weight.shape, kind)
@@ -102,10 +102,10 @@ class NativeInt8Linear(nn.Module):
         """x (N, in) -> (N, out)."""
         if len(x) <= FEW:
             return self.library.linear(self.matrix, x.float()).type_as(x)
-        return multiply_rounded(x, self._multiply, with_residual=self.with_residual)
+        return multiply_quantized(x, self._multiply, with_residual=self.with_residual)
 
-    def _multiply(self, rounded: Tensor) -> Tensor:
-        signed = rounded.bitwise_xor_(ZERO_POINT).view(torch.int8)  # in two's complement as good as subtracting it
+    def _multiply(self, quantized: Tensor) -> Tensor:
+        signed = quantized.bitwise_xor_(ZERO_POINT).view(torch.int8)  # in two's complement as good as subtracting it
         return torch._int_mm(signed, self.values.t()).float().mul_(self.scales)
 
 
@@ -118,9 +118,9 @@ class NativeInt4Linear(nn.Module):
     def __init__(self, weight: Weight, layers: NativeLayers) -> None:
         super().__init__()
         self.layers = layers
-        rounded = as_int4(weight)
-        self.register_buffer("values", rounded.values.contiguous(), persistent=False)
-        self.register_buffer("scales", rounded.scales.contiguous(), persistent=False)
+        quantized = as_int4(weight)
+        self.register_buffer("values", quantized.values.contiguous(), persistent=False)
+        self.register_buffer("scales", quantized.scales.contiguous(), persistent=False)
         self.matrix = Matrix(address(self.values), address(self.scales), None, *weight.shape, Kind.INT4)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Opens one consolidated.NN.pth behind the gate: nothing of it is unpacked, executed or, apart from names, read.
 
 torch.load is not asked. With `weights_only=True` it still accepts archives with wrong byte order, wrong record sizes,
-duplicate entries, quantised or sparse tensors, and unpacks compressed entries of any size. Here the zip directory and
+duplicate entries, quantized or sparse tensors, and unpacks compressed entries of any size. Here the zip directory and
 the pickle are checked, the pickle is read as a list of tensors, and each is a view of the bytes at its place.
 """
 

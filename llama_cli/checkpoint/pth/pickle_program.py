@@ -34,7 +34,7 @@ MOST_TUPLES = 80_000
 
 # Functions of torch that make tensors of other kinds.
 OTHER_KINDS = {
-    "torch._utils._rebuild_qtensor": "quantised tensors",
+    "torch._utils._rebuild_qtensor": "quantized tensors",
     "torch._utils._rebuild_sparse_tensor": "sparse tensors",
     "torch._utils._rebuild_sparse_csr_tensor": "sparse tensors",
     "torch._utils._rebuild_nested_tensor": "nested tensors",

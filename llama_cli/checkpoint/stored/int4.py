@@ -1,7 +1,7 @@
 """Meta's int4 checkpoints of Llama 3.2 1B and 3B (QLoRA with its adapters, SpinQuant), as bfloat16 weights.
 
 A linear layer of a block has `weight`, whole numbers from -8 to 7 in int8, and `scales`, one for each group of a
-row; the embedding and the output matrix have int8 and one scale a row. Activations are not rounded here.
+row; the embedding and the output matrix have int8 and one scale a row. Activations are not quantized here.
 """
 
 from __future__ import annotations

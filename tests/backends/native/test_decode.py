@@ -162,7 +162,7 @@ def test_a_span_of_several_outputs_is_its_tokens_one_by_one(length):
 def test_answers_are_the_models(n_slots, settings):
     model = native_model(SMALL, "float32")
     plain, _ = run(make_engine(n_slots, model=model), requests_of(settings))
-    engine = Engine(native_runner(model, n_slots), n_words=96, stop_tokens=frozenset())
+    engine = Engine(native_runner(model, n_slots), tokenizer_size=96, stop_tokens=frozenset())
     found, _ = run(engine, requests_of(settings))
     assert {key: answer[0] for key, answer in found.items()} == {key: answer[0] for key, answer in plain.items()}
 
@@ -175,7 +175,7 @@ def test_metas_ids_in_float32():
         if wanted is None:
             continue
         request = Request(0, tuple(case["ids"]), Sampling(temperature=0, max_tokens=len(wanted)), seed=0)
-        engine = Engine(native_runner(model, 1, 2048), n_words=model.args.vocab_size, stop_tokens=frozenset())
+        engine = Engine(native_runner(model, 1, 2048), tokenizer_size=model.args.vocab_size, stop_tokens=frozenset())
         answers, _ = run(engine, [request])
         assert answers[0, 0][0] == wanted, prompt
         seen += 1
@@ -195,7 +195,7 @@ def test_the_cache_grows_under_it():
     model = native_model(SMALL, "float32")
     short = Request(0, (1, 2, 3), Sampling(temperature=0, max_tokens=5), seed=0)
     long = Request(1, tuple(range(20)), Sampling(temperature=0, max_tokens=60), seed=0)
-    engine = Engine(native_runner(model, 2, growth=16), n_words=96, stop_tokens=frozenset())
+    engine = Engine(native_runner(model, 2, growth=16), tokenizer_size=96, stop_tokens=frozenset())
     found = run(engine, [short])[0] | run(engine, [long])[0]
     plain = run(make_engine(2, model=model), [short, long])[0]
     assert {key: answer[0] for key, answer in found.items()} == {key: answer[0] for key, answer in plain.items()}

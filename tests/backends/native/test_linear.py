@@ -10,7 +10,7 @@ from llama_cli.backends.native.library import native_library
 from llama_cli.backends.native.linear import FEW, NativeLayers, NativeLinear
 from llama_cli.backends.onednn import PackedLinear, can_pack
 from llama_cli.backends.onednn_int import Int8Linear
-from llama_cli.model.quantized import round_int4
+from llama_cli.model.quantized import quantize_int4
 
 LIBRARY = native_library()
 CPU = torch.device("cpu")
@@ -74,11 +74,11 @@ def test_int8_is_exactly_the_sum_of_whole_numbers(n_out, n_in):
 @pytest.mark.parametrize("upcasts", [True, False])
 @pytest.mark.parametrize(("n_out", "n_in"), [(64, 64), (48, 96), (16, 1024)])
 def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, upcasts):
-    rounded = round_int4(numbers(n_out, n_in))
-    layer = NativeLayers(LIBRARY, upcasts=upcasts).int4(rounded, "gate_up")
+    quantized = quantize_int4(numbers(n_out, n_in))
+    layer = NativeLayers(LIBRARY, upcasts=upcasts).int4(quantized, "gate_up")
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).bfloat16()
-        exact = F.linear(x.double(), rounded.dequantize().double())
+        exact = F.linear(x.double(), quantized.dequantize().double())
         # Where torch multiplies in bfloat16, weights are rounded to it.
         weights_rounded = 2**-8 * n_in**0.5 * 3 if not upcasts and rows > FEW else 0
         torch.testing.assert_close(layer(x).double(), exact, atol=2e-6 * n_in + weights_rounded, rtol=2**-8 + 1e-6)

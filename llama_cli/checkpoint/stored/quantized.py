@@ -1,4 +1,4 @@
-"""Folders whose linear layers `llama-cli convert --quantize` has rounded: Meta's names, and scales beside.
+"""Folders whose linear layers `llama-cli convert --quantize` has quantized: Meta's names, and scales beside.
 
 int8    X.weight I8 (out, in)        X.scales F32 (out,)
 int4    X.weight U8 (out, in / 2)    X.scales BF16 (out, in / 32, 2); the output matrix has int8
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ...model.quantized import Rounded
+    from ...model.quantized import QuantizedWeight
     from ...options import Quantization
     from .row_blocks import ComputedMatrix
 
 GROUP = 32
 
 
-class RoundedWeights:
+class QuantizedWeights:
     """The tensors of such files under the names and shapes of full ones, computed when asked for."""
 
     def __init__(self, files: SafetensorsFiles, quantization: Quantization) -> None:
@@ -74,16 +74,16 @@ class RoundedWeights:
     def tensor(self, name: str) -> Tensor | ComputedMatrix:
         from .row_blocks import ComputedMatrix
 
-        rounded = self.rounded(name)
-        if rounded is None:
+        quantized = self.quantized(name)
+        if quantized is None:
             return self._files.tensor(name)
-        return ComputedMatrix(rounded.shape, self.dtype(name), rounded.dequantize)
+        return ComputedMatrix(quantized.shape, self.dtype(name), quantized.dequantize)
 
-    def rounded(self, name: str) -> Rounded | None:
-        """A matrix as it was rounded; None for a plain tensor."""
+    def quantized(self, name: str) -> QuantizedWeight | None:
+        """A matrix as it was quantized; None for a plain tensor."""
         from ...model.quantized import Int4Weight, Int8Weight
 
-        kinds: dict[str, type[Rounded]] = {"int8": Int8Weight, "uint8": Int4Weight}
+        kinds: dict[str, type[QuantizedWeight]] = {"int8": Int8Weight, "uint8": Int4Weight}
         kind = kinds.get(self._headers[name].dtype)
         return None if kind is None else kind(self._files.tensor(name), self._files.tensor(scales_of(name)))
 
@@ -97,7 +97,7 @@ class RoundedWeights:
             possible = {"int8"} if self.quantization == "int8" else {"uint8", *possible}
         if dtype not in possible:
             raise ModelRejected(
-                f"{quote(name)} is of dtype {dtype}, which weights rounded to {self.quantization} do not have there",
+                f"{quote(name)} is of dtype {dtype}, which weights quantized to {self.quantization} do not have there",
                 "params.json belongs to other weights, or they are damaged: convert the model again",
             )
         if dtype in FLOATS.values():
@@ -117,7 +117,7 @@ class RoundedWeights:
     def _check_scales(self, name: str) -> None:
         owner = self._headers.get(name.removesuffix("scales") + "weight")
         if owner is None or owner.dtype in FLOATS.values():
-            raise ModelRejected(f"{quote(name)} belongs to no rounded matrix", DOWNLOAD_AGAIN)
+            raise ModelRejected(f"{quote(name)} belongs to no quantized matrix", DOWNLOAD_AGAIN)
 
 
 def scales_of(name: str) -> str:

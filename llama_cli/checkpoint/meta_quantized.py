@@ -1,4 +1,4 @@
-"""Meta's shards as plain weights, whether they are stored so or in one of Meta's quantised formats."""
+"""Meta's shards as plain weights, whether they are stored so or in one of Meta's quantized formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meta's quantised formats, small and made here, against arithmetic spelt out value by value."""
+"""Meta's quantized formats, small and made here, against arithmetic spelt out value by value."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Folders with rounded weights answer as --quantize at load does, and are plain models to everything else."""
+"""Folders with quantized weights answer as --quantize at load does, and are plain models to everything else."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from llama_cli.checkpoint import open_checkpoint
 from llama_cli.checkpoint.build import build_model
 from llama_cli.checkpoint.headers import read_headers
 from llama_cli.checkpoint.params import read_params
-from llama_cli.checkpoint.stored import rounded
+from llama_cli.checkpoint.stored import quantized as stored
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
 from llama_cli.convert import conversion
@@ -29,7 +29,7 @@ from llama_cli.convert.outputs import Target
 from llama_cli.convert.source import open_folder
 from llama_cli.errors import NumericalError, OutputFailed, UsageError
 from llama_cli.model import quantized
-from llama_cli.model.quantized import join, round_int4, round_int8, rounding_of
+from llama_cli.model.quantized import join, quantization_of, quantize_int4, quantize_int8
 from llama_cli.model.split import Share, bounds_of
 from llama_cli.model.weights import weight_shapes
 
@@ -63,7 +63,7 @@ def random(*shape, seed=0):
 
 def test_int8_values_are_the_nearest_steps():
     weight = random(5, 7)
-    found = round_int8(weight)
+    found = quantize_int8(weight)
     for row, values, scale in zip(weight.tolist(), found.values.tolist(), found.scales.tolist(), strict=True):
         assert scale == pytest.approx(max(map(abs, row)) / 127)
         assert all(abs(value * scale - x) <= scale * 0.5001 for value, x in zip(values, row, strict=True))
@@ -72,7 +72,7 @@ def test_int8_values_are_the_nearest_steps():
 
 def test_int4_levels_lie_where_the_file_format_says():
     weight = random(3, 64)
-    found = round_int4(weight)
+    found = quantize_int4(weight)
     assert (found.values.shape, found.scales.shape) == ((3, 32), (3, 2, 2))
     for row in range(3):
         for column in range(64):
@@ -85,8 +85,8 @@ def test_int4_levels_lie_where_the_file_format_says():
             assert abs((level - 8) * step + middle - float(weight[row, column])) < 0.6 * step + 0.02
 
 
-@pytest.mark.parametrize("make", [round_int8, round_int4])
-def test_parts_of_the_rounded_are_the_rounded_parts(make):
+@pytest.mark.parametrize("make", [quantize_int8, quantize_int4])
+def test_parts_of_the_quantized_are_the_quantized_parts(make):
     weight = random(48, 128)
     whole = make(weight)
     parts = join([make(part) for part in weight.split(16)])
@@ -99,22 +99,22 @@ def test_parts_of_the_rounded_are_the_rounded_parts(make):
 
 
 def test_a_cut_group_is_no_int4():
-    whole = round_int4(random(16, 96))
+    whole = quantize_int4(random(16, 96))
     assert whole.narrow(1, 16, 32) is None
     assert whole.narrow(1, 32, 16) is None
 
 
 def test_the_reader_knows_the_size_of_a_group():
-    assert rounded.GROUP == quantized.GROUP
+    assert stored.GROUP == quantized.GROUP
 
 
-def test_matrices_that_are_joined_are_rounded_alike():
+def test_matrices_that_are_joined_are_quantized_alike():
     """8 rows of wk fit no kernel alone, with wq and wv they do."""
     shapes = {f"layers.0.attention.{name}.weight": (n, 64) for name, n in (("wq", 16), ("wk", 8), ("wv", 8))}
-    assert {rounding_of(name, shapes, "int4") for name in shapes} == {"int4"}
+    assert {quantization_of(name, shapes, "int4") for name in shapes} == {"int4"}
     shapes["layers.0.attention.wv.weight"] = (4, 64)
-    assert {rounding_of(name, shapes, "int4") for name in shapes} == {None}
-    assert {rounding_of(name, shapes, "int8") for name in shapes} == {"int8"}
+    assert {quantization_of(name, shapes, "int4") for name in shapes} == {None}
+    assert {quantization_of(name, shapes, "int8") for name in shapes} == {"int8"}
 
 
 # ---- what is made of a folder
@@ -138,22 +138,22 @@ def test_logits_are_those_of_rounding_at_load(source, kind, dtype, tmp_path):
 @needs_kernels
 @both
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
-def test_nothing_is_rounded_when_it_is_loaded(kind, kernels, tmp_path, monkeypatch):
+def test_nothing_is_quantized_when_it_is_loaded(kind, kernels, tmp_path, monkeypatch):
     folder = saved(DATA / "tiny/gqa", tmp_path / "saved", kind)
 
     def fail(*arguments):
-        raise AssertionError("rounded again")
+        raise AssertionError("quantized again")
 
-    for name in ("model.quantized.round_int8", "model.quantized.int4_levels", "backends.onednn_int.int4_levels"):
+    for name in ("model.quantized.quantize_int8", "model.quantized.int4_levels", "backends.onednn_int.int4_levels"):
         monkeypatch.setattr(f"llama_cli.{name}", fail)
     assert llama_cli.load(folder, kernels=kernels).complete("Hello", GREEDY)[0].token_ids
-    with pytest.raises(AssertionError, match="rounded again"):
+    with pytest.raises(AssertionError, match="quantized again"):
         llama_cli.load(DATA / "tiny/gqa", quantize=kind, kernels=kernels)
 
 
 @needs_kernels
 @both
-def test_it_runs_rounded_without_being_asked(kind, tmp_path):
+def test_it_runs_quantized_without_being_asked(kind, tmp_path):
     folder = saved(DATA / "tiny/bpe1024", tmp_path / "saved", kind)
     session, plain = llama_cli.load(folder), llama_cli.load(DATA / "tiny/bpe1024")
     at_load = llama_cli.load(DATA / "tiny/bpe1024", quantize=kind)
@@ -182,10 +182,10 @@ def test_elsewhere_it_is_a_model_of_full_weights(kind, tmp_path, monkeypatch, ca
 @both
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_parts_of_ranks_are_those_of_the_full_weights(kind, size, tmp_path):
-    """Rounded or not, a rank has the same numbers of every matrix."""
+    """Quantized or not, a rank has the same numbers of every matrix."""
     checkpoint, args = checked(saved(DATA / "tiny/kv8", tmp_path / "saved", kind))
     full = dict(checkpoint.tensors(args))
-    n_rounded = 0
+    n_quantized = 0
     for rank in range(size):
 
         def part(name, shape, rank=rank):
@@ -195,10 +195,10 @@ def test_parts_of_ranks_are_those_of_the_full_weights(kind, size, tmp_path):
         for name, weight in checkpoint.stored(args, part):
             bounds = part(name, tuple(full[name].shape))
             expected = full[name] if bounds is None else full[name].narrow(*bounds[:2], bounds.end - bounds.begin)
-            n_rounded += not isinstance(weight, torch.Tensor)
+            n_quantized += not isinstance(weight, torch.Tensor)
             found = weight if isinstance(weight, torch.Tensor) else weight.dequantize().to(expected.dtype)
             assert torch.equal(found, expected), name
-    assert n_rounded > size * 7
+    assert n_quantized > size * 7
 
 
 @needs_kernels
@@ -326,15 +326,15 @@ def test_a_nested_params_json(tmp_path):
 # ---- what cannot be
 
 
-def test_the_rounded_is_not_rounded_again(tmp_path):
+def test_the_quantized_is_not_quantized_again(tmp_path):
     folder = saved(DATA / "tiny/gqa", tmp_path / "saved", "int8")
-    with pytest.raises(UsageError, match="rounded to int8 before"):
+    with pytest.raises(UsageError, match="quantized to int8 before"):
         saved(folder, tmp_path / "again", "int4")
 
 
 @both
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_no_number_is_not_rounded(kind, value, tmp_path):
+def test_what_is_no_number_is_not_quantized(kind, value, tmp_path):
     weights = random_weights(dtype=torch.float32)
     weights["layers.1.feed_forward.w2.weight"][3, 4] = value
     source = write_meta(tmp_path / "source", weights)
@@ -386,8 +386,8 @@ WQ = "layers__0__attention__wq__"
         ("int8", {WQ + "weight": torch.ones(0, 32).char(), WQ + "scales": torch.ones(0)}, "for (0, 32) of int8"),
         ("int8", {WQ + "weight": torch.ones(32, 16).char()}, "has shape (32, 16), must be (32, 32)"),
         ("int8", {"norm__weight": torch.ones(32).char()}, "'norm.weight' is of dtype int8"),
-        ("int8", {"norm__scales": torch.ones(32)}, "'norm.scales' belongs to no rounded matrix"),
-        ("int8", {"more__scales": torch.ones(32)}, "'more.scales' belongs to no rounded matrix"),
+        ("int8", {"norm__scales": torch.ones(32)}, "'norm.scales' belongs to no quantized matrix"),
+        ("int8", {"more__scales": torch.ones(32)}, "'more.scales' belongs to no quantized matrix"),
         ("int8", {"more__weight": torch.ones(3, 3).bfloat16()}, "unexpected: 'more.weight'"),
         ("int8", {"tok_embeddings__weight": torch.ones(48, 32).char()}, "'tok_embeddings.weight' is of dtype int8"),
         ("int8", {"output__weight": None}, "output.weight is missing"),
@@ -400,7 +400,7 @@ WQ = "layers__0__attention__wq__"
         ("int4", {"output__weight": torch.ones(48, 16).byte()}, "'output.weight' is of dtype uint8"),
     ],
 )  # fmt: skip
-def test_what_rounded_files_may_not_be(kind, changes, fragment, tmp_path):
+def test_what_quantized_files_may_not_be(kind, changes, fragment, tmp_path):
     folder = saved(write_meta(tmp_path / "source"), tmp_path / "saved", kind)
     spoiled(folder, **changes)
     message = refusal(folder).message
@@ -416,13 +416,15 @@ def test_settings_of_other_weights(kind, tmp_path):
     scheme = {"quantization_args": {"scheme": f"llama_cli_{kind}"}}
     write_params(plain, PARAMS | scheme)
     for read in (checked, read_headers):
-        assert "is of dtype bfloat16, which weights rounded to" in refusal(plain, read).message
+        assert "is of dtype bfloat16, which weights quantized to" in refusal(plain, read).message
     write_params(folder, PARAMS)
     for read in (checked, read_headers):
         assert "BF16, F16 and F32 are read" in refusal(folder, read).message
     write_params(tmp_path / "source", PARAMS | scheme)
     for read in (checked, read_headers):
-        assert f"rounded to {kind}, which lie in consolidated.safetensors" in refusal(tmp_path / "source", read).message
+        assert (
+            f"quantized to {kind}, which lie in consolidated.safetensors" in refusal(tmp_path / "source", read).message
+        )
     write_params(folder, PARAMS | scheme | {"lora_args": {"rank": 4}})
     assert "lora_args: this kind of checkpoint is not supported" in refusal(folder).message
 
@@ -473,8 +475,8 @@ def test_info_and_models(kind, tmp_path, capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message", "hint"),
     [
-        (["--format", "hf"], "--format hf: rounded weights are stored in safetensors", "leave out --format"),
-        (["--format", "pth"], "--format pth: rounded weights are stored in safetensors", "leave out --format"),
+        (["--format", "hf"], "--format hf: quantized weights are stored in safetensors", "leave out --format"),
+        (["--format", "pth"], "--format pth: quantized weights are stored in safetensors", "leave out --format"),
         (["--mp", "2"], "--mp 2: only .pth files are split by rank", "leave out --quantize, or --mp"),
     ],
 )
