@@ -75,6 +75,8 @@ def strange_folder(folder: Path) -> ModelRejected | None:
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:
+    if not folder.is_dir():  # Python 3.13 raises a ValueError for a name with a NUL
+        return None
     return next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
 
 
