@@ -133,7 +133,7 @@ def test_a_mapped_embedding_stays_in_its_file():
     assert plan(is_tied=False, is_copied=True).total(1) > plan(is_tied=False, is_copied=False).total(1) + embedding
 
 
-def write_words(path, vocab_size):
+def write_tokenizer(path, vocab_size):
     """A tokenizer of so many tokens, its 256 special ones included: bytes, then pairs of bytes."""
     tokens = [bytes([byte]) for byte in range(256)] + [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
     lines = [base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens[: vocab_size - 256])]
@@ -150,7 +150,7 @@ def _folders(tmp_path_factory):
     args = read_params(params)
     place, weights = tmp_path_factory.mktemp("models"), random_weights(args)
     weights = {name: weight if weight.dim() == 1 else weight * 0.02 for name, weight in weights.items()}
-    write_words(place / "tokenizer.model", args.vocab_size)
+    write_tokenizer(place / "tokenizer.model", args.vocab_size)
     tied = {name: weight for name, weight in weights.items() if name != "output.weight"}
     for name, shards in (("one", [weights]), ("tied", [tied]), ("three", shards_of(tied, 3, llama2=True))):
         (place / name).mkdir()

@@ -102,17 +102,17 @@ def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:
     described |= dict.fromkeys(("kind", "n_words", "known", "chat_format", "chat_template", "chat_template_from"))
     described |= dict.fromkeys(("stop_tokens", "problem", "spare_ids", "trained_spare_ids", "warning"))
     try:
-        words = open_tokenizer(headers.tokenizer, headers.folder)
-        spare = check_vocabulary(args.vocab_size, words, headers.tokenizer, headers.folder, headers.spare_rows)
+        tokenizer = open_tokenizer(headers.tokenizer, headers.folder)
+        spare = check_vocabulary(args.vocab_size, tokenizer, headers.tokenizer, headers.folder, headers.spare_rows)
     except LlamaError as error:
         return described | {"problem": error.message}
     assert headers.tokenizer is not None, "it has been opened"
-    template, source = named_template(headers, words)
-    names = names_of(words)
-    ends = {names.get(number, repr(words.decode([number]))): number for number in sorted(words.stop_tokens)}
+    template, source = named_template(headers, tokenizer)
+    names = names_of(tokenizer)
+    ends = {names.get(number, repr(tokenizer.decode([number]))): number for number in sorted(tokenizer.stop_tokens)}
     return described | {
-        "kind": words.kind,
-        "n_words": words.vocab_size,
+        "kind": tokenizer.kind,
+        "n_words": tokenizer.vocab_size,
         "known": known_tokenizer(headers.tokenizer),
         "chat_format": FORMATS.get(template),
         "chat_template": template,
@@ -124,16 +124,16 @@ def describe_tokenizer(headers: Headers, args: ModelArgs) -> dict[str, Any]:
     }
 
 
-def named_template(headers: Headers, words: Tokenizer) -> tuple[TemplateName, str]:
+def named_template(headers: Headers, tokenizer: Tokenizer) -> tuple[TemplateName, str]:
     """The template that the files name, else the family's, which a base model does not use; and who says so."""
     said = unnested(headers.params).get("chat_template")
     named = recognise_template(said) if isinstance(said, str) and said not in TEMPLATES else said
     if named in TEMPLATES:
         try:
-            return make_template(named, words).name, "params.json" if named == said else "the folder's own template"
+            return make_template(named, tokenizer).name, "params.json" if named == said else "the folder's own template"
         except TokenizerError:
             pass
-    return family_template(words), "the family, if this is no base model"
+    return family_template(tokenizer), "the family, if this is no base model"
 
 
 def plan_table(

@@ -174,7 +174,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
     that of a model whose heads may be there twice, one layer's are compared.
     """
     folder = find_model(path)
-    words = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
+    tokenizer_path = expand(tokenizer) if tokenizer is not None else find_tokenizer(folder)
     paths = shard_paths(folder) if (folder / "params.json").exists() else []
     if paths:
         params = read_object(folder / "params.json")
@@ -187,7 +187,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
             "pth",
             with_heads_once if with_heads_once is not None and has_each_twice else params,
             "params.json",
-            words,
+            tokenizer_path,
             archives,
             [{name: archive.headers[name] for name in archive.names()} for archive in archives],
             {archive.path: archive.identity for archive in archives},
@@ -206,7 +206,7 @@ def read_headers(path: str | Path, *, tokenizer: str | Path | None = None) -> He
         kind,
         found.params,
         found.params_name,
-        words,
+        tokenizer_path,
         weights,
         [tensors],
         found.identities,

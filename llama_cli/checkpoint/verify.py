@@ -118,10 +118,10 @@ class Verification:
     def _check_tokenizer(self) -> None:
         file = "tokenizer.model" if self._tokenizer is None else self._tokenizer
         try:
-            words = open_tokenizer(self._tokenizer, self.folder)
+            tokenizer = open_tokenizer(self._tokenizer, self.folder)
             if self._args is not None:
                 spare = check_vocabulary(
-                    self._args.vocab_size, words, self._tokenizer, self.folder, self._read_spare_rows
+                    self._args.vocab_size, tokenizer, self._tokenizer, self.folder, self._read_spare_rows
                 )
                 if spare.warning:
                     self._add("tokenizer", file, "warning", spare.warning)
@@ -130,9 +130,10 @@ class Verification:
             return
         assert self._tokenizer is not None, "it has been opened"
         known = known_tokenizer(self._tokenizer)
-        whose = known or ("the toy's own" if words.kind == "char" else "not one of Meta's known files")
-        ends = ", ".join(map(str, sorted(words.stop_tokens))) or "nothing"
-        self._add("tokenizer", file, "ok", f"{words.kind}, {words.vocab_size:,} tokens, {whose}; answers end at {ends}")
+        whose = known or ("the toy's own" if tokenizer.kind == "char" else "not one of Meta's known files")
+        ends = ", ".join(map(str, sorted(tokenizer.stop_tokens))) or "nothing"
+        size = f"{tokenizer.vocab_size:,} tokens"
+        self._add("tokenizer", file, "ok", f"{tokenizer.kind}, {size}, {whose}; answers end at {ends}")
 
     def _read_spare_rows(self, begin: int, end: int) -> list[bytes]:
         return [] if self._checkpoint is None else self._checkpoint.spare_rows(begin, end)

@@ -89,18 +89,18 @@ def _format(described: dict[str, Any]) -> str:
 def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
     from ..checkpoint.family import format_count
 
-    words = described["tokenizer"]
+    tokenizer = described["tokenizer"]
     family = described["family"] or "not a shape of Meta's"
     count = format_count(described["parameters"]["total"])
     n_files = len(described["files"])
     files = f"{n_files} of {described['format']}, {format_bytes(described['bytes'])}"
     if described["shards"] > 1:
         files = f"{described['shards']} shards, {format_bytes(described['bytes'])}"
-    tokenizer = words["problem"]
-    if tokenizer is None:
-        known = f", {words['known']}" if words["known"] else ""
-        tokenizer = f"{words['kind']}, {words['n_words']:,} tokens{known}: {words['path']}"
-    ends = ", ".join(f"{name} ({number})" for name, number in (words["stop_tokens"] or {}).items())
+    shown = tokenizer["problem"]
+    if shown is None:
+        known = f", {tokenizer['known']}" if tokenizer["known"] else ""
+        shown = f"{tokenizer['kind']}, {tokenizer['n_words']:,} tokens{known}: {tokenizer['path']}"
+    ends = ", ".join(f"{name} ({number})" for name, number in (tokenizer["stop_tokens"] or {}).items())
     quantized = described["quantization"]
     runs = [
         (
@@ -115,17 +115,17 @@ def _facts(described: dict[str, Any]) -> list[tuple[str, str]]:
         ("stored as", ", ".join(f"{dtype} {format_bytes(size)}" for dtype, size in described["dtypes"].items())),
         *(runs if quantized else []),
         ("output matrix", "the embedding (tied)" if described["tied"] else "of its own"),
-        ("tokenizer", tokenizer),
-        *([("warning", words["warning"])] if words["warning"] else []),
-        ("chat format", _chat_format(words)),
+        ("tokenizer", shown),
+        *([("warning", tokenizer["warning"])] if tokenizer["warning"] else []),
+        ("chat format", _chat_format(tokenizer)),
         ("ends at", ends or "nothing"),
         ("context", f"{described['context']:,} tokens"),
     ]
 
 
-def _chat_format(words: dict[str, Any]) -> str:
-    name = words["chat_format"]
-    return "none" if name is None else f"{name}, template {words['chat_template']}, from {words['chat_template_from']}"
+def _chat_format(tokenizer: dict[str, Any]) -> str:
+    name, template, source = (tokenizer[key] for key in ("chat_format", "chat_template", "chat_template_from"))
+    return "none" if name is None else f"{name}, template {template}, from {source}"
 
 
 def _configuration(configuration: dict[str, dict[str, Any]]) -> list[tuple[str, str, str]]:

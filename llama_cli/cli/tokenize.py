@@ -69,15 +69,15 @@ def tokenize(
     from ..checkpoint.tokenizer_file import tokenizer_of
     from ..tokenizer import decode_text
 
-    words = tokenizer_of(TOY if model.model is None else model.model, model.tokenizer)
+    tokenizer = tokenizer_of(TOY if model.model is None else model.model, model.tokenizer)
     if decode:
-        ids = _checked(parse_ids(content, "--decode"), words)
-        content = decode_text(words, ids)
+        ids = _checked(parse_ids(content, "--decode"), tokenizer)
+        content = decode_text(tokenizer, ids)
     else:
-        ids = _encode(words, content, bos=bos, eos=eos, special=special)
+        ids = _encode(tokenizer, content, bos=bos, eos=eos, special=special)
     terminal = Terminal()
     if as_json:
-        terminal.write_json(_describe(words, ids, content))
+        terminal.write_json(_describe(tokenizer, ids, content))
     elif count:
         terminal.write(f"{len(ids)}\n")
     elif ids_only:
@@ -85,63 +85,63 @@ def tokenize(
     elif decode:
         terminal.write(content + "\n")
     else:
-        _write_rows(terminal, words, ids)
+        _write_rows(terminal, tokenizer, ids)
         terminal.write(_summary(ids, content))
 
 
-def _write_rows(terminal: Terminal, words: Tokenizer, ids: list[int]) -> None:
-    for lines in _in_blocks(_rows(words, ids)):
+def _write_rows(terminal: Terminal, tokenizer: Tokenizer, ids: list[int]) -> None:
+    for lines in _in_blocks(_rows(tokenizer, ids)):
         terminal.write(lines)
 
 
-def _encode(words: Tokenizer, text: str, *, bos: bool, eos: bool, special: bool) -> list[int]:
+def _encode(tokenizer: Tokenizer, text: str, *, bos: bool, eos: bool, special: bool) -> list[int]:
     from ..tokenizer import EncodeError
 
-    for name, asked, token_id in (("begin", bos, words.bos_id), ("end", eos, words.eos_id)):
+    for name, asked, token_id in (("begin", bos, tokenizer.bos_id), ("end", eos, tokenizer.eos_id)):
         if asked and token_id is None:
-            raise UsageError(f"this tokenizer ({words.kind}) has no {name} token", "leave the flag out")
+            raise UsageError(f"this tokenizer ({tokenizer.kind}) has no {name} token", "leave the flag out")
     try:
-        if not special or not words.special_tokens:
-            return words.encode(text, bos=bos, eos=eos)
-        return _encode_with_special(words, text, bos=bos, eos=eos)
+        if not special or not tokenizer.special_tokens:
+            return tokenizer.encode(text, bos=bos, eos=eos)
+        return _encode_with_special(tokenizer, text, bos=bos, eos=eos)
     except EncodeError as error:
         raise InputRejected(error.message, error.hint) from None
 
 
-def _encode_with_special(words: Tokenizer, text: str, *, bos: bool, eos: bool) -> list[int]:
+def _encode_with_special(tokenizer: Tokenizer, text: str, *, bos: bool, eos: bool) -> list[int]:
     """A text begins at the very beginning and behind a begin token; behind any other special token it goes on."""
-    names = sorted(words.special_tokens, key=len, reverse=True)
-    ids = [words.bos_id] if bos and words.bos_id is not None else []
+    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
+    ids = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
     for part in re.split(f"({'|'.join(map(re.escape, names))})", text):
-        if part in words.special_tokens:
-            ids.append(words.special_tokens[part])
+        if part in tokenizer.special_tokens:
+            ids.append(tokenizer.special_tokens[part])
         elif part:
-            begins = not ids or ids[-1] == words.bos_id
-            ids += words.encode(part) if begins else words.encode_more(part)
-    return [*ids, words.eos_id] if eos and words.eos_id is not None else ids
+            begins = not ids or ids[-1] == tokenizer.bos_id
+            ids += tokenizer.encode(part) if begins else tokenizer.encode_more(part)
+    return [*ids, tokenizer.eos_id] if eos and tokenizer.eos_id is not None else ids
 
 
-def _checked(ids: list[int], words: Tokenizer) -> list[int]:
+def _checked(ids: list[int], tokenizer: Tokenizer) -> list[int]:
     for place, token_id in enumerate(ids):
-        if not 0 <= token_id < words.vocab_size:
+        if not 0 <= token_id < tokenizer.vocab_size:
             raise InputRejected(
-                f"id {token_id} (number {place + 1}) is outside the vocabulary of {words.vocab_size:,}",
+                f"id {token_id} (number {place + 1}) is outside the vocabulary of {tokenizer.vocab_size:,}",
                 "ids of another model? give the right one with -m",
             )
     return ids
 
 
-def _rows(words: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def _rows(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """`     9906  48 65 6c 6c 6f           'Hello'` for each id."""
     from ..tokenizer import names_of
 
-    specials = names_of(words)
-    width = len(str(words.vocab_size))
+    specials = names_of(tokenizer)
+    width = len(str(tokenizer.vocab_size))
     known: dict[int, str] = {}  # a text has few tokens, often
     for token_id in ids:
         row = known.get(token_id)
         if row is None:
-            raw = words.token_bytes(token_id)
+            raw = tokenizer.token_bytes(token_id)
             shown, piece = (raw.hex(" "), _quoted(raw)) if token_id not in specials else ("special", specials[token_id])
             row = known[token_id] = f"{token_id:>{width}}  {shown:<24}  {piece}\n"
         yield row
@@ -171,11 +171,11 @@ def _summary(ids: list[int], text: str) -> str:
     return ", ".join(f"{n:,} {plural(n, noun)}" for noun, n in counts.items()) + "\n"
 
 
-def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
+def _describe(tokenizer: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
     from ..tokenizer import names_of
 
-    specials = names_of(words)
-    raws = [words.token_bytes(token_id) for token_id in ids]
+    specials = names_of(tokenizer)
+    raws = [tokenizer.token_bytes(token_id) for token_id in ids]
     return {
         "tokens": [
             {
@@ -191,5 +191,5 @@ def _describe(words: Tokenizer, ids: list[int], text: str) -> dict[str, Any]:
         "n_tokens": len(ids),
         "n_characters": len(text),
         "n_bytes": len(text.encode()),
-        "tokenizer": {"kind": words.kind, "n_words": words.vocab_size},
+        "tokenizer": {"kind": tokenizer.kind, "n_words": tokenizer.vocab_size},
     }

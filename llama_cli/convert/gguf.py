@@ -27,7 +27,7 @@ from ..model.args import ModelArgs
 from ..model.weights import EMBEDDING, OUTPUT, weight_shapes, weights_of
 from ..tokenizer.distribution import install_line
 from ..tokenizer.marks import Marks
-from .gguf_metadata import GIVE_LLAMA, Words, ends_of, params_from, template_of, words_from
+from .gguf_metadata import GIVE_LLAMA, TokenizerFiles, ends_of, params_from, template_of, tokenizer_from
 from .source import MAX_TOKENIZER_BYTES, is_sentencepiece, tokenizer_name
 
 if TYPE_CHECKING:
@@ -72,24 +72,24 @@ class GgufSource:
     dtype: torch.dtype
     tensors: Mapping[str, ReaderTensor]  # by Meta's name
     name: str
-    words: Words
+    tokenizer: TokenizerFiles
 
     @property
     def is_tied(self) -> bool:
         """With other ids the matrices differ: a token may be read in two places, and is predicted in one."""
-        return OUTPUT not in self.tensors and self.words.vocabulary is None
+        return OUTPUT not in self.tensors and self.tokenizer.vocabulary is None
 
     @property
     def small_files(self) -> Mapping[str, bytes]:
-        return self.words.small_files
+        return self.tokenizer.small_files
 
     @property
     def marks(self) -> Marks:
-        return self.words.marks
+        return self.tokenizer.marks
 
     @property
     def template(self) -> str | None:
-        return self.words.template
+        return self.tokenizer.template
 
     @property
     def quantization(self) -> None:
@@ -100,7 +100,7 @@ class GgufSource:
         return int(is_sentencepiece(self.small_files))
 
     def rows(self, name: str, begin: int, end: int) -> Tensor:
-        vocabulary = self.words.vocabulary
+        vocabulary = self.tokenizer.vocabulary
         if vocabulary is None or name not in (EMBEDDING, OUTPUT):
             return self._stored(name, slice(begin, end))
         wanted = vocabulary.input_rows if name == EMBEDDING else vocabulary.output_rows
@@ -155,16 +155,16 @@ def open_gguf(path: Path, tokenizer: Path | None = None, *, keep_ids: bool = Fal
     params = params_from(plain(path.name), fields, factors)
     if tokenizer is not None:
         given = {tokenizer_name(tokenizer): read_small(tokenizer, MAX_TOKENIZER_BYTES)}
-        words = Words(given, Marks(stop_ids=ends_of(fields)), template_of(fields))
+        files = TokenizerFiles(given, Marks(stop_ids=ends_of(fields)), template_of(fields))
     else:
-        words = words_from(plain(path.name), fields, n_rows, keep_ids=keep_ids)
-    n_ids = len(words.vocabulary.input_rows) if words.vocabulary else n_rows
-    args = read_params(params | {"vocab_size": n_ids}, source=plain(path.name))
+        files = tokenizer_from(plain(path.name), fields, n_rows, keep_ids=keep_ids)
+    vocab_size = len(files.vocabulary.input_rows) if files.vocabulary else n_rows
+    args = read_params(params | {"vocab_size": vocab_size}, source=plain(path.name))
     _check_shapes(path, tensors, args, n_rows)
     matrices = [name for name, spec in weights_of(args).items() if spec.role != "norm" and name in tensors]
     kinds = {tensors[name].tensor_type.name for name in matrices}
     dtype = DTYPES.get(kinds.pop(), torch.bfloat16) if len(kinds) == 1 else torch.bfloat16
-    return GgufSource(path, identity, args, dtype, tensors, path.stem, words)
+    return GgufSource(path, identity, args, dtype, tensors, path.stem, files)
 
 
 def _read(path: Path) -> GGUFReader:

@@ -112,7 +112,7 @@ def _rope_scaling(name: str, factors: Tensor, head_dim: int, theta: float) -> di
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenizerFiles:
     """The tokenizer of a GGUF file as the files of a folder, and what they do not say."""
 
     small_files: Mapping[str, bytes]
@@ -121,7 +121,7 @@ class Words:
     vocabulary: Vocabulary | None = None  # how ids change; None: not at all
 
 
-def words_from(name: str, fields: Mapping[str, Any], n_rows: int, *, keep_ids: bool = False) -> Words:
+def tokenizer_from(name: str, fields: Mapping[str, Any], n_rows: int, *, keep_ids: bool = False) -> TokenizerFiles:
     """The tokenizer as tokenizer.model, or with `keep_ids` byte pairs of any order as tokenizer.json.
 
     `n_rows` is how many the embedding has: one for each token, and maybe some more.
@@ -141,7 +141,7 @@ def words_from(name: str, fields: Mapping[str, Any], n_rows: int, *, keep_ids: b
     if kind == "llama" and len(scores) == len(tokens):
         prefix = fields.get("tokenizer.ggml.add_space_prefix", True)
         model = sentencepiece_model(tokens, scores, types, add_prefix=bool(prefix))
-        return Words({"tokenizer.model": model}, Marks(stop_ids=stops, adds_bos=adds_bos), template)
+        return TokenizerFiles({"tokenizer.model": model}, Marks(stop_ids=stops, adds_bos=adds_bos), template)
     if kind != "gpt2" or not merges:
         raise ModelRejected(
             f"{name}: its tokenizer is of the kind {quote(kind)}, which is not supported", GIVE_TOKENIZER
@@ -158,20 +158,20 @@ def words_from(name: str, fields: Mapping[str, Any], n_rows: int, *, keep_ids: b
     vocabulary = make_vocabulary(tokens, types, merges)
     marks = vocabulary.marks(stops, adds_bos=adds_bos, begin=begin, cuts=cuts or "llama3")
     if vocabulary.is_identity:
-        return Words({"tokenizer.model": vocabulary.file()}, marks, template)
+        return TokenizerFiles({"tokenizer.model": vocabulary.file()}, marks, template)
     if keep_ids:
         begins = begin if adds_bos is not False else None
         data = byte_pairs_as_they_are(tokens, types, merges, cuts or "llama3", begins)
-        return Words({"tokenizer.json": data}, Marks(stop_ids=stops), template)
+        return TokenizerFiles({"tokenizer.json": data}, Marks(stop_ids=stops), template)
     logger.info("%d tokens become %d ids in Meta's order", len(tokens), len(vocabulary.input_rows))
-    return Words({"tokenizer.model": vocabulary.file()}, marks, template, vocabulary)
+    return TokenizerFiles({"tokenizer.model": vocabulary.file()}, marks, template, vocabulary)
 
 
 def byte_pairs_as_they_are(
     tokens: Sequence[str], types: Sequence[int], merges: Sequence[str], cuts: Cuts, begin: int | None
 ) -> bytes:
     """A tokenizer.json in which every token keeps its id."""
-    words = {token: number for number, token in enumerate(tokens) if types[number] in (NORMAL, BYTE)}
+    vocab = {token: number for number, token in enumerate(tokens) if types[number] in (NORMAL, BYTE)}
     specials = [
         Special(number, token, types[number] != USER_DEFINED)
         for number, token in enumerate(tokens)
@@ -179,7 +179,7 @@ def byte_pairs_as_they_are(
     ]
     pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
     first = None if begin is None else Special(begin, tokens[begin])
-    made = byte_pairs(words, pairs, specials, cuts, first, whole_words=cuts == "llama3")
+    made = byte_pairs(vocab, pairs, specials, cuts, first, whole_words=cuts == "llama3")
     return json.dumps(made, ensure_ascii=False).encode()
 
 

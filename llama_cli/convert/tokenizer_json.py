@@ -29,20 +29,20 @@ def of_byte_pairs(tokenizer: BPETokenizer) -> dict[str, Any]:
     """The file of a tokenizer whose ids are its ranks."""
     vocabulary = tokenizer.vocabulary
     assert vocabulary.ids is None, "others were read from such a file"
-    words = {spell(token): rank for rank, token in enumerate(vocabulary.ranks)}
+    vocab = {spell(token): rank for rank, token in enumerate(vocabulary.ranks)}
     merges = [(spell(first), spell(second)) for first, second in merges_of(vocabulary.ranks)]
     specials, names = [], set()
-    for number in range(len(words), tokenizer.vocab_size):
+    for number in range(len(vocab), tokenizer.vocab_size):
         name = tokenizer.token_bytes(number).decode() or f"<|unnamed_{number}|>"
         name = name if name not in names else f"<|unnamed_{number}|>"
         names.add(name)
         specials.append(Special(number, name))
     begin = next((special for special in specials if special.id == tokenizer.bos_id), None)
-    return byte_pairs(words, merges, specials, vocabulary.cuts, begin, whole_words=True)
+    return byte_pairs(vocab, merges, specials, vocabulary.cuts, begin, whole_words=True)
 
 
 def byte_pairs(
-    words: Mapping[str, int],
+    vocab: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
     specials: Sequence[Special],
     cuts: Cuts,
@@ -51,8 +51,8 @@ def byte_pairs(
     whole_words: bool,
 ) -> dict[str, Any]:
     """The file of byte pairs in any order. `whole_words`: a word that is a token is not merged together, but found."""
-    if [special.id for special in specials] != list(range(len(words), len(words) + len(specials))):
-        words = dict(words) | {special.name: special.id for special in specials}
+    if [special.id for special in specials] != list(range(len(vocab), len(vocab) + len(specials))):
+        vocab = dict(vocab) | {special.name: special.id for special in specials}
     model = {
         "type": "BPE",
         "dropout": None,
@@ -62,7 +62,7 @@ def byte_pairs(
         "fuse_unk": False,
         "byte_fallback": False,
         "ignore_merges": whole_words,
-        "vocab": dict(sorted(words.items(), key=lambda pair: pair[1])),
+        "vocab": dict(sorted(vocab.items(), key=lambda pair: pair[1])),
         "merges": [list(pair) for pair in merges],
     }
     letters = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -80,12 +80,12 @@ def _cutting(cuts: Cuts, letters: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_pieces(pieces: Pieces, begin: Special | None) -> dict[str, Any]:
     """The file of a SentencePiece model, in the form of Llama 2's."""
-    words = {piece: number for number, piece in enumerate(pieces.pieces)}
+    vocab = {piece: number for number, piece in enumerate(pieces.pieces)}
     merges: list[tuple[float, int, str, str]] = []
     for number, (piece, score, kind) in enumerate(zip(pieces.pieces, pieces.scores, pieces.types, strict=True)):
         if kind not in (UNKNOWN, CONTROL, USER_DEFINED, BYTE):
             cuts = [(piece[:place], piece[place:]) for place in range(1, len(piece))]
-            merges += [(-score, number, first, second) for first, second in cuts if first in words and second in words]
+            merges += [(-score, number, first, second) for first, second in cuts if first in vocab and second in vocab]
     kinds = {number: kind for number, kind in enumerate(pieces.types) if kind in (UNKNOWN, CONTROL, USER_DEFINED)}
     model = {
         "type": "BPE",
@@ -96,7 +96,7 @@ def of_pieces(pieces: Pieces, begin: Special | None) -> dict[str, Any]:
         "fuse_unk": True,
         "byte_fallback": BYTE in pieces.types,
         "ignore_merges": False,
-        "vocab": words,
+        "vocab": vocab,
         "merges": [[first, second] for _, _, first, second in sorted(merges, key=lambda merge: merge[:2])],
     }
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}

@@ -74,16 +74,16 @@ def merges_of(ranks):
     return found
 
 
-def llama3_words(path=TINY / "tokenizer.model"):
+def llama3_tokenizer(path=TINY / "tokenizer.model"):
     """(tokens, types, merges) of a tokenizer.model, as Llama 3's GGUF files have them."""
     ranks = read_ranks(path)
     tokens = [spell(token) for token in ranks] + special_names()
     return tokens, [NORMAL] * len(ranks) + [CONTROL] * 256, merges_of(ranks)
 
 
-def chatml_words():
+def chatml_tokenizer():
     """The same tokens as a ChatML model has them: special ones first, and two bytes missing."""
-    tokens, types, merges = llama3_words()
+    tokens, types, merges = llama3_tokenizer()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<file_sep>"]
     kept = [
         token for token, kind in zip(tokens, types, strict=True) if kind == NORMAL and token not in (spell(b"\0"), "ÿ")
@@ -100,10 +100,10 @@ def test_names_are_those_of_the_package_which_knows_metas_and_hugging_faces_too(
         assert NAMES.metas_of(theirs) == HUGGING_FACE.metas_of(HUGGING_FACE.theirs_of(name)) == name
 
 
-def write_gguf(path, args, weights, words, kind=KINDS.F32, model="gpt2", pre="llama-bpe", scaling=None, **metadata):
+def write_gguf(path, args, weights, tokenizer, kind=KINDS.F32, model="gpt2", pre="llama-bpe", scaling=None, **metadata):
     """A GGUF file as llama.cpp's converter makes it; `metadata` overrides keys, None leaves one out."""
     writer = gguf.GGUFWriter(str(path), "llama")
-    tokens, types, merges = words
+    tokens, types, merges = tokenizer
     values = {
         "llama.embedding_length": args.dim,
         "llama.block_count": args.n_layers,
@@ -168,7 +168,7 @@ def greedy_ids(folder, ids, capfd):
 def test_unquantized_files_give_metas_ids(kind, tiny, tmp_path, capfd):
     """bfloat16 weights of this size lose nothing in any of the three."""
     args, weights = tiny
-    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words(), kind)
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_tokenizer(), kind)
     folder = converted(path, tmp_path / "model")
     dtype = {KINDS.F32: torch.float32, KINDS.F16: torch.float16, KINDS.BF16: torch.bfloat16}[kind]
     found = tensors(folder)
@@ -188,7 +188,7 @@ QUANTIZED = [KINDS.Q8_0, KINDS.Q4_0, KINDS.Q4_1, KINDS.Q5_0, KINDS.Q5_1]
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_quantized_files_are_dequantized(kind, tiny, tmp_path):
     args, weights = tiny
-    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words(), kind)
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_tokenizer(), kind)
     found = tensors(converted(path, tmp_path / "model", dtype=torch.float32))
     for name, tensor in weights.items():
         values = tensor.float().numpy()
@@ -199,7 +199,7 @@ def test_quantized_files_are_dequantized(kind, tiny, tmp_path):
 
 def test_into_every_form(tiny, tmp_path):
     args, weights = tiny
-    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words())
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_tokenizer())
     for form, n_shards in (("pth", 4), ("safetensors", 1), ("hf", 1)):
         folder = converted(path, tmp_path / f"{form}", form=form, n_shards=n_shards, dtype=torch.bfloat16)
         source = open_folder(folder)
@@ -210,7 +210,7 @@ def test_into_every_form(tiny, tmp_path):
 def test_a_tied_model_stays_tied(tiny, tmp_path):
     args, weights = tiny
     weights = {name: tensor for name, tensor in weights.items() if name != "output.weight"}
-    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_words())
+    path = write_gguf(tmp_path / "model.gguf", args, weights, llama3_tokenizer())
     assert open_folder(converted(path, tmp_path / "model")).is_tied
 
 
@@ -218,13 +218,13 @@ def test_a_tied_model_stays_tied(tiny, tmp_path):
 def test_other_vocabularies_are_put_into_metas_order(tied, tiny, tmp_path):
     """The rows of each token move with it, and each token can be said in one place only."""
     args, weights = tiny
-    words = tokens, types, _ = chatml_words()
+    tokenizer = tokens, types, _ = chatml_tokenizer()
     generator = torch.Generator().manual_seed(0)
     for name in ("tok_embeddings.weight", "output.weight"):
         weights[name] = torch.randn(len(tokens), args.dim, generator=generator).bfloat16()
     if tied:
         del weights["output.weight"]
-    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre="smollm")
+    path = write_gguf(tmp_path / "model.gguf", args, weights, tokenizer, pre="smollm")
     folder = converted(path, tmp_path / "model", dtype=torch.float32)
     tokenizer, found = load_tokenizer(folder / "tokenizer.model"), tensors(folder)
     read, said = found["tok_embeddings.weight"], found["output.weight"]
@@ -263,11 +263,11 @@ def _rank_of(tokenizer, token):
 def test_rows_of_no_token_never_win(tiny, tmp_path):
     """Whatever the state before it, the mean of all logits is not the largest."""
     args, weights = tiny
-    tokens, _, _ = words = chatml_words()
+    tokens, _, _ = tokenizer = chatml_tokenizer()
     generator = torch.Generator().manual_seed(0)
     weights["tok_embeddings.weight"] = torch.randn(len(tokens), args.dim, generator=generator) + 3
     del weights["output.weight"]
-    path = write_gguf(tmp_path / "model.gguf", args, weights, words)
+    path = write_gguf(tmp_path / "model.gguf", args, weights, tokenizer)
     output = tensors(converted(path, tmp_path / "model", dtype=torch.float32))["output.weight"]
     logits = torch.randn(1000, args.dim, generator=generator) @ output.T
     best = logits.argmax(-1)
@@ -295,7 +295,7 @@ SCALED = {
 def test_rope_scaling_is_found_in_its_factors(name, tiny, tmp_path):
     _, weights = tiny
     scaled = read_params(json.loads((TINY / "params.json").read_text()) | SCALED[name])
-    path = write_gguf(tmp_path / "model.gguf", scaled, weights, llama3_words(), scaling=scaled.rope_scaling)
+    path = write_gguf(tmp_path / "model.gguf", scaled, weights, llama3_tokenizer(), scaling=scaled.rope_scaling)
     folder = converted(path, tmp_path / "model")
     assert json.loads((folder / "params.json").read_text()).items() >= SCALED[name].items()
     assert open_folder(folder).args.rope_scaling == scaled.rope_scaling
@@ -303,7 +303,7 @@ def test_rope_scaling_is_found_in_its_factors(name, tiny, tmp_path):
 
 def test_foreign_rope_factors_are_refused(tiny, tmp_path):
     args, weights = tiny
-    path = write_gguf(tmp_path / "a.gguf", args, weights, llama3_words(), scaling=RopeScaling(8.0, 1.0, 2.0, 500))
+    path = write_gguf(tmp_path / "a.gguf", args, weights, llama3_tokenizer(), scaling=RopeScaling(8.0, 1.0, 2.0, 500))
     with pytest.raises(ModelRejected, match="factors are not those"):
         open_gguf(path)
 
@@ -323,7 +323,7 @@ def test_foreign_rope_factors_are_refused(tiny, tmp_path):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_is_no_llama_text_model_is_refused(metadata, reason, tiny, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_words(), **metadata)
+    path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_tokenizer(), **metadata)
     with pytest.raises(ModelRejected) as caught:
         open_gguf(path)
     assert reason in caught.value.message
@@ -340,7 +340,7 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_other_vocabularies_need_their_file(tiny, tmp_path):
-    path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_words())
+    path = write_gguf(tmp_path / "model.gguf", *tiny, llama3_tokenizer())
     path.write_bytes(path.read_bytes().replace(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0gptJ"))
     with pytest.raises(ModelRejected, match="kind 'gptJ'") as caught:
         open_gguf(path)
@@ -373,10 +373,10 @@ def test_a_sentencepiece_vocabulary_is_written_again(pieces, tiny, tmp_path):
         2 if processor.IsUnknown(n) else CONTROL if processor.IsControl(n) else 6 if processor.IsByte(n) else NORMAL
         for n in numbers
     ]
-    words = [processor.IdToPiece(n) for n in numbers], types, [processor.GetScore(n) for n in numbers]
+    tokenizer = [processor.IdToPiece(n) for n in numbers], types, [processor.GetScore(n) for n in numbers]
     for name in ("tok_embeddings.weight", "output.weight"):
         weights[name] = weights[name][:700]
-    path = write_gguf(tmp_path / "model.gguf", args, weights, words, model="llama")
+    path = write_gguf(tmp_path / "model.gguf", args, weights, tokenizer, model="llama")
     folder = converted(path, tmp_path / "model", n_shards=2)
     before, after = load_tokenizer(pieces), load_tokenizer(folder / "tokenizer.model")
     text = pieces.with_name("text").read_text()
@@ -391,15 +391,15 @@ def test_a_sentencepiece_vocabulary_is_written_again(pieces, tiny, tmp_path):
 
 
 def test_another_way_of_cutting_words_is_told(tiny, tmp_path, caplog):
-    open_gguf(write_gguf(tmp_path / "llama.gguf", *tiny, llama3_words()))
+    open_gguf(write_gguf(tmp_path / "llama.gguf", *tiny, llama3_tokenizer()))
     assert not caplog.records
-    open_gguf(write_gguf(tmp_path / "other.gguf", *tiny, llama3_words(), pre="falcon"))
+    open_gguf(write_gguf(tmp_path / "other.gguf", *tiny, llama3_tokenizer(), pre="falcon"))
     assert "cut into words as 'falcon' does" in caplog.text
 
 
 def renamed(**names):
     """Llama 3's vocabulary with other names in some of its places, as fine-tunes have them."""
-    tokens, types, merges = llama3_words()
+    tokens, types, merges = llama3_tokenizer()
     n_ranks = len(tokens) - 256
     for place, name in names.items():
         tokens[n_ranks + int(place.removeprefix("at"))] = name
@@ -408,7 +408,7 @@ def renamed(**names):
 
 def added(*names, kind=CONTROL):
     """The same with tokens behind its 256."""
-    tokens, types, merges = llama3_words()
+    tokens, types, merges = llama3_tokenizer()
     return [*tokens, *names], [*types, *([kind] * len(names))], merges
 
 
@@ -438,9 +438,9 @@ def test_the_end_that_the_file_names_ends_answers(name, form, tiny, tmp_path, ca
     """Each of these was converted without a word before, and never stopped."""
     args, weights = tiny
     make, start, end, which = ENDS[name]
-    words = make()
+    tokenizer = make()
     path = write_gguf(
-        tmp_path / "model.gguf", args, with_rows(weights, len(words[0])), words,
+        tmp_path / "model.gguf", args, with_rows(weights, len(tokenizer[0])), tokenizer,
         **{f"{KEY}{which}_token_id": end, "tokenizer__chat_template": CHATML},
     )  # fmt: skip
     folder = converted(path, tmp_path / "model", form=form)
@@ -459,14 +459,14 @@ def test_the_end_that_the_file_names_ends_answers(name, form, tiny, tmp_path, ca
 def test_an_end_of_another_name_in_another_order(tiny, tmp_path):
     """The id moves with its token, whatever it is called, special or not."""
     args, weights = tiny
-    tokens, types, merges = chatml_words()
+    tokens, types, merges = chatml_tokenizer()
     tokens[3] = "<end_of_turn>"
     for special, which in ((3, "eos"), (4 + 65, "eot")):
-        words = tokens, types, merges
+        tokenizer = tokens, types, merges
         rows = with_rows({name: tensor[:500] if "norm" not in name and tensor.shape[0] == args.vocab_size else tensor
                           for name, tensor in weights.items()}, len(tokens))  # fmt: skip
         path = write_gguf(
-            tmp_path / "model.gguf", args, rows, words, pre="smollm", **{f"{KEY}{which}_token_id": special}
+            tmp_path / "model.gguf", args, rows, tokenizer, pre="smollm", **{f"{KEY}{which}_token_id": special}
         )
         folder = converted(path, tmp_path / f"{special}")
         tokenizer = tokenizer_of(folder)
@@ -486,11 +486,11 @@ def test_an_end_of_another_name_in_another_order(tiny, tmp_path):
 )
 def test_whether_texts_begin_with_the_begin_token(says, pre, begins, tiny, tmp_path):
     args, weights = tiny
-    words = chatml_words() if pre == "smollm" else llama3_words()
+    tokenizer = chatml_tokenizer() if pre == "smollm" else llama3_tokenizer()
     weights = {
-        n: t[: len(words[0])] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
+        n: t[: len(tokenizer[0])] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
     }
-    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre=pre,
+    path = write_gguf(tmp_path / "model.gguf", args, weights, tokenizer, pre=pre,
                       **{f"{KEY}add_bos_token": says, f"{KEY}bos_token_id": 1 if pre == "smollm" else 768})  # fmt: skip
     for form in ("pth", "hf"):
         tokenizer = tokenizer_of(converted(path, tmp_path / form, form=form))
@@ -501,11 +501,11 @@ def test_whether_texts_begin_with_the_begin_token(says, pre, begins, tiny, tmp_p
 
 def test_words_are_cut_as_the_file_says(tiny, tmp_path):
     args, weights = tiny
-    words = chatml_words()
+    tokenizer = chatml_tokenizer()
     weights = {
-        n: t[: len(words[0])] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
+        n: t[: len(tokenizer[0])] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
     }
-    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre="smollm")
+    path = write_gguf(tmp_path / "model.gguf", args, weights, tokenizer, pre="smollm")
     metas, theirs = (tokenizer_of(converted(path, tmp_path / form, form=form)) for form in ("pth", "hf"))
     for text in ("a 12  345\n6", "I'm  7", "\t\n 8x"):
         assert [metas.token_bytes(n) for n in metas.encode(text)] == [
@@ -517,11 +517,11 @@ def test_words_are_cut_as_the_file_says(tiny, tmp_path):
 def test_a_hugging_face_folder_keeps_the_ids(tiny, tmp_path):
     """Programs that know a tokenizer by its ids, as llama.cpp's converter does, know it again."""
     args, weights = tiny
-    tokens, _, merges = words = chatml_words()
+    tokens, _, merges = tokenizer = chatml_tokenizer()
     weights = {
         n: t[: len(tokens)] if n in ("tok_embeddings.weight", "output.weight") else t for n, t in weights.items()
     }
-    path = write_gguf(tmp_path / "model.gguf", args, weights, words, pre="smollm", **{f"{KEY}eos_token_id": 2})
+    path = write_gguf(tmp_path / "model.gguf", args, weights, tokenizer, pre="smollm", **{f"{KEY}eos_token_id": 2})
     folder = converted(path, tmp_path / "hf", form="hf")
     file = json.loads((folder / "tokenizer.json").read_text())
     assert [word for word, _ in sorted(file["model"]["vocab"].items(), key=lambda pair: pair[1])] == tokens
@@ -535,12 +535,12 @@ def test_a_hugging_face_folder_keeps_the_ids(tiny, tmp_path):
 def test_a_system_prompt_of_the_template_is_told(tiny, tmp_path, caplog):
     """It made answers better in llama.cpp, and nothing here said that it was missing."""
     begins = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are SmolLM.<|im_end|>\n' }}{% endif %}"
-    words = renamed(at14="<|im_start|>", at15="<|im_end|>")
-    path = write_gguf(tmp_path / "model.gguf", *tiny, words, tokenizer__chat_template=begins + CHATML)
+    tokenizer = renamed(at14="<|im_start|>", at15="<|im_end|>")
+    path = write_gguf(tmp_path / "model.gguf", *tiny, tokenizer, tokenizer__chat_template=begins + CHATML)
     converted(path, tmp_path / "model")
     assert "--system sends it: 'You are SmolLM.'" in caplog.text
     caplog.clear()
-    path = write_gguf(tmp_path / "plain.gguf", *tiny, words, tokenizer__chat_template=CHATML)
+    path = write_gguf(tmp_path / "plain.gguf", *tiny, tokenizer, tokenizer__chat_template=CHATML)
     converted(path, tmp_path / "plain")
     assert not caplog.records
 
@@ -548,7 +548,7 @@ def test_a_system_prompt_of_the_template_is_told(tiny, tmp_path, caplog):
 def test_what_the_metadata_get_wrong_is_told(tiny, tmp_path, caplog):
     args, weights = tiny
     template = {"tokenizer__chat_template": "{{ '<|user|>' }}"}
-    path = write_gguf(tmp_path / "model.gguf", args, with_rows(weights, 1030), llama3_words(),
+    path = write_gguf(tmp_path / "model.gguf", args, with_rows(weights, 1030), llama3_tokenizer(),
                       **{f"{KEY}eos_token_id": 99999}, **template)  # fmt: skip
     folder = converted(path, tmp_path / "model")
     assert "6 ids that its tokenizer has no token for" in caplog.text
@@ -559,7 +559,7 @@ def test_what_the_metadata_get_wrong_is_told(tiny, tmp_path, caplog):
 
 @pytest.fixture(name="sound")
 def _sound(tiny, tmp_path):
-    return write_gguf(tmp_path / "model.gguf", *tiny, llama3_words(), KINDS.Q8_0)
+    return write_gguf(tmp_path / "model.gguf", *tiny, llama3_tokenizer(), KINDS.Q8_0)
 
 
 def test_cut_short_anywhere(sound):

@@ -113,17 +113,17 @@ def test_ids_decode_as_sentencepiece_itself_does(plain):
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(plain))
     tokenizer = load_tokenizer(plain)
-    words = tokenizer.encode("the quick é漢 fox")
+    encoded = tokenizer.encode("the quick é漢 fox")
     generator = random.Random(7)
     cases = [
-        [1, *words, 2],
+        [1, *encoded, 2],
         [0],
-        [1, 0, words[0]],
-        [words[0], 2, words[0]],
+        [1, 0, encoded[0]],
+        [encoded[0], 2, encoded[0]],
         [2, 1],
         [],
-        [*words[:-3]],
-        [0, 0, words[1]],
+        [*encoded[:-3]],
+        [0, 0, encoded[1]],
     ]
     cases += [generator.choices(range(tokenizer.vocab_size), k=12) for _ in range(300)]
     for ids in cases:
@@ -131,7 +131,7 @@ def test_ids_decode_as_sentencepiece_itself_does(plain):
         assert "".join([*map(stream.feed, ids), stream.finish()]) == tokenizer.decode(ids)
         if 0 not in ids[1:] and not any(model.IsByte(token_id) for token_id in ids):
             assert decode_text(tokenizer, ids) == model.DecodeIds(ids)
-    assert tokenizer.decode([1, *words, 0, 2]) == " the quick é漢 fox \u2047 "
+    assert tokenizer.decode([1, *encoded, 0, 2]) == " the quick é漢 fox \u2047 "
 
 
 def test_special_tokens_in_a_text_put_no_spaces(plain, capfdbinary):

@@ -34,7 +34,7 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def words(cuts="llama3", *, special_first=False, without=(), **changes):
+def byte_pairs_file(cuts="llama3", *, special_first=False, without=(), **changes):
     """A tokenizer.json of the tiny vocabulary; `special_first` gives every token another id than its rank."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] if special_first else special_names()
     normal = [spell(token) for token in RANKS if token not in without]
@@ -88,7 +88,7 @@ def ids_slowly(file, cuts, text):
 @pytest.mark.parametrize("special_first", [False, True])
 @pytest.mark.parametrize("cuts", CUTS)
 def test_ids_are_those_of_the_merges(cuts, special_first, tmp_path):
-    file = words(cuts, special_first=special_first)
+    file = byte_pairs_file(cuts, special_first=special_first)
     tokenizer, chance = opened(tmp_path, file), random.Random(7)
     pool = "ab 12\n\t' .é字½s'll"
     more = ["".join(chance.choice(pool) for _ in range(chance.randrange(40))) for _ in range(300)]
@@ -102,7 +102,7 @@ def test_metas_order_is_metas_tokenizer(tmp_path):
     metas = load_tokenizer(DATA / "tiny/bpe1024/tokenizer.model")
     begin = {"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}}
     processor = {"type": "Sequence", "processors": [BYTE_LEVEL, {"type": "TemplateProcessing", "single": [begin]}]}
-    theirs = opened(tmp_path, words(post_processor=processor))
+    theirs = opened(tmp_path, byte_pairs_file(post_processor=processor))
     assert (theirs.vocab_size, theirs.bos_id, theirs.eos_id) == (metas.vocab_size, metas.bos_id, metas.eos_id)
     assert (theirs.stop_tokens, theirs.special_tokens) == (metas.stop_tokens, metas.special_tokens)
     for text in TEXTS:
@@ -111,7 +111,7 @@ def test_metas_order_is_metas_tokenizer(tmp_path):
 
 def test_tokens_of_no_merge_and_bytes_of_no_token(tmp_path):
     """Without ignore_merges a token that nothing merges is never made; a byte without a token is lost, as theirs is."""
-    file = words("gpt2", special_first=True, without=[b"\x00", b"z"])
+    file = byte_pairs_file("gpt2", special_first=True, without=[b"\x00", b"z"])
     whole = next(spell(token) for token in RANKS if len(token) > 3)
     file["model"]["ignore_merges"] = False
     file["model"]["merges"] = [merge for merge in file["model"]["merges"] if merge.replace(" ", "") != whole]
@@ -124,7 +124,7 @@ def test_tokens_of_no_merge_and_bytes_of_no_token(tmp_path):
 
 
 def test_begin_and_ends_come_from_the_model(tmp_path):
-    file = words("smollm", special_first=True)
+    file = byte_pairs_file("smollm", special_first=True)
     assert opened(tmp_path, file).bos_id is None
     marks = Marks(stop_ids=frozenset({2}), adds_bos=True, bos_token="<|im_start|>", eos_token="<|im_end|>")
     tokenizer = opened(tmp_path, file, marks)
@@ -159,6 +159,6 @@ def test_begin_and_ends_come_from_the_model(tmp_path):
 )  # fmt: skip
 def test_other_kinds_are_refused_by_name(change, reason, tmp_path):
     with pytest.raises(TokenizerError) as caught:
-        opened(tmp_path, words() | change)
+        opened(tmp_path, byte_pairs_file() | change)
     assert re.search(reason, caught.value.message)
     assert caught.value.hint
