@@ -135,10 +135,10 @@ def _bytes_of_part(args: ModelArgs, spec: WeightSpec, offer: Offer, n_ranks: int
 
 
 def _loading_bytes(args: ModelArgs, offer: Offer, stored: Stored) -> int:
-    """What making the last weights takes beside them: those of a layer, or the output matrix if it is the last.
+    """Most bytes that loading takes at a moment beside the weights that are ready: for a layer, or the output matrix.
 
-    Pages of the files count until they are given back. A weight that is not used as it is mapped is copied in the dtype
-    of the model first, and parts are joined before they are quantized.
+    Pages of the files count until they are given back. A weight that is not used where it is mapped is first copied in
+    the dtype of the model; weights of one layer are joined before they are quantized.
     """
     layer, largest, output = _largest_layer(args), _largest_matrix(args), args.vocab_size * args.dim
     itemsize, linear_bytes, output_bytes = map(offer.bytes_of, LIKE)

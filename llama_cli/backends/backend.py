@@ -35,7 +35,7 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Backend:
-    """An offer made true."""
+    """What computes an offer: the layers and the decode steps that it states."""
 
     offer: Offer
     make: MakeLayer | None  # None: torch's own layers around the weights as they are read
@@ -62,7 +62,7 @@ class Backend:
 
 
 def choose_backend(wanted: Wanted, machine: Machine) -> Backend:
-    """The fastest way that this machine has; UsageError if it cannot be."""
+    """The fastest backend of `machine` for what is wanted; UsageError if it has none for such weights."""
     offer, library = choose_offer(wanted, machine), None
     if offer is not None and offer.is_native:
         library = native_library()

@@ -196,9 +196,10 @@ OF_QUANTIZED = (_gpu_int, _native_int, _onednn_int)
 
 
 def choose_dtype(asked: DtypeName, stored: Dtype, n_bytes: int, device: str) -> Dtype:
-    """That of `n_bytes` of weights, where it is left open as `stored`.
+    """The dtype to run in: the one asked for; for `auto` the one that the weights are stored in.
 
-    But on a CPU a toy is faster in float32, and float16 is slower than bfloat16.
+    Exceptions to `auto`, on a CPU: less than SMALL_MODEL_BYTES of weights are faster in float32, and bfloat16 is faster
+    than float16.
     """
     if asked != "auto":
         return DTYPES[asked]

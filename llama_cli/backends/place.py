@@ -25,7 +25,7 @@ def plain_linear(weight: Weight) -> nn.Linear:
 
 @torch.no_grad()
 def fuse(block: TransformerBlock, weights: MutableMapping[str, Weight], make: MakeLayer) -> None:
-    """Make one layer of the weights that read the same inputs, wq with wk and wv, w1 with w3; of others one of each.
+    """Join weights that read the same inputs into one layer (wq, wk and wv; w1 and w3); others are a layer each.
 
     Takes the matrices from the `weights` of the block (by names such as attention.wq.weight), so that each is let go
     as early as can be.

@@ -60,7 +60,10 @@ class SessionFile:
         self._known = _identity(self.path)
 
     def save(self, conversation: Conversation) -> None:
-        """Write it. OutputRefused, once, if somebody else wrote it meanwhile: what follows goes beside it."""
+        """Write it. If another program has changed the file, write a new one beside it, and go on with that one.
+
+        OutputRefused tells of the change, once, when the new file is written.
+        """
         if not self._is_begun and not any(branch.spoken for branch in conversation.branches.values()):
             return
         if _identity(self.path) != self._known:

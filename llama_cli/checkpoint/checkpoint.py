@@ -219,7 +219,7 @@ class Checkpoint:
             yield name, self.read(name, shape, wanted, head_dim=args.head_dim)
 
     def stored(self, args: ModelArgs, part: Part | None = None) -> Iterator[tuple[str, Weight]]:
-        """The same, but matrices that the files have quantized stay so."""
+        """As `tensors`, but matrices that are quantized in the files stay quantized."""
         for name, shape, wanted in self._wanted(args, part):
             yield name, self.read_stored(name, shape, wanted, head_dim=args.head_dim)
 
@@ -244,7 +244,7 @@ class Checkpoint:
         return tensor.clone() if is_mapped and not self.mmap else tensor
 
     def read_stored(self, name: str, shape: Shape, wanted: Slice, *, head_dim: int) -> Weight:
-        """One slice as the files have it: quantized where they do, unless that would cut what shares a scale."""
+        """One slice as `stored` gives it: quantized as in the files, but dequantized where it would cut a group."""
         (shard, *_) = self.shards
         quantized = shard.quantized(name) if isinstance(shard, QuantizedWeights) else None
         dim, begin, end = wanted

@@ -98,7 +98,10 @@ class Headers:
                     yield tensor
 
     def _dtype_read(self, tensor: TensorHeader) -> Dtype:
-        """In what a weight is read: as the embedding where `convert` has quantized it, bfloat16 where Meta has."""
+        """The dtype in which a weight is read.
+
+        A quantized one is read in the embedding's dtype, which `convert` leaves as it is, or else in bfloat16.
+        """
         stored = tensor.dtype if tensor.dtype in FLOATS else self.shards[0][EMBEDDING].dtype
         return FLOATS.get(stored, "bfloat16")
 

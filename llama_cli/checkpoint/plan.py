@@ -20,9 +20,9 @@ def what_is_wanted(
     quantize: Quantization | None = None,
     kernels: Kernels = "auto",
 ) -> Wanted:
-    """What a model is to run in, by options that may leave it open.
+    """The dtype, quantization and kernels to run a model with, where options may leave each of them open.
 
-    As its linear layers were quantized, where that runs; elsewhere they are made full ones.
+    Without `quantize`, layers that are quantized in the files run so where this machine can, else dequantized.
     """
     asked = Wanted(choose_dtype(dtype, headers.dtype, headers.n_bytes, device), device, quantize, kernels)
     if quantize is not None or headers.quantization is None or kernels == "plain":
@@ -32,7 +32,7 @@ def what_is_wanted(
 
 
 def runs_as_stored(headers: Headers, offer: Offer) -> bool:
-    """Whether weights that are quantized in the files are those that an offer would make."""
+    """Whether the weights are quantized in the files, and in the way that an offer wants."""
     return headers.quantization is not None and headers.quantization == offer.quantization
 
 

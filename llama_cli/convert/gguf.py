@@ -76,7 +76,10 @@ class GgufSource:
 
     @property
     def is_tied(self) -> bool:
-        """With other ids the matrices differ: a token may be read in two places, and is predicted in one."""
+        """Whether the output matrix is the embedding: not where tokens got new ids.
+
+        A token with two of them is read under both and predicted under one, so the matrices differ.
+        """
         return OUTPUT not in self.tensors and self.tokenizer.vocabulary is None
 
     @property
@@ -125,9 +128,9 @@ class GgufSource:
 
     @cached_property
     def _mean_rows(self) -> dict[str, Tensor]:
-        """The row of a token that the model knows nothing of: the mean of all.
+        """The row (dim,) for a token that the source does not have, of each matrix: the mean of its rows.
 
-        As an output it gives the mean of all logits, which is never the largest.
+        In the output matrix it gives such a token the mean of all logits, which is never the largest.
         """
         means = {}
         for name in {EMBEDDING, OUTPUT} & self.tensors.keys():

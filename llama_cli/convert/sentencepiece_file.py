@@ -72,9 +72,9 @@ class Pieces(NamedTuple):
 
 
 def read_pieces(data: bytes) -> Pieces | None:
-    """What a tokenizer.model says; None where it is of a kind that Hugging Face's file of merges cannot be.
+    """The pieces and settings of a tokenizer.model; None where a tokenizer.json of merges cannot do the same.
 
-    That is every algorithm but byte pairs, and white space that is not kept as it is.
+    It cannot where the algorithm is not byte pairs, or where white space is not kept as it is.
     """
     found = Pieces([], [], [], add_prefix=True, charsmap=b"")
     for field, value in _fields(data):

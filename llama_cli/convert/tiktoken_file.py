@@ -17,8 +17,9 @@ from ..tokenizer.marks import Cuts, Marks
 
 NORMAL, BYTE = 1, 6  # token types in GGUF; all others are special
 
-# What takes the place of each of Meta's special tokens: the first of these that a vocabulary has. In the order in
-# which they claim the output: a token that stands in two places is only ever predicted as the first.
+# Which token of another vocabulary becomes each of Meta's special tokens: the first of these that it has. One token may
+# become two of Meta's. Both then read its row of the embedding, but only the one that comes first here gets its row of
+# the output matrix, so the model never predicts the other.
 STAND_INS = {
     "<|end_of_text|>": ("<|end_of_text|>", "<|endoftext|>", "</s>"),
     "<|eot_id|>": ("<|eot_id|>", "<|im_end|>"),
@@ -38,7 +39,7 @@ SPECIAL_PLACES = range(12, N_SPECIAL)  # where Meta's names are reserved ones
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer.model, and the row that each id takes from a matrix; None: a row that says nothing."""
+    """A tokenizer.model, and for each of its ids the row of the source's matrices; None: the mean of all rows."""
 
     ranks: list[bytes]
     input_rows: list[int | None]
@@ -46,7 +47,7 @@ class Vocabulary:
     specials: Mapping[str, int]  # the new id of each special token, by the name that it had
 
     def new_id(self, number: int) -> int | None:
-        """The id that a token now has; where it stands in several places, the one that the model says."""
+        """The new id of a token; of several, the one that the model predicts. None if the token has none."""
         for rows in (self.output_rows, self.input_rows):
             if number in rows:
                 return rows.index(number)

@@ -68,10 +68,10 @@ class Engine:
         chunk: int = CHUNK,
         guide: Callable[[Request], Guides] = no_guides,
     ) -> None:
-        """`tokenizer_size` ids have a token; the model knows `vocab_size`, by default no more than those.
+        """The tokenizer has text for `tokenizer_size` ids; the model has `vocab_size`, by default as many.
 
-        Requests are data, which crosses processes: `guide` makes of one, where it runs, what is alive in a sample of
-        it. It is called for each sample, and a LlamaError that it raises ends that sample.
+        A request is plain data, since it may cross processes. In the process that runs it, `guide` is called for each
+        of its samples and gives the sample's constraint and proposer; a LlamaError that it raises ends that sample.
         """
         self._guide = guide
         self._constraints: dict[Sequence, Constraint] = {}
@@ -116,7 +116,7 @@ class Engine:
         self._cancelled.add((key, sample))
 
     def refuse(self, request: Request) -> list[Finish]:
-        """How the samples of a request end that the model cannot run; none if it can."""
+        """The last events of a request that the model cannot run, one for each sample; none if it can."""
         fault = self.limits.fault_of(request)
         if fault is None:
             return []
@@ -250,7 +250,7 @@ class Engine:
             rows = following
 
     def _compute_again(self, sequence: Sequence, span: Span) -> None:
-        """Compute a span that met NaN without guesses, which may have brought it: one reaches all that is masked."""
+        """Have a span that met NaN computed anew without guesses: the NaN of a wrong guess spreads, masked or not."""
         sequence.guessed, sequence.proposer = [], None
         sequence.n_cached = span.start
         self.runner.clear(span.slot, span.start)

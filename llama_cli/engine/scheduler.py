@@ -64,7 +64,7 @@ class Sequence:
         return len(self.tokens) >= self.limit
 
     def span(self, length: int) -> Span:
-        """Its next `length` tokens and what is guessed, with the logits that a choice or a score needs."""
+        """Its next `length` tokens and the guesses behind them, with the number of logits that are wanted."""
         assert self.slot is not None, "it runs"
         end = self.n_cached + length
         n_outputs = 1 + len(self.guessed) if end == len(self.tokens) else 0
@@ -73,14 +73,17 @@ class Sequence:
         return Span(self.slot, self.n_cached, length + len(self.guessed), n_outputs)
 
     def guess(self, most: int) -> None:
-        """Have the next tokens guessed, no more than `most` and than may still be drawn, less the one that is sure."""
+        """Ask the proposer for at most `most` tokens.
+
+        One fewer than the answer may still get, since each step draws one token without a guess.
+        """
         most = min(most, self.limit - len(self.tokens) - 1)
         self.guessed = (
             [] if self.proposer is None or most < 1 else list(self.proposer.propose(self.tokens, most))[:most]
         )
 
     def keep_guessed(self, token: int) -> bool:
-        """Whether the token that was drawn had been guessed: then it is cached, and what follows it is computed."""
+        """Whether `token`, just drawn, was guessed: then it is cached, and the logits behind it are computed."""
         if not self.guessed or self.guessed[0] != token:
             return False
         del self.guessed[0]

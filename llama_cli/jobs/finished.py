@@ -102,8 +102,8 @@ class Finished:
     def best(self, asked: Asked) -> Numbers:
         """One row for each id, in the order of their indexes.
 
-        It is the latest of those that answer what is asked for now, rather than another; of these, of those that
-        are no error.
+        Of several rows, those that answer what is asked for now are better than others; then answers are better than
+        errors; then later rows are better than earlier ones.
         """
         is_current = numpy.isin(self.ids ^ self._digests, asked.pairs)
         order = numpy.lexsort((self.offsets, self._codes == 0, is_current, self.ids))

@@ -72,9 +72,9 @@ def _go_on(path: Path, before: dict[str, Any], identity: Mapping[str, Any]) -> d
 
 
 def keep_identity(output: Path, identity: Mapping[str, Any]) -> bool:
-    """At the end of a run: whether the file still says who it was; else it does again, so that the output can go on.
+    """At the end of a run: write its identity again if the file is gone or changed; False if it was.
 
-    OutputRefused if something else has its name, or it is damaged.
+    Without the file the output could not be resumed. OutputRefused if something else has its name, or it is damaged.
     """
     path = _path_beside(output)
     is_kept = _read(path, identity) == identity

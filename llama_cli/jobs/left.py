@@ -111,7 +111,7 @@ class RowsLeft(Generic[RowT]):
 
 
 def _in_groups(left: Flags, size: int) -> Flags:
-    """Flags that are raised for all of a group where one of it is."""
+    """The same flags for groups of `size` rows: raised for all rows of a group where one is raised."""
     starts = numpy.arange(0, len(left), size)
     of_groups = numpy.logical_or.reduceat(left, starts) if len(left) else left
     return numpy.repeat(of_groups, size)[: len(left)]

@@ -42,9 +42,9 @@ class Scorer:
         return [Text(ids)]
 
     def _continuations(self, content: str | Sequence[int], choices: Sequence[str]) -> list[Text]:
-        """Each choice behind the text, as the ids of the whole text: what a word becomes hangs on what is beside it.
+        """Each choice appended to the text and encoded with it, since the ids of a word depend on its neighbours.
 
-        All are scored from the same place on, so that they can be compared: from where the text's own ids end, or,
+        All are scored from the same id on, so that they can be compared: from where the text's own ids end, or,
         where a choice goes on inside a word, from the first id that this changes. Ids of white space at the end of the
         text belong to the choices, as in lm-evaluation-harness: it often becomes one id with the word behind it.
         """
@@ -67,9 +67,10 @@ class Scorer:
         return [Text(whole[begin:], first - begin) for whole in wholes]
 
     def _begin_for(self, wholes: Sequence[Sequence[int]], first: int) -> int:
-        """How many ids at the beginning are left out so that the longest choice fits, and all see the same before them.
+        """How many ids at the beginning are left out of all choices, so that the longest one fits into a window.
 
-        Each in windows of its own would be judged behind more or less of the text, which changes the ranks.
+        All are scored behind the same part of the text. With windows of their own, short choices would see more of it
+        than long ones, which changes their ranks. InputRejected if the longest choice fits behind none of it.
         """
         longest, size = max(map(len, wholes)), self.windows.size
         begin = max(longest - size, 0)

@@ -42,7 +42,7 @@ class LayerCache:
             cached[slot, :, start:].zero_()
 
     def copy_from(self, smaller: LayerCache) -> None:
-        """Take over all that one with fewer positions holds."""
+        """As Cache.copy_from."""
         for mine, other in ((self.keys, smaller.keys), (self.values, smaller.values)):
             mine[:, :, : other.shape[2]] = other
 
@@ -84,7 +84,7 @@ class Cache:
             layer.clear(slot, start)
 
     def copy_from(self, smaller: Cache) -> None:
-        """Take over all that a cache with fewer positions holds."""
+        """Copy all that a cache with as many slots and fewer positions holds."""
         for mine, other in zip(self.layers, smaller.layers, strict=True):
             mine.copy_from(other)
 

@@ -31,7 +31,7 @@ class Int8Weight(NamedTuple):
         return self.values.shape[0], self.values.shape[1]
 
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
-        """Rows in float32."""
+        """Rows (N, in) of the weights in float32."""
         return self.values[rows].float().mul_(self.scales[rows, None])
 
     def narrow(self, dim: int, start: int, length: int) -> Int8Weight:
@@ -63,7 +63,7 @@ class Int4Weight(NamedTuple):
         return levels.flatten(1)
 
     def dequantize(self, rows: slice = slice(None)) -> Tensor:
-        """Rows in float32."""
+        """Rows (N, in) of the weights in float32."""
         scales, zero_points = self.scales[rows, :, :, None].float().unbind(2)
         levels = self.levels(rows, torch.float32).view(-1, self.scales.shape[1], GROUP)
         return levels.sub_(8).mul_(scales).add_(zero_points).flatten(1)

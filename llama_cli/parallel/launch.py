@@ -121,7 +121,7 @@ class Followers:
         return RankEnded(message, hints[-1] if hints else None, code or 1)
 
     def end(self) -> None:
-        """They see this process go, and go too; whoever does not is killed."""
+        """Close their pipes, which asks them to end, and kill those that have not ended after SECONDS_TO_END."""
         for process in self._processes:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:

@@ -35,7 +35,8 @@ class Verb(IntEnum):
 class Leader:
     """A runner that tells the other ranks before it does anything.
 
-    `send` takes an instruction to all of them, `explain` makes of an error what ended the rank that caused it.
+    `send` takes an instruction to all of them. `explain` turns an error of a collective into the reason why the rank
+    that caused it has ended.
     """
 
     def __init__(self, runner: ModelRunner, send: Send, explain: Callable[[Exception], Exception]) -> None:

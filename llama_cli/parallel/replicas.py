@@ -62,7 +62,7 @@ class Handed:
 class Replicas:
     """A Generator made of this process's `engine` and of those that `links` lead to.
 
-    `explain` makes of an error of a link what ended the process at its other end.
+    `explain` turns the error of a broken link into the reason why the process at its other end has ended.
     """
 
     def __init__(self, engine: Engine, links: Sequence[TextLink], explain: Callable[[Exception], Exception]) -> None:

@@ -132,7 +132,7 @@ class Team:
         return self._replicas
 
     def explain(self, error: Exception) -> Exception:
-        """What ended the rank whose silence is the reason of an error; the error itself if it is another."""
+        """Why the rank ended that an error of a collective is about; any other error as it is."""
         if not is_about_a_connection(error):
             return error
         found = self._followers.failure() if self._followers else None

@@ -14,7 +14,7 @@ from helpers.progress import Silent
 import llama_cli
 from llama_cli import Sampling
 from llama_cli.checkpoint.params import read_params
-from llama_cli.checkpoint.stored.int4 import hadamard, turn
+from llama_cli.checkpoint.stored.int4 import hadamard, rotate
 from llama_cli.checkpoint.verify import Verification
 from llama_cli.cli.app import main
 from llama_cli.convert.conversion import convert
@@ -137,7 +137,7 @@ def test_turning_is_sylvesters_matrix():
         spelt = torch.tensor([[(-1.0) ** (i & j).bit_count() for j in range(n)] for i in range(n)]) / math.sqrt(n)
         assert torch.allclose(hadamard(n), spelt)
         weight = torch.randn(5, n, generator=torch.Generator().manual_seed(n))
-        assert torch.allclose(turn(weight), weight @ spelt, atol=1e-5)
+        assert torch.allclose(rotate(weight), weight @ spelt, atol=1e-5)
 
 
 def plain_twin(folder, tmp_path, params):

@@ -65,7 +65,7 @@ def built_library() -> Path | None:
 
 
 def tell_slower(why: str) -> None:
-    """Our own kernels are missed where they cannot be had; --kernels torch does not ask for them."""
+    """Warn that torch's kernels take the place of our own, which were wanted, and say why."""
     logger.warning(
         "torch's kernels are used, and answers take up to twice as long: %s (--kernels torch asks for them)", why
     )

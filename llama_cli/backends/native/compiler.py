@@ -1,4 +1,4 @@
-"""Runs the C++ compiler on the kernels: what it refuses, and what only came between."""
+"""Runs the C++ compiler on the kernels, and tells a refusal that lasts from a failure that may pass."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ class Int4Weights:
         if self._form.lora_scale is not None:
             first, second = (self._files.tensor(f"{base}.adaptor.{part}.weight").float() for part in "AB")
             wide = wide + second[rows] @ first * self._form.lora_scale
-        return turn(wide) if self._is_rotated(base) else wide
+        return rotate(wide) if self._is_rotated(base) else wide
 
     def _is_rotated(self, base: str) -> bool:
         spec = spec_of(f"{base}.weight")
@@ -160,8 +160,8 @@ class Int4Weights:
         return self._files.shape(name)[0] if name in self._present and self._files.shape(name) else 0
 
 
-def turn(weight: Tensor) -> Tensor:
-    """weight @ H, (rows, n): so a layer whose input is to be turned by H, x -> H x, takes x as it is.
+def rotate(weight: Tensor) -> Tensor:
+    """weight @ H, (rows, n): a layer whose input SpinQuant rotates, x -> H x, then takes x as it is.
 
     H is the normalised Hadamard matrix of n = 2^k columns. It is symmetric, and the Kronecker product of two
     smaller ones, which takes far fewer products.

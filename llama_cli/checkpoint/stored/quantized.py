@@ -60,7 +60,7 @@ class QuantizedWeights:
         return self._files.dtype(name if self._headers[name].dtype in FLOATS.values() else EMBEDDING)
 
     def describe(self, name: str) -> TensorHeader:
-        """A tensor as the files have it, but of two values to a byte the shape of the values."""
+        """The header of a tensor; packed int4, uint8 (out, in / 2), has the shape of its values, (out, in)."""
         header = self._headers[name]
         if header.dtype != "uint8":
             return header
