@@ -78,7 +78,7 @@ NOT_RUN = {
     "python benchmarks/": "minutes, and peers",
     "grep -c": "an error to count",
 }
-OF_OTHERS = {"--minutes", "--name", "--node-rank"}  # flags of our scripts, and of torchrun
+OF_OTHERS = {"--minutes", "--name", "--node-rank", "--whole"}  # flags of our scripts, of torchrun and of our tests
 
 
 class Line(NamedTuple):

@@ -169,7 +169,7 @@ class BPETokenizer:
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        """What each id says; an id that nothing is said of says nothing."""
+        """The bytes of each id; empty for an id that no file names."""
         found = [b""] * self.vocab_size
         ids = self.vocabulary.ids
         for rank, token in enumerate(self.vocabulary.ranks):

@@ -29,7 +29,7 @@ class ChatFormat(Protocol):
 
     @property
     def names(self) -> Mapping[int, str]:
-        """What the model itself calls tokens that stand in the place, and under the name, of another of Meta's."""
+        """The model's own names, by id, of special tokens that stand in the places of Meta's."""
 
     @property
     def before_answer(self) -> str:

@@ -49,7 +49,7 @@ def read_byte_pairs(path: Path) -> BytePairs:
 
 
 def _why_not(content: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
-    """What this tokenizer does that byte pairs run by ranks do not."""
+    """What keeps tiktoken, which merges by rank, from giving the same ids; None if nothing does."""
     if model.get("type", "BPE") != "BPE" or not isinstance(model["vocab"], dict):
         return f"its kind is {model.get('type')!r}, and only byte pairs (BPE) are known"
     if model.get("byte_fallback") or any(word.startswith("\u2581") for word in model["vocab"]):

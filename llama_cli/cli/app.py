@@ -130,7 +130,7 @@ def _install_handlers() -> None:
 
 
 def _fill_closed_descriptors() -> None:
-    """Where a standard stream is closed the next file opened would get its number, and what libraries print."""
+    """Open /dev/null for closed standard streams: else the next file gets their number, and what libraries print."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -139,7 +139,7 @@ def _fill_closed_descriptors() -> None:
 
 
 def _refuse_deleted_folder() -> None:
-    """oneMKL ends a process that is nowhere, without a word that helps."""
+    """UsageError if the current folder was deleted: oneMKL would end the process without saying that this is why."""
     try:
         os.getcwd()
     except OSError:

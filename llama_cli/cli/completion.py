@@ -15,7 +15,7 @@ def installs_completion(arguments: Sequence[str]) -> bool:
 
 
 def why_not(error: Exception) -> LlamaError:
-    """A start file that cannot be read or written, a home folder that is not there."""
+    """The refusal where `error` kept typer from installing it: no home folder, or a start file it cannot change."""
     if isinstance(error, UnicodeError):
         reason = "the shell's start file is not UTF-8"
     elif isinstance(error, OSError) and error.strerror:
@@ -26,5 +26,5 @@ def why_not(error: Exception) -> LlamaError:
 
 
 def unknown_shell() -> LlamaError:
-    """Typer has said so on standard output."""
+    """The refusal of a shell that typer does not know; typer has printed its own on standard output."""
     return UsageError("the shell that this runs in is not known", "bash, zsh, fish and PowerShell are; run it from one")

@@ -11,7 +11,7 @@ ESCAPE_IN_TEXT = re.compile(r"\\[nrt](?![a-z])")  # TeX has \nabla and \text
 
 
 def doubts_about_text(text: str) -> Iterator[str]:
-    """A template of a chat that was pasted: its marks are text, as all that comes from outside."""
+    """A control token spelt in a text, as in a pasted chat template: it is encoded as plain text."""
     if found := CONTROL_TOKEN.search(text):
         yield (
             f"{found[0]} in the text stays text: control tokens are made by chat,"
@@ -20,14 +20,14 @@ def doubts_about_text(text: str) -> Iterator[str]:
 
 
 def doubts_about_argument(text: str) -> Iterator[str]:
-    """A line break that the shell has not made."""
+    r"""`\n`, `\r` or `\t` in a prompt: the shell has left the backslash as it is."""
     found = ESCAPE_IN_TEXT.search(text)
     if found and "\n" not in text:
         yield _of_escape("the prompt", found[0])
 
 
 def doubts_about_stops(stops: Sequence[str]) -> Iterator[str]:
-    """The same, where it would never be met."""
+    """The same in stop strings, which no answer would ever contain."""
     for stop in stops:
         if found := ESCAPE.search(stop):
             yield _of_escape(f"--stop {stop}", found[0])

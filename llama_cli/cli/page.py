@@ -93,7 +93,7 @@ def row_of(parameter: Any) -> Row | None:
 
 
 def _remarks(parameter: Any, text: str) -> Iterator[str]:
-    """What is true of an option besides its text."""
+    """What follows an option's own text: its default, whether it may be repeated, its environment variable."""
     default = parameter.default
     if parameter.show_default and "Default:" not in text:
         if parameter.secondary_opts:
@@ -107,7 +107,7 @@ def _remarks(parameter: Any, text: str) -> Iterator[str]:
 
 
 def _wanted(parameters: Iterable[Any]) -> Iterator[str]:
-    """Options that must be there, then the arguments."""
+    """The usage line's parts: required options, then arguments, in brackets where they may be left out."""
     for each in sorted(parameters, key=lambda each: each.param_type_name == "argument"):
         if each.param_type_name != "argument":
             if each.required:
@@ -131,7 +131,7 @@ def _options(parameters: Iterable[Any]) -> Sections:
 
 
 def _aligned(row: Row) -> Row:
-    """A long name stands below the long names of options that have a short one too."""
+    """The row of an option without a short name, indented so that all long names begin in one column."""
     return row._replace(names=" " * SHORT + row.names) if row.names.startswith("--") else row
 
 

@@ -116,7 +116,7 @@ def _suggestion(name: str) -> str:
 
 
 def defaults_of(commands: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings that each command has a flag for: that of the same name and environment variable.
+    """For each command, those `settings` that it has a flag for, with the same name and environment variable.
 
     Commands without any are left out: typer would take what is here for `help` as the value of --help.
     """

@@ -151,7 +151,7 @@ def refuse_foreign_line(arguments: Sequence[str], commands: Collection[str]) -> 
 
 
 def unknown_command(name: str, commands: Collection[str], *before: str) -> UsageError:
-    """For the name of a command behind the words `before`."""
+    """The refusal of a name that is none of `commands`; `before` is what of the line stands before the name."""
     near = _nearest_command(name, commands)
     return _unknown(name, _line(*before, near) if near else f"{_line(*before)} lists them")
 
@@ -196,7 +196,7 @@ def hint_for(flag: str, arguments: Sequence[str], options: Mapping[str, Collecti
 
 
 def _nearest_option(flag: str, command: str, options: Mapping[str, Collection[str]]) -> str:
-    """What is said before the help of the command is named; nothing where nothing is near."""
+    """The flag that was probably meant, as the beginning of a hint; empty if none is near."""
     own = options.get(command, ())
     if flag in own or not flag.startswith("--"):
         return ""

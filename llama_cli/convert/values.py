@@ -28,7 +28,7 @@ class Values:
 
     @classmethod
     def of(cls, source: Source, target: Target) -> Values:
-        """Those of `source` as `target`; UsageError if they have been quantized before and are to be again."""
+        """The weights of `source` in the form of `target`; UsageError if both of them are quantized."""
         if target.quantization is not None and source.quantization is not None:
             raise UsageError(
                 f"--quantize {target.quantization}: the weights have been quantized to {source.quantization} before",

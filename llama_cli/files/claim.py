@@ -22,7 +22,7 @@ class InUse(OutputRefused):
 
 
 class Claim:
-    """A file that no other process is to write meanwhile; what is not there yet is held once it was written.
+    """A lock on a file against other processes. A file that is not there yet is locked once it has been written.
 
     `make` makes an empty one, so that it is held from now on. Use it as a context manager.
     """

@@ -129,7 +129,7 @@ class Processing(Generic[RowT]):
                 return
 
     def _break(self, running: RunningRow[RowT], error: Exception, order: InOrder[Settled]) -> None:
-        """Give a row up that something in this program breaks on."""
+        """Give up a row on which this program itself has failed."""
         self._n_broken += 1
         if self._n_broken > MOST_INTERNAL_ERRORS:
             raise error

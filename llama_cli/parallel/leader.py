@@ -88,7 +88,7 @@ class Leader:
 
     @contextmanager
     def _together(self, instruction: Sequence[int]) -> Iterator[None]:
-        """Send, and do the same. Ctrl-C waits until that is done: half a step would leave the others in it."""
+        """Send an instruction and carry it out here too. Ctrl-C waits for both, or the others would hang."""
         self.in_step = True
         with _interrupts_wait():
             try:

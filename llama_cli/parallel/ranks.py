@@ -71,7 +71,7 @@ class Place:
 
     @property
     def follows(self) -> bool:
-        """Whether another process thinks for this one."""
+        """Whether this rank only does what rank 0 tells it."""
         return self.rank > 0
 
     @property
@@ -96,7 +96,7 @@ class Channel:
         self._group, self._source = group, source
 
     def send(self, numbers: Sequence[int]) -> None:
-        """Tell the others. The length goes first, so that they know whether more follows."""
+        """Send int64 numbers to the others: a first tensor of FRAME numbers with the length in front, then the rest."""
         message = [len(numbers), *numbers]
         self._broadcast(_tensor(message[:FRAME] + [0] * (FRAME - len(message))))
         if len(message) > FRAME:
