@@ -120,7 +120,7 @@ def _rope_params(config: Mapping[str, Any]) -> dict[str, Any]:
         thetas.append(settings.get("rope_theta"))
         if settings.get("partial_rotary_factor") not in (None, 1):
             raise ModelRejected(
-                f"config.json: {key}: partial_rotary_factor is {quote(settings['partial_rotary_factor'])}; RoPE turns"
+                f"config.json: {key}: partial_rotary_factor is {quote(settings['partial_rotary_factor'])}; RoPE rotates"
                 " whole heads here",
                 "give a Llama text model",
             )
@@ -190,7 +190,7 @@ class HuggingFaceWeights:
 
 
 def metas_rows(name: str, weight: Tensor, head_dim: int) -> Tensor:
-    """Undo Hugging Face's order of rows in whole heads of wq or wk: their RoPE turns halves, Meta's neighbours.
+    """Undo Hugging Face's order of rows in whole heads of wq or wk: their RoPE rotates halves, Meta's neighbours.
 
     theirs  0 2 4 6 1 3 5 7      Meta's  0 1 2 3 4 5 6 7      (head_dim 8)
     """

@@ -75,7 +75,7 @@ def params_from(name: str, fields: Mapping[str, Any], rope_factors: Tensor | Non
     head_dim = params.get("head_dim", params["dim"] // params["n_heads"])
     if mine.get("rope.dimension_count", head_dim) != head_dim:
         turned = quote(mine["rope.dimension_count"])
-        raise ModelRejected(f"{name}: RoPE turns {turned} of {head_dim} values of a head", GIVE_LLAMA)
+        raise ModelRejected(f"{name}: RoPE rotates {turned} of {head_dim} values of a head", GIVE_LLAMA)
     if rope_factors is not None:
         params |= _rope_scaling(name, rope_factors, head_dim, params["rope_theta"])
     return params

@@ -52,7 +52,7 @@ class ModelArgs:
         if self.n_heads % self.n_kv_heads:
             raise ModelRejected(f"n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if self.head_dim % 2:
-            raise ModelRejected(f"head size {self.head_dim} is odd; RoPE turns pairs")
+            raise ModelRejected(f"head size {self.head_dim} is odd; RoPE rotates pairs")
 
     @property
     def head_dim(self) -> int:

@@ -25,7 +25,7 @@ class WeightSpec(NamedTuple):
     role: Role
     sizes: tuple[Size, ...]  # (out, in) of a matrix
     split: int | None = None  # the dimension that ranks share; where it is the inputs', their results are summed
-    is_rotated: bool = False  # RoPE turns what it makes: Hugging Face has the rows of each head in another order
+    is_rotated: bool = False  # RoPE rotates what it makes: Hugging Face has the rows of each head in another order
 
     @property
     def is_linear(self) -> bool:

@@ -313,7 +313,7 @@ def test_foreign_rope_factors_are_refused(tiny, tmp_path):
     [
         ({"llama__expert_count": 8}, "experts"),
         ({"llama__rope__scaling__type": "yarn"}, "'yarn'"),
-        ({"llama__rope__dimension_count": 4}, "RoPE turns '4' of 8"),
+        ({"llama__rope__dimension_count": 4}, "RoPE rotates '4' of 8"),
         ({"llama__block_count": None}, "llama.block_count is missing"),
         ({"llama__block_count": 1}, "blk.1.attn_q.weight"),
         ({"llama__block_count": 3}, "layers.2.attention.wq.weight is missing"),
