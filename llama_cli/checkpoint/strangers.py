@@ -57,6 +57,8 @@ def strange_file(path: Path) -> ModelRejected:
 
 def strange_folder(folder: Path) -> ModelRejected | None:
     """The refusal of a folder that holds something else than a model; None if it holds nothing known."""
+    if not folder.is_dir():  # to look into a name with a NUL is a ValueError on Python 3.13
+        return None
     for look in (
         _adapter,
         _executorch,
@@ -75,8 +77,6 @@ def strange_folder(folder: Path) -> ModelRejected | None:
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:
-    if not folder.is_dir():  # Python 3.13 raises a ValueError for a name with a NUL
-        return None
     return next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
 
 
