@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .request import Sampling, TokenLogprob
 
+SUMMED = 256  # probabilities that are added up by themselves
+
 # So many candidates are sorted before looking whether top-p needs more: sorting 128,256 takes ten times as long.
 FIRST_LOOK = 256
 
@@ -71,6 +73,18 @@ def narrow(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     return logits
 
 
+def log_sum(x: Tensor) -> Tensor:
+    """log Σ e^x of x (..., V), whose largest is 0, -> (..., 1): the same bits with any threads, beside any rows.
+
+    torch divides one long sum among threads, but not short ones: blocks are summed, then their sums.
+    """
+    powers = x.exp()
+    *rows, n = powers.shape
+    n_blocks = n // SUMMED
+    blocks: Tensor = powers[..., : n_blocks * SUMMED].reshape(*rows, n_blocks, SUMMED).sum(-1)
+    return (blocks.sum(-1, keepdim=True) + powers[..., n_blocks * SUMMED :].sum(-1, keepdim=True)).log()
+
+
 def candidates(logits: Tensor, sampling: Sampling, n_allowed: int | None = None) -> Candidates:
     """Which tokens of one row (V,) may be drawn, no more than the likeliest `n_allowed`: the others are forbidden.
 
@@ -78,7 +92,7 @@ def candidates(logits: Tensor, sampling: Sampling, n_allowed: int | None = None)
     top_p, so the one that crosses the line stays.
     """
     scaled = (logits - logits.max()) / sampling.temperature  # the largest is 0: no finite logit overflows
-    normaliser = scaled.exp().sum(-1).log()  # so this is logsumexp, which would look for the largest once more
+    normaliser = log_sum(scaled)
     most = scaled.shape[0] if n_allowed is None else n_allowed
     looked_at = min(max(FIRST_LOOK, sampling.top_k), most)  # top-k's sum needs all of its candidates
     while True:
@@ -148,7 +162,8 @@ def pick(logits: Tensor, draws: Sequence[Draw]) -> list[int | None]:
 
 def logprobs(logits: Tensor, token_ids: Sequence[int], n_top: int) -> list[TokenLogprob]:
     """Log-probabilities of `token_ids` (M) under logits (M, V), as the model gave them, and the n_top likeliest."""
-    normaliser = logits.logsumexp(-1, keepdim=True)
+    largest = logits.max(-1, keepdim=True).values
+    normaliser = largest + log_sum(logits - largest)
     taken = torch.tensor(token_ids, device=logits.device)[:, None]
     values = (logits.gather(-1, taken) - normaliser).squeeze(-1).tolist()
     tops: list[tuple[tuple[int, float], ...]] = [()] * len(values)
