@@ -38,18 +38,19 @@ class DecodeGraphs:
         n_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         self._most_wasted = MOST_WASTE * n_bytes
 
-    def takes(self, spans: Sequence[Span]) -> int:
-        """All spans of a step or none.
+    def takes(self, spans: Sequence[Span], n_scored: int) -> int:
+        """All spans of a step that are not scored, or none.
 
         All where each is one token whose logits are wanted, and where the positions that are read for nothing, since
         shapes are rounded up, are few beside the weights.
         """
+        spans = spans[: len(spans) - n_scored]
         if not spans or not all(span.is_single for span in spans):
             return 0
         wasted = self._cache.n_slots * self._n_positions(spans) - sum(span.end for span in spans)
         return len(spans) if wasted * self._bytes_per_position <= self._most_wasted else 0
 
-    def logits(self, spans: Sequence[Span], tokens: Sequence[int]) -> Tensor:
+    def logits(self, spans: Sequence[Span], tokens: Sequence[int], n_scored: int) -> Tensor:
         """Logits (len(spans), vocab_size), float32, of the spans of a step that it takes."""
         n_spans = min(1 << (len(spans) - 1).bit_length(), self._cache.n_slots)
         shape = n_spans, self._n_positions(spans)

@@ -61,6 +61,11 @@ class Processor:
         return self.is_x86 and self.maker == "GenuineIntel" and "amx_tile" not in self.features
 
     @property
+    def defines(self) -> tuple[str, ...]:
+        """What native/target.h cannot see by itself."""
+        return ("-DSLOW_BFLOAT16_PRODUCTS",) if self.is_slow_in_bfloat16 else ()
+
+    @property
     def identity(self) -> str:
         """What code that is compiled for it depends on."""
         return f"{self.architecture} {' '.join(sorted(self.features))}"

@@ -17,13 +17,13 @@ from .scheduler import Plan
 
 
 class DecodeSteps(Protocol):
-    """A faster way for spans of one token each, on the cache that it was made for."""
+    """A faster way for some spans, above all those of one token, on the cache that it was made for."""
 
-    def takes(self, spans: Sequence[Span]) -> int:
-        """How many of the first spans of a step it computes."""
+    def takes(self, spans: Sequence[Span], n_scored: int) -> int:
+        """How many of the first spans of a step it computes, whose last `n_scored` want logits that are not rounded."""
 
-    def logits(self, spans: Sequence[Span], tokens: Sequence[int]) -> Tensor:
-        """Logits (len(spans), vocab_size), float32, of spans that it takes."""
+    def logits(self, spans: Sequence[Span], tokens: Sequence[int], n_scored: int) -> Tensor:
+        """Logits (M, vocab_size), float32, of the tokens that spans ask for which it takes."""
 
 
 MakeSteps = Callable[[Llama, Cache], DecodeSteps]
@@ -113,13 +113,14 @@ class ModelRunner:
         for copy in plan.copies:
             self.cache.copy_prefix(copy.source, copy.target, copy.length)
         n_others = len(plan.spans) - plan.n_scored
-        n = self._steps.takes(plan.spans[:n_others]) if self._steps is not None else 0
+        n = self._steps.takes(plan.spans, plan.n_scored) if self._steps is not None else 0
+        n_tokens = sum(span.length for span in plan.spans[:n])
         parts = []
         if self._steps is not None and n > 0:
-            parts.append(self._steps.logits(plan.spans[:n], plan.tokens[:n]))
+            parts.append(self._steps.logits(plan.spans[:n], plan.tokens[:n_tokens], max(0, n - n_others)))
         if n < len(plan.spans):
             n_scored = sum(span.n_outputs for span in plan.spans[n_others:])
-            batch = Batch.of(plan.spans[n:], plan.tokens[n:], self.model.rope, self.cache, n_scored)
+            batch = Batch.of(plan.spans[n:], plan.tokens[n_tokens:], self.model.rope, self.cache, n_scored)
             parts.append(self.model(batch, self.cache))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -78,14 +78,14 @@ def test_which_steps_it_takes(monkeypatch):
     runner = ModelRunner(model, n_slots=4, max_seq_len=512)
     runner.reserve(512)
     found = DecodeGraphs(model, runner.cache, Recorder())
-    assert found.takes([Span(2, 7, 1, 1), Span(0, 500, 1, 1)]) == 2
-    assert not found.takes([Span(2, 7, 1, 1), Span(0, 3, 2, 1)]), "a prompt"
-    assert not found.takes([Span(2, 7, 1, 1), Span(0, 3, 2, 2)]), "a guess of the next token"
-    assert not found.takes([Span(2, 7, 1, 0), Span(0, 3, 1, 1)]), "one asks for nothing"
-    assert not found.takes([]), "a step of nothing but scored prompts"
+    assert found.takes([Span(2, 7, 1, 1), Span(0, 500, 1, 1)], 0) == 2
+    assert not found.takes([Span(2, 7, 1, 1), Span(0, 3, 2, 1)], 0), "a prompt"
+    assert not found.takes([Span(2, 7, 1, 1), Span(0, 3, 2, 2)], 0), "a guess of the next token"
+    assert not found.takes([Span(2, 7, 1, 0), Span(0, 3, 1, 1)], 0), "one asks for nothing"
+    assert not found.takes([], 0), "a step of nothing but scored prompts"
     monkeypatch.setattr(graphs, "MOST_WASTE", 0.0)
     found = DecodeGraphs(model, runner.cache, Recorder())
-    assert not found.takes([Span(2, 7, 1, 1)]), "four slots of 256 positions for one of 8"
+    assert not found.takes([Span(2, 7, 1, 1)], 0), "four slots of 256 positions for one of 8"
 
 
 def test_a_result_outlives_the_next_step():

@@ -44,6 +44,7 @@ PROMISES = {
     "P23": Promise("no damaged file of ours is believed", 2000),
     "P24": Promise("no row's trouble ends a batch", 20),
     "P25": Promise("what is private is so at any moment", 600),
+    "P26": Promise("a row has one answer beside any others", 3000),
 }
 
 

@@ -90,7 +90,7 @@ def test_engines_run_mixed_layers(n_slots, chunk):
 
 @pytest.mark.skipif(native_library() is None, reason="no C++ compiler")
 def test_our_kernels_leave_them_to_the_model():
-    from backends.native.test_decode import native_model
+    from helpers.native import native_model
 
     model = native_model(SMALL, "float32")
     assert can_step(model, native_library())

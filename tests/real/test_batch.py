@@ -10,6 +10,8 @@ import time
 import pytest
 from real.shell import PROGRAM, environment, rows_of, run, start, write_rows
 
+from llama_cli.backends.native.library import Kind, native_library
+
 SYSTEM = {"role": "system", "content": "You are a helpful AI assistant named SmolLM, trained by Hugging Face"}
 FLAGS = ["--seed", "5", "-q", "--output-format", "simple"]
 N_ROWS = 10
@@ -95,13 +97,31 @@ def test_the_same_bytes_of_other_models(name, size, models, source, tmp_path):
     assert batch(source, tmp_path / "a", models[name], *flags) == batch(source, tmp_path / "b", models[name], *flags)
 
 
+def is_ours(*kinds):
+    """Whether own kernels compute prompts with such weights here."""
+    library = native_library()
+    return library is not None and all(library.takes_many(kind) for kind in kinds)
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["smollm2", "pieces"])
-def test_float32_has_one_text_for_a_row(name, models, source, tmp_path):
-    """Alone, in company, shuffled, sharded, killed and resumed."""
-    model, flags = models[name], [*chat_flags(name), "--dtype", "fp32"]
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("smollm2", "fp32"),
+        ("pieces", "fp32"),
+        pytest.param("smollm2", "bf16", marks=pytest.mark.skipif(not is_ours(Kind.BFLOAT16), reason="torch's prompts")),
+        pytest.param("pieces", "bf16", marks=pytest.mark.skipif(not is_ours(Kind.BFLOAT16), reason="torch's prompts")),
+        pytest.param("smollm2-int8", "bf16", marks=pytest.mark.skipif(not is_ours(Kind.INT8), reason="no products")),
+        pytest.param(
+            "smollm2-int4", "bf16", marks=pytest.mark.skipif(not is_ours(Kind.INT4), reason="torch's prompts")
+        ),
+    ],
+)
+def test_a_row_has_one_text(name, dtype, models, source, tmp_path):
+    """Alone, in company, with other threads, shuffled, sharded, killed and resumed."""
+    model, flags = models[name], [*chat_flags(name), "--dtype", dtype]
     alone = texts(batch(source, tmp_path / "alone.jsonl", model, *flags, "-b", "1"))
-    assert texts(batch(source, tmp_path / "company.jsonl", model, *flags, "-b", "8")) == alone
+    assert texts(batch(source, tmp_path / "company.jsonl", model, *flags, "-b", "8", "--threads", "1")) == alone
     lines = source.read_text().splitlines(keepends=True)
     random.Random(3).shuffle(lines)
     (tmp_path / "shuffled.jsonl").write_text("".join(lines))

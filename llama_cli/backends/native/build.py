@@ -86,7 +86,7 @@ def _in_folder(folder: Path, compiler: str) -> Path | str:
     logger.log(NOTE, "compiling kernels for this processor in %s, which takes some seconds, once", folder)
     with Scratch(folder, "compiling-") as scratch:
         made = scratch / "kernels.so"
-        refusal = compile_with(compiler, FLAGS, made)
+        refusal = compile_with(compiler, _flags(), made)
         if refusal is None:
             return _put_in_place(made, folder, key)
     if refusal.is_lasting:
@@ -124,8 +124,12 @@ def _tell_failure(compiler: str, said: str) -> None:
     tell_slower(f"{compiler} cannot compile ours: {reason.strip()[:200]}; CXX may name another compiler")
 
 
+def _flags() -> tuple[str, ...]:
+    return (*FLAGS, *processor().defines)
+
+
 def _key(compiler: str) -> str:
     """What the result depends on: the source, the compiler, and the processor that it is made for."""
     sources = [path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
-    parts = [*sources, " ".join((compiler, *FLAGS)).encode(), str(os.stat(compiler).st_mtime_ns).encode()]
+    parts = [*sources, " ".join((compiler, *_flags())).encode(), str(os.stat(compiler).st_mtime_ns).encode()]
     return hashlib.sha256(b"\0".join([*parts, processor().identity.encode()])).hexdigest()[:32]

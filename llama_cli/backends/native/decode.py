@@ -1,8 +1,7 @@
-"""Decode steps by our own kernels: one call computes all layers for one token of each row."""
+"""Steps by our own kernels: one call computes all layers."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from ...model.cache import Cache
 from ...model.llama import Attention, Llama, TransformerBlock
-from ...model.span import Span
+from ...model.span import Span, outputs_of
 from ...model.weights import LLAMA_LAYER, joined, layer_weights
 from .library import Layer, Library, Matrix, Model, address
 
@@ -36,7 +35,7 @@ def _reads_each_row_once(block: nn.Module) -> bool:
 
 
 class NativeSteps:
-    """The decode steps of one model, which `can_step`, on one cache."""
+    """The steps of one model, which `can_step`, on one cache."""
 
     def __init__(self, model: Llama, cache: Cache, library: Library) -> None:
         self._embeddings = model.tok_embeddings
@@ -71,29 +70,34 @@ class NativeSteps:
             narrows=cache.dtype == torch.bfloat16,
         )
         self._scratch = torch.empty(0)
+        matrices = [
+            model.output,
+            *(block.get_submodule(s.name) for block in model.layers for s in LLAMA_LAYER if s.is_linear),
+        ]
+        self._takes_many = all(library.takes_many(_matrix(each).kind) for each in matrices)
 
-    def takes(self, spans: Sequence[Span]) -> int:
-        """How many of the first spans the kernels compute: those of one token whose logits are wanted.
+    def takes(self, spans: Sequence[Span], n_scored: int) -> int:
+        """All spans, or where products of many rows are torch's the first ones of one token whose logits are wanted.
 
-        One of several tokens they would compute wrongly as so many of one: each key is stored and looked at in one
-        go, while other threads are at the tokens before it. So a slot may have but one token in a step.
+        A slot has but one span in a step: its tokens follow each other.
         """
-        times = Counter(span.slot for span in spans)
-        return sum(1 for _ in takewhile(lambda span: span.is_single and times[span.slot] == 1, spans))
+        if self._takes_many:
+            return len(spans)
+        return sum(1 for _ in takewhile(lambda span: span.is_single, spans[: len(spans) - n_scored]))
 
-    def logits(self, spans: Sequence[Span], tokens: Sequence[int]) -> Tensor:
-        """Logits (len(spans), vocab_size), float32, of spans that it takes."""
-        needed = self._library.scratch_floats(self._model, len(spans))
+    def logits(self, spans: Sequence[Span], tokens: Sequence[int], n_scored: int) -> Tensor:
+        """As DecodeSteps.logits."""
+        needed = self._library.scratch_floats(self._model, len(tokens))
         if self._scratch.numel() < needed:
             self._scratch = torch.empty(needed)
-        slots, positions, ids = (
-            torch.tensor(each, dtype=torch.int64)
-            for each in ([span.slot for span in spans], [span.start for span in spans], tokens)
+        slots = [span.slot for span in spans for _ in range(span.length)]
+        positions = [position for span in spans for position in range(span.start, span.end)]
+        slots_, positions_, outputs, ids = (
+            torch.tensor(each, dtype=torch.int64) for each in (slots, positions, outputs_of(spans), tokens)
         )
         x = self._embeddings(ids).float()
-        logits = torch.empty(len(spans), self._model.output.n_out)
-        self._library.decode(self._model, positions, slots, x, logits, self._scratch)
-        return logits
+        n_exact = sum(span.n_outputs for span in spans[len(spans) - n_scored :])
+        return self._library.forward(self._model, positions_, slots_, x, outputs, n_exact, self._scratch)
 
     def _floats(self, weight: Tensor) -> int:
         return self._keep(weight.detach().float())

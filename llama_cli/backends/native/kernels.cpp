@@ -1,11 +1,13 @@
-// Decode steps of a Llama on a CPU: linear layers on weights as they lie in the file, and everything between them.
+// Steps of a Llama on a CPU: linear layers on weights as they lie in the file, and everything between them.
 //
 // Few rows wait for weights, so what counts is that every byte is read once, in long runs and early enough, and that
-// nothing else takes time: one parallel region computes a whole step.
+// nothing else takes time: one parallel region computes a whole step. What a token gives never depends on the tokens
+// that are computed beside it.
 
 #include <omp.h>
 
 #include <cstddef>
+#include <vector>
 
 #include "attention.h"
 
@@ -73,13 +75,16 @@ inline void prepare_rows(int32_t kind, const float* x, Range rows, int64_t n_in,
     for (int64_t row = rows.first; row < rows.end; row++) prepare(kind, x + row * n_in, n_in, row, n_rows, in);
 }
 
+inline void round_rows(float* y, int64_t n_rows, Range columns, int64_t stride) {
+    for (int64_t row = 0; row < n_rows; row++)
+        for (int64_t i = columns.first; i < columns.end; i++) y[row * stride + i] = rounded(y[row * stride + i]);
+}
+
 // A product, of the thread's share of the outputs, in the dtype of the activations.
 inline void project(const Matrix& matrix, const Inputs& in, Range outs, int64_t n_rows, bool rounds, float* y,
                     int64_t stride) {
     product(matrix, in, outs, n_rows, y, stride);
-    if (!rounds) return;
-    for (int64_t row = 0; row < n_rows; row++)
-        for (int64_t i = outs.first; i < outs.end; i++) y[row * stride + i] = rounded(y[row * stride + i]);
+    if (rounds) round_rows(y, n_rows, outs, stride);
 }
 
 // x += matrix · in, of the thread's share of the outputs.
@@ -89,6 +94,20 @@ inline void add_product(const Model& m, const Matrix& matrix, const Inputs& in, 
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t i = row * m.dim + outs.first; i < row * m.dim + outs.end; i++)
             x[i] = maybe_rounded(x[i] + out[i], m.rounds);
+}
+
+// Tokens in neighbouring positions of a slot, as many together as their query heads allow.
+std::vector<Piece> pieces_of(const Model& m, int64_t n_rows, const int64_t* positions, const int64_t* slots) {
+    const int64_t group = m.n_heads / m.n_kv_heads, most = group < MOST_QUERIES ? MOST_QUERIES / group : 1;
+    std::vector<Piece> pieces;
+    for (int64_t row = 0; row < n_rows; row++) {
+        const bool goes_on = row > 0 && slots[row] == slots[row - 1] && positions[row] == positions[row - 1] + 1;
+        if (goes_on && pieces.back().n < most)
+            pieces.back().n++;
+        else
+            pieces.push_back({row, 1, slots[row], positions[row]});
+    }
+    return pieces;
 }
 
 // Where a structure or a field of one lies, by name.
@@ -125,21 +144,25 @@ const Laid* layout() { return LAYOUT; }
 
 int multiplies_bytes() { return HAS_BYTE_PRODUCTS; }
 
+int multiplies_bfloat16() { return HAS_BFLOAT16_PRODUCTS; }
+
 int64_t most_head_dim() { return MOST_HEAD_DIM; }
 
 int64_t scratch_floats(const Model* m, int64_t n_rows) { return Scratch(nullptr, *m, n_rows).n_floats; }
 
-// One token of each row: x (n_rows, dim) are their embeddings, and are overwritten; logits (n_rows, vocab_size).
-void decode(const Model* model, int64_t n_rows, const int64_t* positions, const int64_t* slots, float* x, float* logits,
-            float* scratch, int n_threads) {
+// Tokens of some slots, those of one slot in a row: x (n_rows, dim) are their embeddings, and are overwritten; logits
+// (n_outputs, vocab_size) of some of them, in the dtype of the activations but for the last `n_exact`.
+void forward(const Model* model, int64_t n_rows, const int64_t* positions, const int64_t* slots, float* x,
+             int64_t n_outputs, int64_t n_exact, const int64_t* outputs, float* logits, float* scratch, int n_threads) {
     const Model& m = *model;
     const Scratch s(scratch, m, n_rows);
     const int64_t q_dim = m.n_heads * m.head_dim, kv_dim = m.n_kv_heads * m.head_dim, all = q_dim + 2 * kv_dim;
+    const std::vector<Piece> pieces = pieces_of(m, n_rows, positions, slots);
 #pragma omp parallel num_threads(n_threads)
     {
         const int thread = omp_get_thread_num(), n = omp_get_num_threads();
         const Range dim = share(m.dim, STRIDE, thread, n), ffn = share(m.ffn_dim, STRIDE, thread, n);
-        const Range rows = share(n_rows, 1, thread, n);
+        const Range rows = share(n_rows, 1, thread, n), answered = share(n_outputs, 1, thread, n);
         const Range queries = share(q_dim, STRIDE, thread, n), pairs = share(kv_dim, STRIDE, thread, n);
         const auto prepare_normed = [&](const float* weight, int32_t kind) {
             for (int64_t row = rows.first; row < rows.end; row++)
@@ -153,16 +176,20 @@ void decode(const Model* model, int64_t n_rows, const int64_t* positions, const 
             project(layer.wq, s.in, queries, n_rows, m.rounds, s.side_by_side, all);
             project(layer.wk, s.in, pairs, n_rows, m.rounds, s.side_by_side + q_dim, all);
             project(layer.wv, s.in, pairs, n_rows, m.rounds, s.side_by_side + q_dim + kv_dim, all);
+            for (int64_t row = 0; row < n_rows; row++) {
+                const float* const cos_sin = m.rope + positions[row] * m.head_dim;
+                float *const q = s.side_by_side + row * all, *const k = q + q_dim, *const v = k + kv_dim;
+                rotate(q, queries, cos_sin, m.head_dim, m.rounds || m.narrows);
+                rotate(k, pairs, cos_sin, m.head_dim, m.rounds);
+                const auto put = m.narrows ? store<uint16_t> : store<float>;
+                put(k, pairs, m, slots[row], positions[row], layer.keys);
+                put(v, pairs, m, slots[row], positions[row], layer.values);
+            }
 #pragma omp barrier
 #pragma omp for schedule(dynamic)
-            for (int64_t unit = 0; unit < n_rows * m.n_kv_heads; unit++) {
-                const int64_t row = unit / m.n_kv_heads, head = unit % m.n_kv_heads;
-                const float* of_row = s.side_by_side + row * all;
-                float* into = s.mixed + row * q_dim;
-                if (m.narrows)
-                    attend_head<BFloat16, uint16_t>(m, layer, head, slots[row], positions[row], of_row, into);
-                else
-                    attend_head<Float32, float>(m, layer, head, slots[row], positions[row], of_row, into);
+            for (int64_t unit = int64_t(pieces.size()) * m.n_kv_heads - 1; unit >= 0; unit--) {
+                const auto attend = m.narrows ? attend_head<BFloat16, uint16_t> : attend_head<Float32, float>;
+                attend(m, layer, unit % m.n_kv_heads, pieces[unit / m.n_kv_heads], s.side_by_side, all, s.mixed);
             }
             prepare_rows(layer.wo.kind, s.mixed, rows, q_dim, n_rows, s.in);
 #pragma omp barrier
@@ -180,10 +207,13 @@ void decode(const Model* model, int64_t n_rows, const int64_t* positions, const 
             add_product(m, layer.w2, s.in, dim, n_rows, s.out, x);
 #pragma omp barrier
         }
-        prepare_normed(m.norm, m.output.kind);
+        for (int64_t i = answered.first; i < answered.end; i++)
+            norm(x + outputs[i] * m.dim, m.norm, m, s.wide + i * m.dim);
+        prepare_rows(m.output.kind, s.wide, answered, m.dim, n_outputs, s.in);
 #pragma omp barrier
-        const Range words = share(m.output.n_out, STRIDE, thread, n);
-        project(m.output, s.in, words, n_rows, m.rounds, logits, m.output.n_out);
+        const Range ids = share(m.output.n_out, STRIDE, thread, n);
+        product(m.output, s.in, ids, n_outputs, logits, m.output.n_out);
+        if (m.rounds) round_rows(logits, n_outputs - n_exact, ids, m.output.n_out);
     }
 }
 
@@ -207,7 +237,7 @@ void upcast_int4(const Matrix* matrix, int64_t first, int64_t n_rows, float* int
 #pragma omp parallel for num_threads(n_threads)
     for (int64_t row = 0; row < n_rows; row++)
         for (int64_t column = 0; column < w.n_in; column += BLOCK) {
-            Pair pair = w.at(first + row, column);
+            Pair pair = w.as_floats(first + row, column);
             memcpy(into + row * w.n_in + column, &pair, sizeof pair);
         }
 }

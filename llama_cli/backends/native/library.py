@@ -27,6 +27,9 @@ class Kind(IntEnum):
     INT8_RESIDUAL = 4
 
 
+BYTES = (Kind.INT8, Kind.INT8_RESIDUAL)  # weights that are multiplied as bytes
+
+
 class Matrix(Structure):
     """Weights (n_out, n_in)."""
 
@@ -83,19 +86,36 @@ class Library:
         self._loaded = loaded
         loaded.scratch_floats.restype = loaded.most_head_dim.restype = c_int64
         self.has_int8 = bool(loaded.multiplies_bytes())
+        self.has_bfloat16 = bool(loaded.multiplies_bfloat16())
         self.most_head_dim = int(loaded.most_head_dim())
 
+    def takes_many(self, kind: int) -> bool:
+        """Whether products with such weights are the fastest here for any number of rows, not for a few alone."""
+        return kind in BYTES or (kind in (Kind.BFLOAT16, Kind.INT4) and self.has_bfloat16)
+
     def scratch_floats(self, model: Model, n_rows: int) -> int:
-        """How many floats `decode` wants room for."""
+        """How many floats `forward` wants room for."""
         return int(self._loaded.scratch_floats(ctypes.byref(model), c_int64(n_rows)))
 
-    def decode(
-        self, model: Model, positions: Tensor, slots: Tensor, x: Tensor, logits: Tensor, scratch: Tensor
-    ) -> None:
-        """One token of each row: x (R, dim), float32, are its embeddings; fills logits (R, vocab_size)."""
-        self._loaded.decode(
-            ctypes.byref(model), c_int64(len(x)), *map(address, (positions, slots, x, logits, scratch)), _threads()
+    def forward(
+        self, model: Model, positions: Tensor, slots: Tensor, x: Tensor, outputs: Tensor, n_exact: int, scratch: Tensor
+    ) -> Tensor:
+        """Tokens of some slots, those of one slot in a row: x (N, dim), float32, are their embeddings.
+
+        Logits (M, vocab_size), float32, of the tokens at `outputs` (M,), rounded as activations are but for the last
+        `n_exact`.
+        """
+        logits = torch.empty(len(outputs), model.output.n_out)
+        self._loaded.forward(
+            ctypes.byref(model),
+            c_int64(len(x)),
+            *map(address, (positions, slots, x)),
+            c_int64(len(outputs)),
+            c_int64(n_exact),
+            *map(address, (outputs, logits, scratch)),
+            _threads(),
         )
+        return logits
 
     def linear(self, matrix: Matrix, x: Tensor) -> Tensor:
         """x (N, in), float32 -> (N, out), float32."""

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ...model.parts import multiply_parts, rows_of_a_part
 from ...model.quantized import Int4Weight, Weight, as_int4, as_int8, fits_int4, in_full
 from ...model.weights import Role
-from ..onednn_int import SENSITIVE, ZERO_POINT, multiply_quantized
+from ..onednn_int import SENSITIVE
 from ..upcast import MANY_WITH_SLOW_BFLOAT16, many_rows
 from .library import Kind, Library, Matrix, address
 
-# Up to so many rows our kernels are fastest: on any processor while a product waits for weights, and further where
-# bfloat16 is slow, since they multiply in float32. Measured with AVX-512.
+# Up to so many rows our kernels are fastest where they multiply in float32: on any processor while a product waits for
+# weights, and further where bfloat16 is slow. Measured with AVX-512.
 FEW = 32
 FEW_WITH_SLOW_BFLOAT16 = 128
 
@@ -25,7 +25,9 @@ KINDS = {torch.float32: Kind.FLOAT32, torch.bfloat16: Kind.BFLOAT16}
 
 @dataclass(frozen=True)
 class NativeLayers:
-    """Makes linear layers: more than `few` rows go to torch, in float32 where it `upcasts`."""
+    """Makes linear layers: of a kind that the library does not take for many rows, more than `few` go to torch, in
+    float32 where it `upcasts`.
+    """
 
     library: Library
     few: int = FEW
@@ -37,6 +39,10 @@ class NativeLayers:
         if dtype != torch.bfloat16 or (many := many_rows()) is None:
             return cls(library)
         return cls(library, FEW_WITH_SLOW_BFLOAT16 if many == MANY_WITH_SLOW_BFLOAT16 else FEW, upcasts=True)
+
+    def takes(self, matrix: Matrix, n_rows: int) -> bool:
+        """Whether our kernels compute a product with so many rows."""
+        return n_rows <= self.few or self.library.takes_many(matrix.kind)
 
     def full(self, weight: Weight) -> nn.Module:
         """All bits of the weights."""
@@ -56,7 +62,7 @@ class NativeLayers:
 
 
 class NativeLinear(nn.Module):
-    """x @ weight.T; few rows by our own kernel, others by torch's, in float32 where that is faster."""
+    """x @ weight.T; where our own kernel is fast for few rows alone, others go to torch's."""
 
     weight: Tensor
 
@@ -70,7 +76,7 @@ class NativeLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out), in the dtype of x."""
         library, few = self.layers.library, self.layers.few
-        if len(x) <= few:
+        if self.layers.takes(self.matrix, len(x)):
             return library.linear(self.matrix, x.float()).type_as(x)
         if not self.layers.upcasts and x.dtype == self.weight.dtype:
             return F.linear(x, self.weight)
@@ -90,7 +96,6 @@ class NativeInt8Linear(nn.Module):
     def __init__(self, weight: Weight, library: Library, *, with_residual: bool) -> None:
         super().__init__()
         self.library = library
-        self.with_residual = with_residual
         quantized = as_int8(weight)
         self.register_buffer("values", quantized.values.contiguous(), persistent=False)
         self.register_buffer("scales", quantized.scales.clone(), persistent=False)
@@ -100,13 +105,7 @@ class NativeInt8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
-        if len(x) <= FEW:
-            return self.library.linear(self.matrix, x.float()).type_as(x)
-        return multiply_quantized(x, self._multiply, with_residual=self.with_residual)
-
-    def _multiply(self, quantized: Tensor) -> Tensor:
-        signed = quantized.bitwise_xor_(ZERO_POINT).view(torch.int8)  # in two's complement as good as subtracting it
-        return torch._int_mm(signed, self.values.t()).float().mul_(self.scales)
+        return self.library.linear(self.matrix, x.float()).type_as(x)
 
 
 class NativeInt4Linear(nn.Module):
@@ -126,7 +125,7 @@ class NativeInt4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, in) -> (N, out)."""
         library = self.layers.library
-        if len(x) <= self.layers.few:
+        if self.layers.takes(self.matrix, len(x)):
             return library.linear(self.matrix, x.float()).type_as(x)
         n_out = self.matrix.n_out
         like = x.float() if self.layers.upcasts else x

@@ -4,12 +4,14 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "weights.h"
 
 constexpr int64_t AHEAD_OUTS = 8;  // outputs further on, whose weights are fetched meanwhile
 constexpr int64_t STRIDE = 16;     // outputs of which threads have whole shares: a cache line of floats
-constexpr int64_t DEEP = 2304;     // bytes of a row's inputs: those of a group stay in the nearest cache
+constexpr int64_t FEW_GROUPS = 4;  // of rows, up to which weights are used as they lie
+constexpr int64_t DEEP = 4096;     // bytes of a row's inputs: those of a group stay in the nearest cache
 
 struct Range {
     int64_t first, end;
@@ -46,12 +48,73 @@ inline void with_height(int64_t height, const Call& call) {
     call(std::integral_constant<int, HEIGHT>());
 }
 
+template <class Weights>
+using VectorsOf = decltype(std::declval<const Weights&>().at(0, 0));
+
+// Where a tile of N_OUT outputs finds its weights.
+template <int N_OUT, class Weights>
+struct Outs {
+    typedef VectorsOf<Weights> Some;
+    const Weights& w;
+    int64_t out;
+    Outs(const Weights& w, int64_t out) : w(w), out(out) {}
+    [[gnu::always_inline]] VectorsOf<Weights> at(int o, int64_t column) const { return w.at(out + o, column); }
+};
+
+// Some columns of some outputs, as vectors in the order in which tiles read them: made once for many rows.
+template <class Weights>
+struct Packed {
+    typedef typename Weights::Input Input;
+    typedef typename Weights::Sum Sum;
+    typedef VectorsOf<Weights> Some;
+    static constexpr int64_t block = Weights::block, most_blocks = DEEP / sizeof(Input) / block;
+    static constexpr int TOGETHER = outs_of(ROWS);  // outputs whose blocks lie beside each other
+    int64_t n_in, n_blocks;
+    Range outs, columns;
+    Some some[NEAR_OUTS * most_blocks];
+
+    void pack(const Weights& w, Range of_outs, Range of_columns) {
+        n_in = w.n_in, outs = of_outs, columns = of_columns, n_blocks = (columns.end - columns.first) / block;
+        for (int64_t out = outs.first; out < outs.end; out++) {
+            Some* into = begin(out);
+            for (int64_t column = columns.first; column < columns.end; column += block, into += together(out)) {
+                w.prefetch(out + AHEAD_OUTS, column);
+                *into = w.at(out, column);
+            }
+        }
+    }
+    int64_t together(int64_t out) const {
+        return (out - outs.first) / TOGETHER * TOGETHER + TOGETHER <= outs.end - outs.first ? TOGETHER : 1;
+    }
+    Some* begin(int64_t out) {
+        const int64_t place = out - outs.first, first = place / together(out) * together(out);
+        return some + first * n_blocks + place - first;
+    }
+    void prefetch(int64_t, int64_t) const {}
+};
+
+template <int N_OUT, class Weights>
+struct Outs<N_OUT, Packed<Weights>> {
+    typedef Packed<Weights> W;
+    typedef VectorsOf<Weights> Some;
+    static constexpr int NEAR = N_OUT < W::TOGETHER ? N_OUT : W::TOGETHER;
+    const VectorsOf<Weights>* some;
+    int64_t first, stride, tiles;
+    Outs(const W& w, int64_t out)
+        : some(const_cast<W&>(w).begin(out)), first(w.columns.first), stride(N_OUT > 1 ? NEAR : w.together(out)),
+          tiles(NEAR * w.n_blocks) {}
+    [[gnu::always_inline]] VectorsOf<Weights> at(int o, int64_t column) const {
+        return some[o / NEAR * tiles + (column - first) / W::block * (N_OUT > 1 ? NEAR : stride) + o % NEAR];
+    }
+};
+
 // What some columns give, of N_ROWS rows and N_OUT outputs, rows first. `next` says how many weights further on lie
 // those that will be used soon.
 template <int N_OUT, int N_ROWS, class Weights>
 inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, const typename Weights::Input* x,
                                   int64_t next) {
-    typedef decltype(w.at(0, 0)) Some;
+    typedef typename Outs<N_OUT, Weights>::Some Some;
+    const Outs<N_OUT, Weights> weights(w, out);
     constexpr int64_t block = Weights::block, n_vectors = Some::n;
     typename Weights::Sum sums[N_ROWS * N_OUT];
     for (int i = 0; i < N_ROWS * N_OUT; i++) sums[i] = typename Weights::Sum{};
@@ -59,7 +122,7 @@ inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, 
         Some some[N_OUT];
         for (int o = 0; o < N_OUT; o++) {
             w.prefetch(out + o, column + next);
-            some[o] = w.at(out + o, column);
+            some[o] = weights.at(o, column);
         }
         for (int v = 0; v < n_vectors; v++)
             for (int row = 0; row < N_ROWS; row++)
@@ -71,27 +134,6 @@ inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, 
     }
     return totals(sums);
 }
-
-// Some columns of some outputs' int4 weights as floats, made once for several groups of rows.
-struct Upcast : OfFloats {
-    static constexpr int64_t WIDE = DEEP / sizeof(float);
-    int64_t n_in, first_out, first_column;
-    float floats[NEAR_OUTS * WIDE];
-    Upcast(const Int4& w, Range outs, Range columns)
-        : n_in(w.n_in), first_out(outs.first), first_column(columns.first) {
-        for (int64_t out = outs.first; out < outs.end; out++)
-            for (int64_t column = columns.first; column < columns.end; column += BLOCK) {
-                w.prefetch(out + AHEAD_OUTS, column);
-                const Pair pair = w.at(out, column);
-                memcpy(floats + (out - first_out) * WIDE + (column - first_column), &pair, sizeof pair);
-            }
-    }
-    void prefetch(int64_t, int64_t) const {}
-    [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
-        const float* from = floats + (out - first_out) * WIDE + (column - first_column);
-        return {load<Floats>(from), load<Floats>(from + LANES)};
-    }
-};
 
 // Adds what some columns give to what was found of outputs and one group of rows.
 template <int N_ROWS, class Weights>
@@ -129,10 +171,13 @@ struct Results {
     const float* steps;  // of each row of bytes
 };
 
+inline float as_float(float value) { return value; }
+inline float as_float(uint16_t bfloat16) { return upcast(bfloat16); }
+
 // Puts what was found where it belongs, with the columns behind the last block.
 template <class Weights>
-inline void finish(const Weights& w, Range outs, Range rows, const float* behind, const Floats* found,
-                   const Results& to) {
+inline void finish(const Weights& w, Range outs, Range rows, const typename Weights::Input* behind,
+                   const Floats* found, const Results& to) {
     const int64_t whole = w.n_in / BLOCK * BLOCK, left = w.n_in - whole, n = outs.end - outs.first;
     for (int64_t row = rows.first; row < rows.end; row++) {
         const int64_t place = row - rows.first;
@@ -140,7 +185,7 @@ inline void finish(const Weights& w, Range outs, Range rows, const float* behind
         take_row(found, place, rows.end - rows.first, n, into);
         for (int64_t i = 0; i < left; i++)
             for (int64_t o = 0; o < n; o++)
-                into[o] = fmaf(w.one(outs.first + o, whole + i), behind[place * left + i], into[o]);
+                into[o] = fmaf(w.one(outs.first + o, whole + i), as_float(behind[place * left + i]), into[o]);
     }
 }
 
@@ -172,6 +217,7 @@ inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typenam
     const int64_t whole = w.n_in / Weights::block * Weights::block, n_groups = groups_of(n_rows);
     const Parts parts(w.n_in, Weights::block, DEEP / sizeof *x);
     Sum found[NEAR_GROUPS][NEAR_OUTS];
+    Packed<Weights> packed;
     for (int64_t out = outs.first; out < outs.end; out += NEAR_OUTS) {
         const Range near = {out, out + NEAR_OUTS < outs.end ? out + NEAR_OUTS : outs.end};
         for (int64_t first = 0; first < n_groups; first += NEAR_GROUPS) {
@@ -189,12 +235,12 @@ inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typenam
                         add_columns<height()>(weights, near, columns, x + row * w.n_in, into);
                     });
                 };
-                if constexpr (UPCASTS_INT4 && std::is_same_v<Weights, Int4>)
-                    if (n_groups > 1) {
-                        add(Upcast(w, near, columns));
-                        continue;
-                    }
-                add(w);
+                if (n_groups > FEW_GROUPS) {
+                    packed.pack(w, near, columns);
+                    add(packed);
+                } else {
+                    add(w);
+                }
             }
             each_group([&](auto height, int64_t row, const Sum* from) {
                 finish(w, near, {row, row + height()}, x + row * w.n_in + whole * height(), from, to);
@@ -210,9 +256,9 @@ inline void product(const Matrix& m, const Inputs& in, Range outs, int64_t n_row
         case FLOAT32:
             return multiply(Float32(m.weights, n_in), outs, n_rows, in.floats, to);
         case BFLOAT16:
-            return multiply(BFloat16(m.weights, n_in), outs, n_rows, in.floats, to);
+            return multiply(BFloat16(m.weights, n_in), outs, n_rows, (const BFloat16::Input*)in.floats, to);
         case INT4:
-            return multiply(Int4(m.weights, m.scales, n_in), outs, n_rows, in.floats, to);
+            return multiply(Int4(m.weights, m.scales, n_in), outs, n_rows, (const Int4::Input*)in.floats, to);
 #if HAS_BYTE_PRODUCTS
         default:
             return multiply(Int8{(const int8_t*)m.weights, (const float*)m.scales, m.sums, n_in}, outs,

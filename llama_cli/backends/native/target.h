@@ -13,6 +13,7 @@ typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
 typedef uint8_t Nibbles __attribute__((vector_size(LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 4)));
 
 // Elements of two vectors, counted from the first of `a` on.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -28,10 +29,9 @@ typedef uint8_t Bytes __attribute__((vector_size(LANES * 4)));
 // ROWS whose inputs lie together: a block of columns of each, then the next block. How many numbers a tile may have,
 // and how many outputs meet how many groups of rows before the next ones, their weights staying in a core's cache.
 #ifdef __AVX512F__
-constexpr int64_t ROWS = 16;
+constexpr int64_t ROWS = 4;
 constexpr int OUTS_OF_ONE = 8, LARGEST_TILE = 16;
-constexpr int64_t NEAR_OUTS = 64, NEAR_GROUPS = 4;
-constexpr bool UPCASTS_INT4 = false;  // as each of its weights meets so many rows
+constexpr int64_t NEAR_OUTS = 64, NEAR_GROUPS = 32;
 
 inline Words upcast(Nibbles bytes) { return (Words)_mm512_cvtepu8_epi32((__m128i)bytes); }
 
@@ -43,8 +43,7 @@ inline Floats level(Words bits) {
 #else
 constexpr int64_t ROWS = 2;
 constexpr int OUTS_OF_ONE = 4, LARGEST_TILE = 4;
-constexpr int64_t NEAR_OUTS = 16, NEAR_GROUPS = 16;
-constexpr bool UPCASTS_INT4 = true;
+constexpr int64_t NEAR_OUTS = 16, NEAR_GROUPS = 32;
 
 inline Words upcast(Nibbles bytes) { return __builtin_convertvector(bytes, Words); }
 
@@ -71,4 +70,20 @@ inline Ints add_products(Ints sums, Bytes w, Bytes x) {
 }
 #else
 #define HAS_BYTE_PRODUCTS 0
+#endif
+
+// Adds, in each of 16 sums, the products of a pair of bfloat16 of w and one of x; without the instruction for it, their
+// products are of floats.
+#if defined(__AVX512BF16__) && !defined(SLOW_BFLOAT16_PRODUCTS)
+#define HAS_BFLOAT16_PRODUCTS 1
+inline Floats add_products(Floats sums, Halves w, Halves x) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)w);
+}
+
+// To the nearest bfloat16, ties to even, one behind the other.
+inline Halves narrow(Floats first, Floats second) {
+    return (Halves)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
+#else
+#define HAS_BFLOAT16_PRODUCTS 0
 #endif

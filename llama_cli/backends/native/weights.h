@@ -24,6 +24,7 @@ struct OfFloats {
 
 struct Float32 : OfFloats {
     static constexpr Kind kind = FLOAT32;
+    typedef Float32 AsFloats;
     const float* weights;
     int64_t n_in;
     Float32(const void* weights, int64_t n_in) : weights((const float*)weights), n_in(n_in) {}
@@ -39,11 +40,13 @@ struct Float32 : OfFloats {
     float one(int64_t out, int64_t column) const { return weights[out * n_in + column]; }
 };
 
-struct BFloat16 : OfFloats {
+// As pairs of vectors of floats, the even columns of a block before its odd ones.
+struct BFloat16AsFloats : OfFloats {
     static constexpr Kind kind = BFLOAT16;
+    typedef BFloat16AsFloats AsFloats;
     const uint16_t* weights;
     int64_t n_in;
-    BFloat16(const void* weights, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
+    BFloat16AsFloats(const void* weights, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
     void prefetch(int64_t out, int64_t column) const { __builtin_prefetch(weights + out * n_in + column, 0, 2); }
     [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
         Words two = load<Words>(weights + out * n_in + column);
@@ -52,8 +55,36 @@ struct BFloat16 : OfFloats {
     float one(int64_t out, int64_t column) const { return upcast(weights[out * n_in + column]); }
 };
 
-// 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one.
-struct Int4 : OfFloats {
+#if HAS_BFLOAT16_PRODUCTS
+struct BFloat16 {
+    typedef uint16_t Input;
+    typedef Floats Sum;
+    typedef BFloat16AsFloats AsFloats;
+    static constexpr int64_t block = BLOCK;
+    static constexpr Kind kind = BFLOAT16;
+    const uint16_t* weights;
+    int64_t n_in;
+    BFloat16(const void* weights, int64_t n_in) : weights((const uint16_t*)weights), n_in(n_in) {}
+    void prefetch(int64_t out, int64_t column) const { __builtin_prefetch(weights + out * n_in + column, 0, 2); }
+    [[gnu::always_inline]] Several<Halves, 1> at(int64_t out, int64_t column) const {
+        return {load<Halves>(weights + out * n_in + column)};
+    }
+    float one(int64_t out, int64_t column) const { return upcast(weights[out * n_in + column]); }
+};
+#else
+typedef BFloat16AsFloats BFloat16;
+#endif
+
+// 16 levels; byte k of a group holds column k in its lower half and column k + 16 in its upper one. What a level means is
+// rounded to bfloat16 where products are of that.
+struct Int4 {
+#if HAS_BFLOAT16_PRODUCTS
+    typedef uint16_t Input;
+#else
+    typedef float Input;
+#endif
+    typedef Floats Sum;
+    static constexpr int64_t block = BLOCK;
     const uint8_t* weights;
     const uint16_t* scales;  // of each group: scale, zero point
     int64_t n_in;
@@ -63,13 +94,21 @@ struct Int4 : OfFloats {
         if (column % (4 * GROUP)) return;
         __builtin_prefetch(weights + (out * n_in + column) / 2, 0, 2);
     }
-    [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const {
+    [[gnu::always_inline]] Pair as_floats(int64_t out, int64_t column) const {
         int64_t group = (out * n_in + column) / GROUP;
         Words both = upcast(load<Nibbles>(weights + group * LANES));
         Words scale = Words{} + load<uint32_t>(scales + 2 * group);
         Floats step = (Floats)(scale << 16), zero = (Floats)(scale & 0xffff0000u);
         return {level(both) * step + zero, level(both >> 4) * step + zero};
     }
+#if HAS_BFLOAT16_PRODUCTS
+    [[gnu::always_inline]] Several<Halves, 1> at(int64_t out, int64_t column) const {
+        const Pair pair = as_floats(out, column);
+        return {narrow(pair.of[0], pair.of[1])};
+    }
+#else
+    [[gnu::always_inline]] Pair at(int64_t out, int64_t column) const { return as_floats(out, column); }
+#endif
     float one(int64_t, int64_t) const { return 0; }  // rows are whole groups
 };
 
@@ -180,6 +219,17 @@ inline void prepare(int32_t kind, const float* x, int64_t n_in, int64_t row, int
         return;
     }
     const Place place(row, n_rows, n_in, BLOCK);
+#if HAS_BFLOAT16_PRODUCTS
+    if (kind == BFLOAT16 || kind == INT4) {
+        uint16_t* const halves = (uint16_t*)in.floats;
+        for (int64_t i = 0; i < place.whole; i += BLOCK) {
+            const Halves some = narrow(load<Floats>(x + i), load<Floats>(x + i + LANES));
+            memcpy(halves + place.of_block(i), &some, sizeof some);
+        }
+        for (int64_t i = place.whole; i < n_in; i++) halves[place.behind() + i - place.whole] = narrow(x[i]);
+        return;
+    }
+#endif
     for (int64_t i = 0; i < place.whole; i += BLOCK) {
         const Floats a = load<Floats>(x + i), b = load<Floats>(x + i + LANES);
         Pair both = {a, b};

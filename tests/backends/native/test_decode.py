@@ -1,24 +1,21 @@
 """Decode steps of our own kernels against the model's own."""
 
 import dataclasses
-from functools import partial
 
 import pytest
 import torch
 from helpers.engines import make_engine, requests_of, run
-from helpers.models import DATA, SMALL, golden, load_model, random_model
+from helpers.models import DATA, SMALL, golden, load_model
+from helpers.native import LIBRARY, many_rows_model, native_model, native_runner
 
 from llama_cli.backends.native.decode import NativeSteps, can_step
-from llama_cli.backends.native.library import native_library
 from llama_cli.backends.native.linear import NativeLayers
-from llama_cli.backends.place import replace
 from llama_cli.engine.engine import Engine
 from llama_cli.engine.request import Request, Sampling
 from llama_cli.engine.runner import ModelRunner
 from llama_cli.engine.scheduler import Plan
 from llama_cli.model.span import Span
 
-LIBRARY = native_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no C++ compiler")
 
 KINDS = ["float32", "bfloat16", "int8", "int4"]
@@ -33,27 +30,6 @@ SHAPES = {
     "wide heads": dataclasses.replace(SMALL, dim=256, n_heads=2, n_kv_heads=1),
     "odd heads": dataclasses.replace(SMALL, dim=160, n_heads=4, n_kv_heads=2),
 }
-
-
-def native_model(args, kind, seed=0):
-    """A random model on our kernels."""
-    if kind in ("int8", "int4") and not LIBRARY.has_int8:  # both have outputs of 8 bits
-        pytest.skip("this processor cannot")
-    model, layers = random_model(args, seed), NativeLayers(LIBRARY)
-    make = {"int8": layers.int8, "int4": layers.int4}.get(kind, lambda weight, role: layers.full(weight))
-    dtype = torch.float32 if kind in ("float32", "int8") else torch.bfloat16
-    model.to(dtype)
-    if kind == "int8":
-        model.tok_embeddings.bfloat16()
-    for layer in model.layers:
-        replace(layer, dict(layer.state_dict()), make)
-    model.output = make(model.output.weight, "output")
-    return model
-
-
-def native_runner(model, n_slots, max_seq_len=256, growth=256):
-    steps = partial(NativeSteps, library=LIBRARY)
-    return ModelRunner(model, n_slots=n_slots, max_seq_len=max_seq_len, make_steps=steps, growth=growth)
 
 
 def filled(runner, lengths):
@@ -120,29 +96,80 @@ def test_which_models_it_takes():
 
 
 def test_what_it_takes():
-    model = native_model(SMALL, "float32")
-    runner = native_runner(model, 4)
-    runner.reserve(64)
-    steps = NativeSteps(model, runner.cache, LIBRARY)
-    single, other, prompt = Span(0, 7, 1, 1), Span(2, 9, 1, 1), Span(1, 0, 5, 1)
-    assert steps.takes([single, other]) == 2
-    assert steps.takes([single, prompt]) == 1
-    assert steps.takes([prompt]) == 0
-    assert steps.takes([Span(3, 7, 1, 0), single]) == 0, "the first asks for nothing"
-    assert steps.takes([single, Span(1, 0, 2, 2)]) == 1
+    """Where products of many rows are torch's, spans of one token; where they are ours, all."""
+    for kind in ("float32", "int8"):
+        model = native_model(SMALL, kind)
+        runner = native_runner(model, 4)
+        runner.reserve(64)
+        steps = NativeSteps(model, runner.cache, LIBRARY)
+        single, other, prompt = Span(0, 7, 1, 1), Span(2, 9, 1, 1), Span(1, 0, 5, 1)
+        for spans, n_scored, n_single in (
+            ([single, other], 0, 2),
+            ([single, other], 1, 1),
+            ([single, prompt], 0, 1),
+            ([prompt], 0, 0),
+            ([Span(3, 7, 1, 0), single], 0, 0),  # the first asks for nothing
+            ([single, Span(1, 0, 2, 2)], 0, 1),
+        ):
+            assert steps.takes(spans, n_scored) == (n_single if kind == "float32" else len(spans))
 
 
-def test_several_tokens_of_one_slot_are_left_to_the_model():
-    """Threads would look at keys that another is still storing. One span of them, or as many spans, in any order."""
-    model = native_model(SMALL, "float32")
-    runner = native_runner(model, 4)
-    runner.reserve(64)
-    steps = NativeSteps(model, runner.cache, LIBRARY)
-    other, first, second = Span(0, 9, 1, 1), Span(1, 7, 1, 1), Span(1, 8, 1, 1)
-    assert steps.takes([other, Span(1, 7, 3, 3)]) == 1
-    assert steps.takes([other, first, second]) == 1
-    assert steps.takes([second, first, other]) == 0
-    assert steps.takes([first, other, Span(1, 8, 2, 2)]) == 0
+def prompt_in(pieces, model, slot=0, neighbours=0):
+    """Logits of a prompt's last token and what it left in the cache, computed in pieces, beside other rows."""
+    tokens = [(7 * n) % 90 for n in range(sum(pieces))]
+    runner = filled(native_runner(model, 4), [11] * neighbours)
+    start = 0
+    for length in pieces:
+        beside = [Span(other, 11, 1, 1) for other in range(neighbours)]
+        end = start + length
+        spans = [*beside, Span(slot, start, length, int(end == len(tokens)))]
+        runner.reserve(end)
+        logits = runner.run(Plan([], spans, [3] * neighbours + tokens[start:end]))
+        start = end
+    cached = [part for layer in runner.cache.layers for part in layer.read(slot, len(tokens))]
+    return logits[-1], cached
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+def test_a_prompt_is_the_same_bits_in_any_pieces_beside_anything(kind):
+    model = many_rows_model(SMALL, kind)
+    logits, cached = prompt_in([150], model)
+    for pieces, slot, neighbours in (
+        ([1] * 150, 0, 0),
+        ([16] * 9 + [6], 1, 0),
+        ([128, 22], 3, 2),
+        ([127, 1, 22], 3, 3),
+        ([3, 70, 1, 1, 75], 2, 1),
+    ):
+        found, in_cache = prompt_in(pieces, model, slot, neighbours)
+        assert torch.equal(found, logits), pieces
+        assert all(map(torch.equal, in_cache, cached)), pieces
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+def test_threads_change_no_bit(kind):
+    model, before = many_rows_model(SMALL, kind), torch.get_num_threads()
+    found = []
+    for n_threads in (1, 2, 3, 5):
+        torch.set_num_threads(n_threads)
+        found.append(prompt_in([70, 1, 30], model, neighbours=0)[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0], each) for each in found)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_prompt_is_near_the_models(shape, kind):
+    """torch's products and attention of the same weights."""
+    model = native_model(shape, kind)
+    tokens = [(7 * n) % 90 for n in range(200)]
+    plain = ModelRunner(model, n_slots=2, max_seq_len=256)
+    ours = native_runner(model, 2)
+    step = Plan([], [Span(1, 0, 200, 3)], tokens)
+    for runner in (plain, ours):
+        runner.reserve(200)
+    found, wanted = ours.run(step), plain.run(step)
+    torch.testing.assert_close(found, wanted, atol=0.02 * float(wanted.abs().max()) + 0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("length", [2, 4, 9])

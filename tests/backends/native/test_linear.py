@@ -79,8 +79,9 @@ def test_int4_is_the_product_with_what_the_levels_mean(n_out, n_in, upcasts):
     for rows in ROWS:
         x = numbers(rows, n_in, seed=rows).bfloat16()
         exact = F.linear(x.double(), quantized.dequantize().double())
-        # Where torch multiplies in bfloat16, weights are rounded to it.
-        weights_rounded = 2**-8 * n_in**0.5 * 3 if not upcasts and rows > FEW else 0
+        # Where products are of bfloat16, weights are rounded to it.
+        rounds = LIBRARY.has_bfloat16 or (not upcasts and rows > FEW)
+        weights_rounded = 2**-8 * n_in**0.5 * 3 if rounds else 0
         torch.testing.assert_close(layer(x).double(), exact, atol=2e-6 * n_in + weights_rounded, rtol=2**-8 + 1e-6)
 
 
