@@ -1,11 +1,15 @@
-"""Write docs/reference/: a page for each command, from the command itself. `--check` tells what has changed since."""
+"""Write docs/reference/: a page for each command, from the command itself, and the site's list of these pages.
+
+`--check` tells what has changed since.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,8 @@ from llama_cli.cli.page import panel_of, row_of
 
 PROGRAM = "llama-cli"
 FOLDER = Path(__file__).parent.parent / "docs/reference"
+SITE = Path(__file__).parent.parent / "zensical.toml"
+LISTED = re.compile(r'(?:^    \{ "[\w-]+" = "reference/[\w-]+\.md" \},\n)+', re.MULTILINE)  # its pages on the site
 WIDTH = 120
 WRITTEN = "<!-- Written by tools/reference.py from the command itself: `make reference` after a change of flags. -->"
 
@@ -119,6 +125,13 @@ def pages() -> dict[str, str]:
     return {"index.md": index_of(commands), **of_commands}
 
 
+def site_of(names: Iterable[str], site: str) -> str:
+    """The site's settings with a line for the page of each command, in the place of those that are there."""
+    lines = (f'    {{ "{Path(name).stem}" = "reference/{name}" }},\n' for name in names if name != "index.md")
+    listed = "".join(['    { "Commands" = "reference/index.md" },\n', *lines])
+    return LISTED.sub(lambda _: listed, site, count=1)
+
+
 def main() -> int:
     """Write the pages, or with --check tell which are not as they would be written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -126,16 +139,21 @@ def main() -> int:
     asked = parser.parse_args()
     wanted = pages()
     there = {path.name: path.read_text() for path in FOLDER.glob("*.md")}
+    site = SITE.read_text()
     if asked.check:
         stale = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
         for name in stale:
             sys.stderr.write(f"docs/reference/{name} is not what its command says: make reference\n")
+        if site_of(wanted, site) != site:
+            stale.append(SITE.name)
+            sys.stderr.write(f"{SITE.name} does not list the pages of all commands: make reference\n")
         return 1 if stale else 0
     FOLDER.mkdir(exist_ok=True)
     for name in there.keys() - wanted.keys():
         (FOLDER / name).unlink()
     for name, text in wanted.items():
         (FOLDER / name).write_text(text)
+    SITE.write_text(site_of(wanted, site))
     return 0
 
 
