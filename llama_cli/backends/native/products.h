@@ -135,7 +135,7 @@ inline typename Weights::Sum tile(const Weights& w, int64_t out, Range columns, 
     return totals(sums);
 }
 
-// Adds what some columns give to what was found of outputs and one group of rows.
+// Adds what some columns give to what was found of outputs and one group of rows by the columns before them.
 template <int N_ROWS, class Weights>
 inline void add_columns(const Weights& w, Range outs, Range columns, const typename Weights::Input* x,
                         typename Weights::Sum* found) {
@@ -147,6 +147,7 @@ inline void add_columns(const Weights& w, Range outs, Range columns, const typen
         if (columns.end < whole) return (AHEAD_OUTS - (outs.end - outs.first)) * w.n_in + columns.end - columns.first;
         return AHEAD_OUTS * w.n_in - columns.first;
     };
+    if (columns.first == 0) memset(found, 0, (outs.end - outs.first) * sizeof *found);
     int64_t out = outs.first;
     for (; N_OUT > 1 && out + N_OUT <= outs.end; out += N_OUT)
         found[out - outs.first] += tile<N_OUT, N_ROWS>(w, out, columns, x, next_of(out));
@@ -209,25 +210,25 @@ inline void finish(const Int8& w, Range outs, Range rows, const uint8_t* behind,
 }
 
 // y (rows, ...) = x (rows, n_in) · weights of some outputs. A few outputs meet all rows while their weights are near,
-// some columns at a time, whose inputs stay in the nearest cache meanwhile.
-template <class Weights>
-inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typename Weights::Input* x,
-                     const Results& to) {
+// some columns at a time, whose inputs stay in the nearest cache meanwhile. For many rows weights are packed.
+template <bool PACKS, class Weights>
+inline void multiply_groups(const Weights& w, Range outs, int64_t n_rows, const typename Weights::Input* x,
+                            const Results& to) {
     typedef typename Weights::Sum Sum;
+    constexpr int64_t MOST = PACKS ? NEAR_GROUPS : FEW_GROUPS;
     const int64_t whole = w.n_in / Weights::block * Weights::block, n_groups = groups_of(n_rows);
     const Parts parts(w.n_in, Weights::block, DEEP / sizeof *x);
-    Sum found[NEAR_GROUPS][NEAR_OUTS];
-    Packed<Weights> packed;
+    Sum found[MOST][NEAR_OUTS];
+    std::conditional_t<PACKS, Packed<Weights>, Range> packed;
     for (int64_t out = outs.first; out < outs.end; out += NEAR_OUTS) {
         const Range near = {out, out + NEAR_OUTS < outs.end ? out + NEAR_OUTS : outs.end};
-        for (int64_t first = 0; first < n_groups; first += NEAR_GROUPS) {
+        for (int64_t first = 0; first < n_groups; first += MOST) {
             const auto each_group = [&](const auto& call) {
-                for (int64_t i = 0; i < NEAR_GROUPS && first + i < n_groups; i++) {
+                for (int64_t i = 0; i < MOST && first + i < n_groups; i++) {
                     const int64_t row = first_row(first + i, n_rows), end = first_row(first + i + 1, n_rows);
                     with_height(end - row, [&](auto height) { call(height, row, found[i]); });
                 }
             };
-            each_group([&](auto, int64_t, Sum* into) { memset(into, 0, sizeof found[0]); });
             for (int64_t part = 0; part < parts.n; part++) {
                 const Range columns = parts.of(part);
                 const auto add = [&](const auto& weights) {
@@ -235,7 +236,7 @@ inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typenam
                         add_columns<height()>(weights, near, columns, x + row * w.n_in, into);
                     });
                 };
-                if (n_groups > FEW_GROUPS) {
+                if constexpr (PACKS) {
                     packed.pack(w, near, columns);
                     add(packed);
                 } else {
@@ -247,6 +248,15 @@ inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typenam
             });
         }
     }
+}
+
+template <class Weights>
+inline void multiply(const Weights& w, Range outs, int64_t n_rows, const typename Weights::Input* x,
+                     const Results& to) {
+    if (groups_of(n_rows) > FEW_GROUPS)
+        multiply_groups<true>(w, outs, n_rows, x, to);
+    else
+        multiply_groups<false>(w, outs, n_rows, x, to);
 }
 
 inline void product(const Matrix& m, const Inputs& in, Range outs, int64_t n_rows, float* y, int64_t y_stride) {
