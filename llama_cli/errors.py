@@ -22,7 +22,11 @@ MORE_ROOM = {
     errno.EFBIG: "allow larger files (ulimit -f unlimited) or write to another disk",
 }
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-KNOWN = (*TOO_MANY_FILES, *MORE_ROOM, *NOT_ALLOWED, errno.ENOMEM, errno.EAGAIN, errno.EIO)
+NO_NAME = {
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "give the file itself: its links lead in a circle",
+}
+KNOWN = (*TOO_MANY_FILES, *MORE_ROOM, *NOT_ALLOWED, *NO_NAME, errno.ENOMEM, errno.EAGAIN, errno.EIO)
 
 
 class LlamaError(Exception):
@@ -121,6 +125,8 @@ def _of_number(number: int | None, where: str) -> LlamaError | None:
         return DoesNotFit("the system starts no more processes or threads", "allow more of them: ulimit -u 4096")
     if number in MORE_ROOM:
         return OutputFailed(reason, MORE_ROOM[number])
+    if number in NO_NAME:
+        return UsageError(reason, NO_NAME[number])
     if number in NOT_ALLOWED:
         return OutputFailed(reason, "look at who may write there")
     return OutputFailed(reason, "look at the disk")

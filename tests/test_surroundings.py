@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from llama_cli.errors import DoesNotFit, LlamaError, OutputFailed, explained
+from llama_cli.errors import DoesNotFit, LlamaError, OutputFailed, UsageError, explained
 
 # In the words of Python, safetensors and torch.
 NO_TEMPORARY = "No usable temporary directory found in ['/tmp']"
@@ -30,6 +30,8 @@ def of(number, name=None):
         (of(errno.EFBIG, "a"), OutputFailed, "a: file too large", "ulimit -f unlimited"),
         (of(errno.EROFS, "a"), OutputFailed, "a: read-only file system", "who may write there"),
         (of(errno.EACCES, "a"), OutputFailed, "a: permission denied", "who may write there"),
+        (of(errno.ENAMETOOLONG, "a"), UsageError, "a: file name too long", "a shorter name"),
+        (of(errno.ELOOP, "a"), UsageError, "a: too many levels of symbolic links", "the file itself"),
         (of(errno.EIO, "a"), OutputFailed, "a: input/output error", "look at the disk"),
         (of(errno.ENOMEM), DoesNotFit, "memory ran out", "use less"),
         (MemoryError(), DoesNotFit, "memory ran out", "use less"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ..errors import ModelRejected
+from ..errors import ModelRejected, UsageError
 from ..files.quoting import plain
 from ..files.regular_file import unreadable
 from .pth.shards import missing_shard
@@ -92,7 +92,9 @@ def find_tokenizer(folder: Path) -> Path | None:
 
 
 def expand(path: str | Path) -> Path:
-    """A path as typed, with `~` replaced."""
+    """A path as typed, with `~` replaced. UsageError for an empty name, which would be the current folder."""
+    if path == "":
+        raise UsageError("the name of a model or file is empty", "give a name; a variable may not be set")
     try:
         return Path(path).expanduser()
     except RuntimeError:  # ~ of a user that does not exist

@@ -250,7 +250,8 @@ def _told(error: TyperException, arguments: Sequence[str]) -> tuple[str, str]:
     context: Any = getattr(error, "ctx", None)
     parameter: Any = getattr(error, "param", None)
     flag: str = getattr(error, "option_name", "")
-    if hasattr(error, "possibilities"):
+    is_unknown = hasattr(error, "possibilities")
+    if is_unknown:
         message = error.message  # without what is near by letters alone
     else:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
@@ -261,7 +262,8 @@ def _told(error: TyperException, arguments: Sequence[str]) -> tuple[str, str]:
     if context is not None and parameter is None and not flag:
         taken = [each.metavar for each in context.command.params if each.param_type_name == "argument"]
         return message, hint_for_words(context.info_name, taken)
-    return message, hint_for(flag, arguments, _options_of(context))
+    # A flag that is known is one of ours, and lacks its value.
+    return message, hint_for(flag if is_unknown else "", arguments, _options_of(context))
 
 
 def _options_of(context: Any) -> dict[str, list[str]]:

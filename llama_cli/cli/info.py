@@ -73,7 +73,8 @@ def chosen_model(name: str | None, model: str | Path | None) -> str | Path:
     """The model given in one of the two ways, or the toy. A name goes before -m's environment variable."""
     from ..checkpoint.folders import TOY
 
-    return name or model or TOY
+    given = model if name is None else name
+    return TOY if given is None else given
 
 
 def _format(described: dict[str, Any]) -> str:

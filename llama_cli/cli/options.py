@@ -243,7 +243,7 @@ def with_options(*first: str) -> Callable[[Callable[..., None]], Callable[..., N
                 built["messages"].note(doubt)
             command(**{parameter.name: values[parameter.name] for parameter in plain}, **built)
 
-        flags = [*plain, *(flag for group in groups.values() for flag in group.flags)]
+        flags = [_named(flag) for flag in (*plain, *(flag for group in groups.values() for flag in group.flags))]
         flags = arranged([flag for flag in flags if flag is not context], first)
         flags.append(context.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         run.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
@@ -251,6 +251,21 @@ def with_options(*first: str) -> Callable[[Callable[..., None]], Callable[..., N
         return run
 
     return made
+
+
+def _named(flag: inspect.Parameter) -> inspect.Parameter:
+    """The flag of a file refuses an empty name: that of a variable that is not set would be the current folder."""
+    if get_origin(flag.annotation) is Annotated:
+        value_type, option = get_args(flag.annotation)
+        if Path in (value_type, *get_args(value_type)):
+            option.parser = _path_of
+    return flag
+
+
+def _path_of(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("the name of a file or folder is empty")
+    return Path(text)
 
 
 def _names_of(name: str) -> tuple[str, ...]:

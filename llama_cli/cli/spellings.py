@@ -127,6 +127,8 @@ def refuse_foreign_line(arguments: Sequence[str], commands: Collection[str]) -> 
     first = arguments[0] if arguments else "--help"
     if first in commands or _hyphened(first.partition("=")[0]) in ROOT_FLAGS:
         return
+    if not first.strip("-") and first != "-":  # `-` is standard input
+        raise UsageError("a command comes first", _line("--help"))
     if first.startswith("-"):
         raise _without_command(arguments, commands)
     rest = arguments[1:]
@@ -198,8 +200,9 @@ def hint_for(flag: str, arguments: Sequence[str], options: Mapping[str, Collecti
 def _nearest_option(flag: str, command: str, options: Mapping[str, Collection[str]]) -> str:
     """The flag that was probably meant, as the beginning of a hint; empty if none is near."""
     own = options.get(command, ())
-    if flag in own or not flag.startswith("--"):
+    if flag in own or not flag.startswith("--") or not flag.strip("-"):
         return ""
+    flag = flag.casefold()
     others = [f"llama-cli {name}" for name, flags in options.items() if flag in flags]
     if others:
         return f"{flag} is an option of {', '.join(others)}; of this one: "
