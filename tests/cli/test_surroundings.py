@@ -3,6 +3,7 @@
 import ctypes
 import os
 import pwd
+import re
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,10 @@ ODD = {
 }
 
 
+def _five_digits(text):
+    return re.sub(rb"\d+\.\d+", lambda number: b"%.5g" % float(number[0]), text)
+
+
 @pytest.mark.sampled(20)
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("odd", ODD)
@@ -86,7 +91,9 @@ def test_odd_surroundings(odd, name, tmp_path):
         pytest.skip("not allowed here")
     assert (ended.code, ended.err.count("internal error")) == (0, 0), ended.err
     if name not in ("info", "help"):  # what is free at the moment; the width
-        assert ended.out == plain.out
+        # Without /proc torch does not know its processor and adds up in another order.
+        shown = _five_digits if (odd, name) == ("no /proc", "score") else bytes
+        assert shown(ended.out) == shown(plain.out)
     assert list(tmp_path.iterdir()) == [], "no folder called ~ is made"
 
 
