@@ -28,7 +28,9 @@ class Naming:
         spec, layer = spec_of(name), layer_of(name)
         assert spec is not None, f"{name} is one of Meta's names"
         if spec.name not in self.theirs:
-            raise UsageError(f"this format has no name for {name}", "choose another format")
+            raise UsageError(
+                f"this format has no name for {name}", "--format pth and --format safetensors keep Meta's names"
+            )
         front = "" if layer is None else f"{self.layers}{layer}."
         return front + self.theirs[spec.name] + SUFFIX
 

@@ -2,11 +2,12 @@
 
 import json
 import logging
+from dataclasses import fields
 
 import pytest
 from helpers.models import DATA
 
-from llama_cli.checkpoint.params import read_params
+from llama_cli.checkpoint.params import read_configuration, read_params
 from llama_cli.errors import ModelRejected, UsageError
 from llama_cli.model.args import ModelArgs, RopeScaling
 from llama_cli.model.weights import n_params
@@ -179,3 +180,10 @@ def test_bad_values_are_named(change, fragment):
 def test_the_source_is_named():
     with pytest.raises(ModelRejected, match=r"^config\.json: dim: Field required"):
         read_params({key: value for key, value in LLAMA3_8B.items() if key != "dim"}, source="config.json")
+
+
+def test_every_setting_of_the_arithmetic_has_a_source():
+    """`info` shows these: a setting that was forgotten there would act unseen."""
+    said_by_others = {"multiple_of", "ffn_dim_multiplier", "hidden_dim", "head_dim_override"}  # ffn_dim and head_dim
+    sources = read_configuration({"dim": 64, "n_layers": 2, "n_heads": 8, "vocab_size": 512}).sources
+    assert sources.keys() == {field.name for field in fields(ModelArgs)} - said_by_others | {"ffn_dim", "head_dim"}
