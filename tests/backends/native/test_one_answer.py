@@ -36,7 +36,7 @@ def answers_of(model, n_slots, chunk, requests):
 @pytest.mark.promise("P26")
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
 def test_a_row_has_one_answer(kind, whole, record_property):
-    model, requests = many_rows_model(SMALL, kind), rows(200 if whole else 40)
+    model, requests = many_rows_model(SMALL, kind), rows(200 if whole else 16)
     wanted = answers_of(model, 1, 512, requests)
     shuffled = random.Random(1).sample(requests, len(requests))
     ways = [(1, 7, requests), (4, 512, requests), (16, 64, requests), (16, 3, shuffled), (5, 512, shuffled)]
