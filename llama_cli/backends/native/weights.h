@@ -141,8 +141,8 @@ inline int64_t groups_of(int64_t n_rows) { return (n_rows + ROWS - 1) / ROWS; }
 inline int64_t first_row(int64_t group, int64_t n_rows) { return n_rows * group / groups_of(n_rows); }
 inline int64_t group_of(int64_t row, int64_t n_rows) { return ((row + 1) * groups_of(n_rows) - 1) / n_rows; }
 
-// Where a row lies among those of its group. They take turns, a block of columns of each and then the next block; the
-// columns behind the last whole block lie row by row.
+// Where the inputs of a row lie. The rows of a group are interleaved by blocks of columns: block 0 of each row, then block
+// 1 of each, and so on. Behind them come the columns that fill no block, row by row.
 struct Place {
     int64_t first, rows, place, n_in, whole, block;
     Place(int64_t row, int64_t n_rows, int64_t n_in, int64_t block)
