@@ -8,7 +8,7 @@ from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from .answers.completion import AnyPrompt, Chunk, Completion, Prompt, collect
 from .answers.decoding import Decoding, chunks_of
@@ -119,6 +119,7 @@ class LLM:
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text of any length, behind the begin token if the model has one."""
+        _check_text(text)
         try:
             return self.tokenizer.encode(text, bos=self.tokenizer.bos_id is not None)
         except EncodeError as error:
@@ -126,6 +127,7 @@ class LLM:
 
     def tokenize_more(self, text: str) -> list[int]:
         """The ids of a text that goes on behind other ids."""
+        _check_text(text)
         try:
             return self.tokenizer.encode_more(text)
         except EncodeError as error:
@@ -133,6 +135,7 @@ class LLM:
 
     def decode(self, ids: Sequence[int], form: ChatFormat | None = None) -> str:
         """The text of a prompt's ids, in the names of its format; InputRejected if there is none for one of them."""
+        _check_ids(ids)
         try:
             return decode_text(self.tokenizer, ids) if form is None else spell_prompt(self.tokenizer, form, ids)
         except EncodeError as error:
@@ -199,9 +202,7 @@ class LLM:
         def noted() -> Iterator[Request]:
             for request in requests:
                 if not isinstance(request, Request):
-                    raise UsageError(
-                        f"run takes Requests, not {type(request).__name__}", "session.stream takes prompts"
-                    )
+                    raise UsageError(f"run takes Requests, not {type(request).__name__}", "llm.stream takes prompts")
                 _check_kinds(request.prompt, request.sampling)
                 answers.update(self._answers_of(request))
                 yield request
@@ -245,8 +246,10 @@ class LLM:
         InputRejected if it cannot be written in the model's chat template, or is too long.
         """
         wanted = sampling or Sampling()
+        _check_sampling(wanted)
+        _check_messages(messages)
         try:
-            dialog = [each if isinstance(each, Message) else Message.of(dict(each)) for each in messages]
+            dialog = [each if isinstance(each, Message) else Message.of(each) for each in messages]
         except EncodeError as error:
             raise InputRejected(error.message, error.hint) from None
         return self.submit(self.encode_dialog(dialog, wanted.max_tokens), wanted)
@@ -280,7 +283,7 @@ def _as_several(prompts: object) -> Iterable[AnyPrompt]:
     if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
         raise UsageError(
             f"prompts are a text, or a list of texts, of lists of ids and of Prompts, not {type(prompts).__name__}",
-            'session.complete(["a text", [1, 2, 3]])',
+            'llm.complete(["a text", [1, 2, 3]])',
         )
     return prompts
 
@@ -288,6 +291,10 @@ def _as_several(prompts: object) -> Iterable[AnyPrompt]:
 def _check_kinds(content: object, sampling: object) -> None:
     """UsageError if a caller from Python gave something else than a prompt and its settings."""
     _check_kind(content)
+    _check_sampling(sampling)
+
+
+def _check_sampling(sampling: object) -> None:
     if not isinstance(sampling, Sampling):
         raise UsageError(f"the settings are a Sampling, not {type(sampling).__name__}", "llama_cli.Sampling(n=2)")
 
@@ -297,8 +304,36 @@ def _check_kind(content: object) -> None:
     if isinstance(content, bytes) or not isinstance(content, str | Sequence):
         raise UsageError(
             f"a prompt is a text or a list of ids, not {type(content).__name__}",
-            'session.complete(["a text", [1, 2, 3]])',
+            'llm.complete(["a text", [1, 2, 3]])',
         )
+
+
+def _check_messages(messages: object) -> None:
+    """UsageError if it is no conversation."""
+    what = type(messages).__name__
+    if _is_list(messages):
+        kinds = [type(each).__name__ for each in messages if not isinstance(each, Message | Mapping)]
+        if not kinds:
+            return
+        what = f"a list with {kinds[0]}"
+    raise UsageError(
+        f"messages are a list of objects with role and content, not {what}",
+        'llm.chat([{"role": "user", "content": "Hello"}])',
+    )
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"a text is a str, not {type(text).__name__}", 'llm.tokenize("a text")')
+
+
+def _check_ids(ids: object) -> None:
+    if not _is_list(ids) or not all(isinstance(each, int) for each in ids):
+        raise UsageError("ids are a list of whole numbers", "llm.decode([1, 2, 3])")
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _n_bytes(text: str) -> int:

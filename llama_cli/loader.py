@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, ParamSpec
+from typing import NamedTuple, ParamSpec, get_type_hints
 
 import torch
 from torch import Tensor
@@ -113,8 +113,15 @@ def _by_keywords(make: Callable[Keywords, LoadOptions]) -> Callable[Keywords, LL
         return load_model(make(*arguments, **named))
 
     load.__doc__ = f"{load_model.__doc__}\n\n{make.__doc__}"
-    load.__signature__ = inspect.signature(make)  # type: ignore[attr-defined]
+    load.__signature__ = _signature(make)  # type: ignore[attr-defined]
     return load
+
+
+def _signature(make: Callable[..., LoadOptions]) -> inspect.Signature:
+    """What `help(llama_cli.load)` shows: names, types and defaults, without what the command line reads off a type."""
+    types = get_type_hints(make)
+    shown = [each.replace(annotation=types[name]) for name, each in inspect.signature(make).parameters.items()]
+    return inspect.Signature(shown, return_annotation=LLM)
 
 
 load = _by_keywords(LoadOptions)

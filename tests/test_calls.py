@@ -1,5 +1,8 @@
 """Wrong calls from Python: errors of this program, with the name that was meant; never pydantic's own."""
 
+import inspect
+from typing import Literal
+
 import pytest
 from helpers.models import DATA
 
@@ -65,6 +68,15 @@ def test_arguments_of_load_have_names():
         lambda session: list(session.run([5])),
         lambda session: session.encode(None),
         lambda session: session.encode_dialog([{"role": "user", "content": "Hello"}]),
+        lambda session: session.chat("Hello"),
+        lambda session: session.chat({"role": "user", "content": "Hello"}),
+        lambda session: session.chat([5]),
+        lambda session: session.chat(None),
+        lambda session: session.chat([{"role": "user", "content": "Hello"}], {"temperature": 0}),
+        lambda session: session.tokenize(5),
+        lambda session: session.tokenize_more(None),
+        lambda session: session.decode("abc"),
+        lambda session: session.decode(5),
         lambda session: Sampling(max_tokens="5"),
         lambda session: Sampling(stop=5),
         lambda session: Sampling(temperature=float("nan")),
@@ -74,6 +86,14 @@ def test_arguments_of_load_have_names():
 def test_wrong_calls_of_a_session(call, session):
     with pytest.raises(LlamaError):
         call(session)
+
+
+def test_help_of_load_shows_types_and_what_it_gives():
+    """It showed the descriptions of the flags in every type, and gave None."""
+    signature = inspect.signature(llama_cli.load)
+    assert signature.return_annotation is llama_cli.LLM
+    assert signature.parameters["quantize"].annotation == Literal["int8", "int4"] | None
+    assert "Field" not in str(signature)
 
 
 def test_one_prompt_is_no_list_of_its_letters(session):

@@ -76,7 +76,8 @@ class ChatRun:
             return settings.system
         if self.answerer.form.python_tag is None:
             raise UsageError(
-                f"the chat template {self.session.template.name} has no tools", "--chat-template llama3 has"
+                f"the chat template {self.session.template.name} has no tools",
+                "leave --tools out, or give a model that was trained for them; --chat-template llama3 insists",
             )
         return tools_prompt(list(map(dict, settings.tools)), settings.tool_format, settings.system)
 

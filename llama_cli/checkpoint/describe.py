@@ -133,7 +133,7 @@ def named_template(headers: Headers, tokenizer: Tokenizer) -> tuple[TemplateName
             return make_template(named, tokenizer).name, "params.json" if named == said else "the folder's own template"
         except TokenizerError:
             pass
-    return family_template(tokenizer), "the family, if this is no base model"
+    return family_template(tokenizer), "the family, unless the weights or the name say otherwise"
 
 
 def plan_table(

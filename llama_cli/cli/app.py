@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from .. import __version__
@@ -256,6 +257,10 @@ def _told(error: TyperException, arguments: Sequence[str]) -> tuple[str, str]:
     else:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         message = message.replace(": Value error, ", ": ")
+        if isinstance(error.__cause__, ValidationError):
+            given = repr(error.__cause__.errors(include_url=False)[0]["input"])
+            message = message.partition(", unable to parse")[0]
+            message += "" if given in message else f", is {given}"
     if context is not None and parameter is not None:
         source = source_of(context, parameter.name)
         message += "" if source in ("flag", "default") else f" (from {source})"

@@ -73,7 +73,8 @@ def bench(
 
         session = load_model(replace(model, batch_size=batch_size))
         requests = mixed_requests(prompts, session.engine.limits.tokenizer_size, *wanted)
-        _check_length(session, max(len(request.prompt) + request.sampling.max_tokens for request in requests))
+        longest = max(len(request.prompt) + request.sampling.max_tokens for request in requests)
+        _check_length(session, longest, "--prompt-range and --answer-range")
         figures = _measure_batch(session, requests, batch_size, alone)
     else:
         sizes = [128, 512] if lengths is None else _parse_list("--lengths", lengths)
@@ -84,7 +85,7 @@ def bench(
         session = load_model(replace(model, batch_size=max(n_rows)))
         if lengths is None:
             sizes = [size for size in sizes if size + new_tokens <= session.max_seq_len] or [1]
-        _check_length(session, max(sizes) + new_tokens)
+        _check_length(session, max(sizes) + new_tokens, "--lengths and --new-tokens")
         figures = _measure_speeds(session, sizes, n_rows, new_tokens, rounds)
     if not as_json:
         terminal.write(_format_batch(figures) if batch else _format_speeds(figures))
@@ -163,11 +164,11 @@ def _machine(session: LLM) -> dict[str, Any]:
     }
 
 
-def _check_length(session: LLM, longest: int) -> None:
+def _check_length(session: LLM, longest: int, flags: str) -> None:
     if longest > session.max_seq_len:
         raise UsageError(
             f"the longest prompt and answer have {longest} tokens; the context holds {session.max_seq_len}",
-            "ask for shorter ones, or give a larger --max-seq-len",
+            f"give smaller {flags}, or a larger --max-seq-len",
         )
 
 

@@ -74,7 +74,7 @@ def chat(
     Examples:
       llama-cli chat -m Llama3.2-1B-Instruct
       llama-cli chat -m Llama3.2-1B-Instruct "Why is the sky blue?"
-      llama-cli chat -m Llama3.2-1B-Instruct --session talk.json "Hello"
+      llama-cli chat -m Llama3.2-1B-Instruct --session talk.jsonl "Hello"
     """
     messages.apply()
     in_lines = stdin_lines or stdin_json

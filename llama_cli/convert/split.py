@@ -28,5 +28,7 @@ def check_split(args: ModelArgs, n_shards: int, embedding_dim: int) -> None:
         possible = [n for n in range(1, MOST_SHARDS + 1) if all(size % n == 0 for size in sizes.values())]
         raise UsageError(
             f"--mp {n_shards}: cannot be divided so: {', '.join(uneven)}",
-            f"--mp with one of {', '.join(map(str, possible))}",
+            f"--mp with one of {', '.join(map(str, possible))}"
+            if possible != [1]
+            else "leave --mp out: one file is all",
         )

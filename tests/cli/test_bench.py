@@ -90,3 +90,15 @@ def test_the_last_line_is_json(flags, capfdbinary):
 def test_lengths_that_cannot_be(flags, capfdbinary):
     assert main(["bench", "-m", TINY, *flags]) == 2
     assert capfdbinary.readouterr().out == b""
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--batch", "--prompt-range", "1-9999"], "--prompt-range and --answer-range"),
+        (["--lengths", "9999"], "--lengths and --new-tokens"),
+    ],
+)
+def test_lengths_beyond_the_context_name_the_flags(flags, named, capfdbinary):
+    assert main(["bench", "-m", TINY, *flags]) == 2
+    assert f"hint: give smaller {named}, or a larger --max-seq-len" in capfdbinary.readouterr().err.decode()

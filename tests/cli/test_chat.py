@@ -109,7 +109,7 @@ def test_tools_stand_in_the_system_prompt(run, tmp_path):
     assert '"get_weather"' in err
     assert "Be brief.<|eot_id|>" in err
     code, _, err = run("-m", TINY, "Hi", "--tools", tools, "--chat-template", "chatml")
-    assert (code, "the chat template chatml has no tools" in err) == (2, True)
+    assert (code, "the chat template chatml has no tools" in err, "hint: leave --tools out" in err) == (2, True, True)
     tools.write_text("{")
     assert run("-m", TINY, "Hi", "--tools", tools)[0] == 5
 

@@ -36,6 +36,20 @@ def test_a_line_of_metas_scripts_runs(run):
 
 
 @pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("complete Hello -n few", "'--max-tokens' / '-n': Input should be a valid integer, is 'few'"),
+        ("complete Hello -t hot", "'--temperature' / '-t': Input should be a valid number, is 'hot'"),
+        ("bench --rounds 1.5", "'--rounds': Input should be a valid integer, is '1.5'"),
+        ("complete Hello --quantize int3", "'--quantize': 'int3' is not one of 'int8', 'int4'."),
+    ],
+)
+def test_a_value_of_another_kind_is_shown(line, reason, run):
+    code, _, err = run(line)
+    assert (code, err[0]) == (2, f"llama-cli: error: Invalid value for {reason}")
+
+
+@pytest.mark.parametrize(
     ("flags", "wanted"),
     [
         ("--num_samples 2", {"n": 2}),

@@ -20,9 +20,11 @@ from llama_cli.convert.conversion import convert
 from llama_cli.convert.outputs import Target
 from llama_cli.convert.params_json import params_of, resolved
 from llama_cli.convert.source import open_folder
+from llama_cli.convert.split import check_split
 from llama_cli.convert.writer_pth import PthFile
 from llama_cli.convert.writer_safetensors import Blank, SafetensorsSet
 from llama_cli.errors import ModelRejected, NumericalError, OutputFailed, UsageError
+from llama_cli.model.args import ModelArgs
 
 
 def converted(source, target, form="pth", n_shards=1, dtype=None):
@@ -182,6 +184,14 @@ def test_impossible_splits_name_the_possible_ones(n_shards, reason, tmp_path):
         converted(DATA / "tiny/gqa", tmp_path / "there", n_shards=n_shards)
     assert reason in caught.value.message
     assert caught.value.hint == "--mp with one of 1, 2"
+
+
+def test_a_model_that_cannot_be_split_needs_no_flag():
+    """Nine heads of SmolLM2, and as many ids: the hint was `--mp with one of 1`."""
+    args = ModelArgs(dim=576, n_heads=9, n_kv_heads=3, vocab_size=49412, hidden_dim=1536)
+    with pytest.raises(UsageError) as caught:
+        check_split(args, 3, embedding_dim=0)
+    assert caught.value.hint == "leave --mp out: one file is all"
 
 
 def test_the_family_of_a_folder_without_tokenizer_must_be_known(tmp_path):
