@@ -354,7 +354,9 @@ def test_rows_too_long_and_models_without_a_chat_format(tmp_path):
 
 def long_input(tmp_path, n=200):
     source = tmp_path / "long.jsonl"
-    source.write_text("".join(json.dumps({"prompt": f"p {i}", "max_tokens": 60}) + "\n" for i in range(n)))
+    # Of different lengths: never do all end in one step, so that a signal always finds one that runs.
+    rows = [{"prompt": f"p {i}", "max_tokens": 60 + 7 * (i % 5)} for i in range(n)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return source
 
 
